@@ -1,0 +1,38 @@
+# The front door. Every target makes what it needs first; Python ≥ 3.11 and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help serve test lint format train clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Made anew when what is asked for changes. The stamp is written last: a broken install is no install.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: say make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+serve: .venv/installed ## start the service; settings by environment, as VAE_PORT=9000 make serve
+	$(BIN)/python -m service
+
+test: .venv/installed ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed ## put the code in ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs/mine
+	$(BIN)/python -m model train --data $(DATA) --out $(OUT) $(ARGS)
+
+clean: ## remove the environment and all caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -1,0 +1,102 @@
+"""Image files to pixel arrays: the same steps when training and when serving.
+
+Knows Pillow and numpy, and neither torch nor HTTP.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
+"""Formats that are read. Pillow knows forty more, each a parser that nobody here needs."""
+
+PREPROCESSING: Final[dict[str, str]] = {
+    "pixels": "uint8 / 255",
+    "alpha": "composited on black",
+    "resize": "bicubic, anti-aliased, to the whole image shape",
+}
+"""How pixels are made. Travels with the weights, so that a bundle made by other rules is noticed."""
+
+
+class ImageError(ValueError):
+    """An image file cannot be used. The message names the value and the limit."""
+
+
+class MalformedImageError(ImageError):
+    """The bytes are no whole image of a format in `FORMATS`."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header claims more pixels than the limit; nothing was decoded."""
+
+
+class ImageSizeError(ImageError):
+    """The image has another size than the network's, and resizing was not wanted."""
+
+
+def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Read the header of an image file and refuse it there if it is too large.
+
+    Raises `MalformedImageError` or `ImageTooLargeError`.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own, higher limit (179 million pixels) speaks before ours can.
+        raise ImageTooLargeError(f"image has more pixels than the maximum {max_pixels:,}") from error
+    except Exception as error:
+        known = ", ".join(FORMATS)
+        raise MalformedImageError(f"not an image file of a known format ({known})") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"image has {width} × {height} = {width * height:,} pixels > maximum {max_pixels:,}"
+        )
+    return image
+
+
+def image_to_array(
+    image: Image.Image,
+    image_shape: tuple[int, int, int],
+    *,
+    resize: bool = True,
+    invert: bool = False,
+) -> NDArray[np.uint8]:
+    """Decode, turn by EXIF orientation, make grey or RGB, resize; (C, H, W) uint8.
+
+    An animation gives its first frame. `invert` is for dark ink on light paper, where the network
+    was trained on the reverse. Raises `MalformedImageError`, or `ImageSizeError` when `resize` is
+    false and the size differs.
+    """
+    channels, height, width = image_shape
+    try:
+        image = _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise a dozen types; each is the file's fault.
+        raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
+    if image.size != (width, height):
+        if not resize:
+            raise ImageSizeError(
+                f"image is {image.width} × {image.height}, the model takes {width} × {height}, "
+                "and resize=false"
+            )
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
+    return np.ascontiguousarray(255 - pixels if invert else pixels)
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """To 8-bit `mode`, without alpha."""
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scale.
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
+            mode
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(background, image)
+    return image.convert(mode)

@@ -1,0 +1,99 @@
+"""The state of an unfinished training, so that it can go on. A safetensors file, not a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used. The message names the file and what differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """State after `epoch` whole epochs. Randomness needs no state: it is seeded by the epoch."""
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    """Adam's tensors, named `exp_avg.0`: the state's name and the parameter's number."""
+    best_epoch: int
+    best_loss: float
+    best_weights: Mapping[str, Tensor]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
+    """Write the file whole or not at all. `run` says what training this is (see below)."""
+    tensors = {
+        f"{group}/{name}": tensor.detach().contiguous().clone()
+        for group in ("weights", "optimizer", "best_weights")
+        for name, tensor in getattr(checkpoint, group).items()
+    }
+    state = {
+        "epoch": checkpoint.epoch,
+        "best_epoch": checkpoint.best_epoch,
+        "best_loss": checkpoint.best_loss,
+    }
+    metadata = {"state": json.dumps(state), "run": json.dumps(run, sort_keys=True)}
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
+    """Read a checkpoint of the same `run`: architecture, options and data, as plain JSON values.
+
+    Raises `CheckpointError` naming the first value that differs: weights trained half by one
+    recipe and half by another would claim a provenance that is not theirs.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iter)
+        state, saved = json.loads(metadata["state"]), json.loads(metadata["run"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    wanted = json.loads(json.dumps(run))
+    for key in sorted(set(saved) | set(wanted)):
+        if saved.get(key) != wanted.get(key):
+            raise CheckpointError(
+                f"{path} was trained with {key} {saved.get(key)!r}, now it is "
+                f"{wanted.get(key)!r}: ask for the same again, or delete the file to start anew"
+            )
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "best_weights": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest] = tensor
+    return Checkpoint(**state, **groups)
+
+
+def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Adam's state under flat names."""
+    return {
+        f"{name}.{index}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+
+
+def restore_adam(optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `adam_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, index = key.rpartition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

@@ -1,0 +1,199 @@
+"""Images to train on: IDX files, .npz, or a folder of image files; all held as uint8 in memory."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.preprocessing import ImageError, image_to_array, open_image
+
+Split = Literal["train", "test"]
+
+IDX_NAMES: Final[Mapping[Split, str]] = {
+    "train": "train-images-idx3-ubyte",
+    "test": "t10k-images-idx3-ubyte",
+}
+"""Names of the MNIST family's image files, with or without .gz."""
+
+NPZ_KEYS: Final[Mapping[Split, tuple[str, ...]]] = {
+    "train": ("images", "x_train", "train_images"),
+    "test": ("x_test", "test_images"),
+}
+"""Names looked for in an .npz file, in this order."""
+
+IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+MAX_PIXELS: Final = 100_000_000
+"""Largest image file that is read for training: a 100-megapixel photograph."""
+
+
+class DataError(Exception):
+    """There are no usable images. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images and where they come from."""
+
+    name: str
+    images: NDArray[np.uint8]  # (N, C, H, W)
+    files: Mapping[str, str]
+    """sha256 of each file; one sha256 over all of them for a folder of images."""
+    skipped: tuple[str, ...] = ()
+    """A line for each file that could not be read: its name and why."""
+
+
+def load_images(path: Path, split: Split, *, image_shape: tuple[int, int, int]) -> ImageSet:
+    """Load the training or test images at `path`.
+
+    - a directory with IDX files (`train-images-idx3-ubyte.gz`, `t10k-…`), gzipped or not
+    - an .npz file with `images`, `x_train` or `x_test`: (N, H, W), (N, H, W, C) or (N, C, H, W)
+    - a directory with image files, in any depth, made to fit `image_shape`; all are for training.
+      Broken ones are skipped and named.
+
+    Raises `DataError`.
+    """
+    if path.suffix == ".npz":
+        images = _load_npz(path, split)
+        files = {path.name: _sha256([path])}
+    elif not path.is_dir():
+        raise DataError(f"{path} is neither a directory nor an .npz file")
+    elif idx := _find_idx(path):
+        if split not in idx:
+            raise DataError(f"{path} has no {IDX_NAMES[split]}(.gz)")
+        images = read_idx(idx[split])[:, None]
+        files = {idx[split].name: _sha256([idx[split]])}
+    else:
+        if split == "test":
+            raise DataError(f"{path} is a folder of images: all of them are for training")
+        return _load_folder(path, image_shape)
+    if images.shape[1:] != image_shape:
+        raise DataError(
+            f"{path} holds images of shape {images.shape[1:]} (C, H, W), but {image_shape} was "
+            "asked for; only image files are resized"
+        )
+    return ImageSet(name=path.stem, images=images, files=files)
+
+
+def stored_shape(path: Path) -> tuple[int, int, int] | None:
+    """The (C, H, W) that IDX or .npz data at `path` have, or None for a folder of image files."""
+    if path.suffix == ".npz":
+        shape = _load_npz(path, "train").shape
+    elif path.is_dir() and (idx := _find_idx(path)):
+        shape = (0, 1, *read_idx(next(iter(idx.values()))).shape[1:])
+    else:
+        return None
+    return (shape[1], shape[2], shape[3])
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read one IDX file of unsigned bytes, gzipped or not; (N, H, W).
+
+    The format: two zero bytes, 8 for uint8, the number of dimensions, each dimension as a
+    big-endian uint32, then the values. Raises `DataError`.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if data[:4] != b"\x00\x00\x08\x03" or len(data) < 16:
+        raise DataError(f"{path} is no IDX file of images: it begins with {data[:4].hex(' ')!r}")
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=3, offset=4))
+    if len(data) - 16 != math.prod(shape) or 0 in shape:
+        raise DataError(
+            f"{path} holds {len(data) - 16:,} pixels, but its header says {shape}, "
+            f"{math.prod(shape):,}"
+        )
+    return np.frombuffer(data, np.uint8, offset=16).reshape(shape).copy()  # writable, for torch
+
+
+def _find_idx(directory: Path) -> dict[Split, Path]:
+    found: dict[Split, Path] = {}
+    for split, name in IDX_NAMES.items():
+        for path in (directory / name, directory / f"{name}.gz"):
+            if path.is_file():
+                found[split] = path
+                break
+    return found
+
+
+def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = next((key for key in NPZ_KEYS[split] if key in archive), None)
+            if name is None:
+                raise DataError(
+                    f"{path} holds {', '.join(archive.files) or 'nothing'}; expected one of "
+                    f"{', '.join(NPZ_KEYS[split])}"
+                )
+            array: NDArray[Any] = archive[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return _to_nchw(_to_uint8(array, f"{path}: {name}"), f"{path}: {name}")
+
+
+def _to_uint8(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
+        return np.rint(array * 255).astype(np.uint8)
+    raise DataError(f"{what} is {array.dtype}; expected uint8, or floats that all lie in [0, 1]")
+
+
+def _to_nchw(array: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
+        raise DataError(
+            f"{what} has shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W) "
+            "with 1 or 3 channels"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _load_folder(directory: Path, image_shape: tuple[int, int, int]) -> ImageSet:
+    paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    images: list[NDArray[np.uint8]] = []
+    used: list[Path] = []
+    skipped: list[str] = []
+    for path in paths:
+        try:
+            image = open_image(path.read_bytes(), max_pixels=MAX_PIXELS)
+            images.append(image_to_array(image, image_shape))
+            used.append(path)
+        except (ImageError, OSError) as error:
+            skipped.append(f"{path.relative_to(directory)}: {error}")
+    if not images:
+        why = f", {len(skipped)} broken ones, first {skipped[0]}" if skipped else ""
+        raise DataError(
+            f"{directory} holds neither IDX files nor images "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}){why}"
+        )
+    return ImageSet(
+        name=directory.resolve().name,
+        images=np.stack(images),
+        files={f"{len(used)} image files": _sha256(used)},
+        skipped=tuple(skipped),
+    )
+
+
+def _sha256(paths: Iterable[Path]) -> str:
+    """sha256 of the contents, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

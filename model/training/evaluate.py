@@ -1,0 +1,49 @@
+"""How well a network fits images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.vae import VAE
+
+CHUNK: int = 2_000
+"""Images in one pass: large enough to be fast, small enough to need little memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Means over the images."""
+
+    mse: float
+    """Mean squared error of a pixel at z = μ: what the service's reconstructions show."""
+    mse_sampled: float
+    """The same at one draw z ~ q(z|x)."""
+    kl: float
+    """KL(q(z|x) ‖ N(0, I)), nats."""
+
+    def negative_elbo(self, pixels: int, pixel_variance: float) -> float:
+        """−ELBO in nats an image, for p(x|z) = N(x̂, σ² I) with σ² = `pixel_variance`."""
+        per_pixel = math.log(2 * math.pi * pixel_variance) + self.mse_sampled / pixel_variance
+        return 0.5 * pixels * per_pixel + self.kl
+
+
+@torch.inference_mode()
+def evaluate_fit(network: VAE, images: Tensor, *, seed: int = 0) -> Fit:
+    """Measure uint8 `images`, (N, P). The draws depend on `seed` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    totals = torch.zeros(3, dtype=torch.float64)
+    for chunk in images.split(CHUNK):
+        pixels = chunk.float() / 255
+        posterior = network.encode(pixels)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+        errors = [
+            (network.decode(z) - pixels).square().mean(dim=1).sum()
+            for z in (posterior.mean, posterior.sample(noise))
+        ]
+        totals += torch.stack([*errors, posterior.kl().sum()]).double().cpu()
+    mse, mse_sampled, kl = (totals / len(images)).tolist()
+    return Fit(mse=mse, mse_sampled=mse_sampled, kl=kl)

@@ -1,0 +1,81 @@
+"""Checkpoints that the tutorial's code saved, made into bundles."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.bundle import Bundle, BundleError, check_weights
+from model.config import Head, VAEConfig
+
+
+def import_checkpoint(
+    path: Path,
+    *,
+    name: str,
+    head: Head = "relu",
+    image_shape: tuple[int, int, int] | None = None,
+) -> Bundle:
+    """Read a state dict saved by `torch.save(vae.state_dict(), path)`, keys `encoder.0.weight` ….
+
+    Widths and latent size follow from the shapes. The head leaves no trace in the weights: `relu`
+    is what the tutorial's code has. `image_shape` defaults to a square grey image. The file is
+    read with `weights_only=True`, so it cannot run code. Raises `BundleError`.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        # torch's own text is a page that suggests switching the safety off.
+        raise BundleError(
+            f"{path} is no file of plain tensors ({type(error).__name__}): save it with "
+            "torch.save(vae.state_dict(), path)"
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise BundleError(f"{path} holds no state dict: expected names with tensors")
+    weights = {key: value.float() for key, value in weights.items()}
+    config = _infer_config(weights, path, head, image_shape)
+    check_weights(weights, config)
+    return Bundle(
+        name=name,
+        config=config,
+        weights=weights,
+        provenance={"imported_from": path.name, "torch": torch.__version__},
+    )
+
+
+def _infer_config(
+    weights: dict[str, Tensor],
+    path: Path,
+    head: Head,
+    image_shape: tuple[int, int, int] | None,
+) -> VAEConfig:
+    """Read the widths off the encoder's matrices: layers 0, 2, 4 …, activations between."""
+    matrices = [weights.get(f"encoder.{index}.weight") for index in range(0, 2 * len(weights), 2)]
+    shapes = [tuple(m.shape) for m in matrices if m is not None]
+    if not shapes or any(len(shape) != 2 for shape in shapes) or shapes[-1][0] % 2:
+        raise BundleError(
+            f"{path} holds {', '.join(sorted(weights)[:4]) or 'nothing'} …: expected the matrices "
+            "encoder.0.weight, encoder.2.weight …, the last with an even number of rows"
+        )
+    pixels = shapes[0][1]
+    side = math.isqrt(pixels)
+    if image_shape is None and side * side != pixels:
+        raise BundleError(
+            f"{path} takes {pixels} pixels, no square grey image: say --image-shape C H W"
+        )
+    try:
+        config = VAEConfig(
+            image_shape=image_shape or (1, side, side),
+            hidden_sizes=tuple(shape[0] for shape in shapes[:-1]),
+            latent_size=shapes[-1][0] // 2,
+            head=head,
+        )
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return config

@@ -1,0 +1,133 @@
+"""What belongs to one request from its first byte to its last: id, deadline, timings."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import InvalidContentError, problem
+from service.metrics import Metrics
+
+log = logging.getLogger("service")
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""A caller's X-Request-ID is taken if it is printable and short: it ends up in logs and headers."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods counted under their own name; a caller can invent any other."""
+
+
+@dataclass
+class RequestContext:
+    """One request. `queue_s` and `infer_s` are filled in by `service.inference`."""
+
+    request_id: str
+    timeout_s: float
+    started: float
+    queue_s: float = 0.0
+    infer_s: float = 0.0
+
+    @classmethod
+    def of(cls, request: Request) -> RequestContext:
+        """The context that `ContextMiddleware` made for this request."""
+        context: RequestContext = request.state.context
+        return context
+
+    @property
+    def time_left_s(self) -> float:
+        """Seconds until the deadline; negative when it has passed."""
+        return self.started + self.timeout_s - perf_counter()
+
+    def shorten_timeout(self, headers: Mapping[str, str]) -> None:
+        """Take the caller's `X-Request-Timeout` if it is less. Raises `InvalidContentError`."""
+        if (text := headers.get("x-request-timeout")) is None:
+            return
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise InvalidContentError(
+                f"X-Request-Timeout is {text!r}, expected seconds above 0",
+                ("header", "X-Request-Timeout"),
+            )
+        self.timeout_s = min(self.timeout_s, seconds)
+
+
+class ContextMiddleware:
+    """Gives each request its context, each answer its headers, and counts and logs both.
+
+    Outermost, and plain ASGI: it sees every answer, those of the framework and our own faults too.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, model_version: str, metrics: Metrics, timeout_s: float
+    ) -> None:
+        self._app = app
+        self._model_version = model_version
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked_id = Headers(scope=scope).get("x-request-id", "")
+        context = RequestContext(
+            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex,
+            timeout_s=self._timeout_s,
+            started=perf_counter(),
+        )
+        scope.setdefault("state", {})["context"] = context
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = context.request_id
+                headers["X-Model-Version"] = self._model_version
+                headers["Server-Timing"] = (
+                    f"queue;dur={context.queue_s * 1e3:.3f}, "
+                    f"infer;dur={context.infer_s * 1e3:.3f}"
+                )
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("request %s failed", context.request_id)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the caller
+            answer = problem(
+                500,
+                "the service failed; its log has the reason under the request id",
+                request_id=context.request_id,
+            )
+            await answer(scope, receive, send_with_headers)
+        finally:
+            self._note(scope, context, status)
+
+    def _note(self, scope: Scope, context: RequestContext, status: int) -> None:
+        seconds = perf_counter() - context.started
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.observe_request(method, route, status, seconds)
+        log.debug(
+            "%s %s %s %d %.1f ms",
+            context.request_id,
+            scope["method"],
+            scope["path"],
+            status,
+            seconds * 1e3,
+        )

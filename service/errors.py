@@ -1,0 +1,139 @@
+"""Everything that can go wrong with a request, and the one place that makes it an answer.
+
+::
+
+    ServiceError
+    ├── BadBodyError 400            the body is not what its type says
+    ├── NotAcceptableError 406      no answer type the caller accepts
+    ├── TooLargeError 413           bytes, images or pixels over a limit
+    ├── UnsupportedTypeError 415    a body type that this route does not read
+    ├── InvalidContentError 422     right syntax, wrong content
+    ├── UnavailableError 503
+    │   ├── QueueFullError          with Retry-After
+    │   └── NotReadyError           with the reason
+    └── DeadlineError 504           the request's time is over
+
+A message names the value and the limit that it broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """Base of all errors that a caller is told about. `detail` is for people."""
+
+    status: int = 500
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        return {}
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """`{"loc": [...], "msg": ...}` for each part of the request that is wrong."""
+        return []
+
+
+class BadBodyError(ServiceError):
+    """The body is not what its type says."""
+
+    status = 400
+
+
+class NotAcceptableError(ServiceError):
+    """None of the answer types on offer is one that the caller accepts."""
+
+    status = 406
+
+
+class TooLargeError(ServiceError):
+    """The request is over a limit on bytes, images or pixels."""
+
+    status = 413
+
+
+class UnsupportedTypeError(ServiceError):
+    """This route does not read such a body."""
+
+    status = 415
+
+
+class InvalidContentError(ServiceError):
+    """Something in the request has a wrong value. `loc` is the path to it: `("body", "z", 3)`."""
+
+    status = 422
+
+    def __init__(self, detail: str, loc: Sequence[str | int]) -> None:
+        super().__init__(detail)
+        self.loc = list(loc)
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """The one place that is wrong."""
+        return [{"loc": self.loc, "msg": self.detail}]
+
+
+class UnavailableError(ServiceError):
+    """Not now."""
+
+    status = 503
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come back."""
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class QueueFullError(UnavailableError):
+    """The images of this request do not fit into the queue; none was taken."""
+
+
+class NotReadyError(UnavailableError):
+    """The network did not answer a forward pass lately."""
+
+
+class DeadlineError(ServiceError):
+    """The request's time is over; what was queued of it is dropped."""
+
+    status = 504
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    request_id: str,
+    errors: Sequence[dict[str, Any]] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """An RFC 9457 answer."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if errors:
+        body["errors"] = list(errors)
+    return Response(
+        orjson.dumps(body, default=str), status, headers=headers, media_type=PROBLEM_TYPE
+    )

@@ -1,0 +1,82 @@
+"""What can be set: `VAE_PORT=9000` in the environment, or `--port 9000`."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one service process. A flag wins over the environment, that over the default."""
+
+    model_config = SettingsConfigDict(env_prefix="VAE_", extra="ignore", frozen=True)
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address to listen on; the default is reached from this machine only",
+    )
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    bundle: str = Field(
+        "mnist",
+        min_length=1,
+        description="the network: a name that ships (mnist, fashion-mnist) or a bundle's directory",
+    )
+    device: str = Field(
+        "auto",
+        description="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of one forward pass; unset leaves one core to the HTTP side",
+    )
+    max_batch_images: int = Field(
+        128,
+        ge=1,
+        le=65_536,
+        description="images in one forward pass; more is no faster on a CPU, and others wait longer",
+    )
+    max_queue_images: int = Field(
+        16_384,
+        ge=1,
+        description="images that may wait; past it requests get 503 at once instead of waiting long",
+    )
+    max_images_per_request: int = Field(
+        8_192, ge=1, description="images in one request; bounds the memory that one answer takes"
+    )
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1,
+        description="bytes of one body; room for 8,192 float images of 28x28 as raw numbers",
+    )
+    max_image_pixels: int = Field(
+        25_000_000,
+        ge=1,
+        description="pixels of one image file, read off its header; room for large photographs",
+    )
+    request_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="seconds a request may take, then 504; a caller may ask for less by "
+        "X-Request-Timeout",
+    )
+    shutdown_timeout_s: int = Field(
+        30, ge=1, le=86_400, description="seconds to finish what was accepted after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is logged to stderr; debug adds a line for each request"
+    )
+
+    @model_validator(mode="after")
+    def _request_fits_into_queue(self) -> Self:
+        if self.max_images_per_request > self.max_queue_images:
+            raise ValueError(
+                f"max_images_per_request is {self.max_images_per_request} > max_queue_images "
+                f"{self.max_queue_images}: such a request could never be queued"
+            )
+        return self
