@@ -1,0 +1,1 @@
+"""The network: knows nothing of HTTP. Importing this imports nothing."""

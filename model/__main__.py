@@ -92,7 +92,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
     parser.add_argument("--resume", action="store_true", help="go on where a training stopped")
     group = parser.add_argument_group("network")
-    group.add_argument("--size", type=int, help="side to which image files are resized; 28 if unset")
+    group.add_argument(
+        "--size", type=int, help="side to which image files are resized; 28 if unset"
+    )
     group.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB; 1 if unset")
     group.add_argument("--latent-size", type=int, default=config.latent_size, help="D")
     group.add_argument(
@@ -265,9 +267,7 @@ def _bundle(
         },
     }
     try:
-        test = load_images(
-            arguments.data, "test", image_shape=trained.network.config.image_shape
-        )
+        test = load_images(arguments.data, "test", image_shape=trained.network.config.image_shape)
     except DataError:
         pass  # a set without test images, as folders are; the held-out ones tell enough
     else:

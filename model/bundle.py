@@ -128,7 +128,9 @@ def load_bundle(directory: Path) -> Bundle:
         return _load(directory)
     except (BundleError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(f"bundle {directory} cannot be used: {' '.join(reason.split())}") from error
+        raise BundleError(
+            f"bundle {directory} cannot be used: {' '.join(reason.split())}"
+        ) from error
 
 
 def _load(directory: Path) -> Bundle:
@@ -149,7 +151,7 @@ def _load(directory: Path) -> Bundle:
     if variance is not None and not (isinstance(variance, float) and 0 < variance < math.inf):
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
     config = VAEConfig.from_json(content["config"])
-    bundle = Bundle(
+    return Bundle(
         name=content["name"],
         config=config,
         weights=_load_weights(directory / "model.safetensors", config, content["weights_sha256"]),
@@ -157,7 +159,6 @@ def _load(directory: Path) -> Bundle:
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
-    return bundle
 
 
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ Head = Literal["log_variance", "relu"]
 """How the last encoder layer becomes μ and σ; see `model.vae`."""
 
 MAX_PIXELS = 3 * 1024 * 1024
-"""Largest C·H·W. A config that asks for more is a mistake: its first layer alone would be gigabytes."""
+"""Largest C·H·W. More is a mistake in a config: its first layer alone would be gigabytes."""
 
 MAX_WIDTH = 65_536
 """Largest hidden or latent size, for the same reason."""
@@ -32,7 +32,7 @@ class VAEConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)
     """C, H, W."""
     hidden_sizes: tuple[int, ...] = (256, 64)
-    """Widths between the pixels and the latent, from the encoder's side; the decoder mirrors them."""
+    """Widths between pixels and latent, from the encoder's side; the decoder mirrors them."""
     latent_size: int = 10
     head: Head = "log_variance"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.bundle import Bundle
 from model.device import describe_device, resolve_device
-from model.scoring import mean_squared_error
+from model.scoring import SCORES, mean_squared_error
 
 Floats = NDArray[np.float32]
 Rows = NDArray[Any] | Sequence[NDArray[Any]]
@@ -81,6 +81,11 @@ class Engine:
     def dtype(self) -> str:
         """The type that it computes in."""
         return str(next(self._network.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores on offer; the first is the default."""
+        return SCORES
 
     def warm_up(self, batch_images: int) -> None:
         """Run each kind of pass at batch 1 and `batch_images`, so that no client waits for it."""

@@ -20,7 +20,7 @@ PREPROCESSING: Final[dict[str, str]] = {
     "alpha": "composited on black",
     "resize": "bicubic, anti-aliased, to the whole image shape",
 }
-"""How pixels are made. Travels with the weights, so that a bundle made by other rules is noticed."""
+"""How pixels are made. Travels with the weights, so a bundle made by other rules is noticed."""
 
 
 class ImageError(ValueError):
@@ -48,7 +48,9 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own, higher limit (179 million pixels) speaks before ours can.
-        raise ImageTooLargeError(f"image has more pixels than the maximum {max_pixels:,}") from error
+        raise ImageTooLargeError(
+            f"image has more pixels than the maximum {max_pixels:,}"
+        ) from error
     except Exception as error:
         known = ", ".join(FORMATS)
         raise MalformedImageError(f"not an image file of a known format ({known})") from error

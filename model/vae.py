@@ -18,7 +18,7 @@ LOG_VARIANCE_RANGE = (-12.0, 8.0)
 exp() and the KL stay finite whatever the input."""
 
 RELU_HEAD_EPSILON = 1e-8
-"""Inside the logarithm of the `relu` head, where σ can be exactly 0. Part of that head's definition."""
+"""Inside the logarithm of the `relu` head, where σ can be 0. Part of that head's definition."""
 
 
 @dataclass(frozen=True)

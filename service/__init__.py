@@ -1,0 +1,1 @@
+"""The HTTP side: knows nothing of training. Importing this imports nothing."""

@@ -81,7 +81,7 @@ class MicroBatcher:
         *,
         max_batch_rows: int,
         max_queue_rows: int,
-        on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+        on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
@@ -200,7 +200,9 @@ class MicroBatcher:
     def _measure(self, rows: int, seconds: float) -> None:
         self._on_batch(rows, seconds)
         rate = rows / max(seconds, 1e-9)
-        self._rate = rate if self._rate is None else self._rate + RATE_SMOOTHING * (rate - self._rate)
+        self._rate = (
+            rate if self._rate is None else self._rate + RATE_SMOOTHING * (rate - self._rate)
+        )
 
     def _drain_s(self) -> int:
         """Whole seconds until what waits now is done, at the measured rate; at least 1."""

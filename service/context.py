@@ -78,6 +78,7 @@ class ContextMiddleware:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -98,8 +99,7 @@ class ContextMiddleware:
                 headers["X-Request-ID"] = context.request_id
                 headers["X-Model-Version"] = self._model_version
                 headers["Server-Timing"] = (
-                    f"queue;dur={context.queue_s * 1e3:.3f}, "
-                    f"infer;dur={context.infer_s * 1e3:.3f}"
+                    f"queue;dur={context.queue_s * 1e3:.3f}, infer;dur={context.infer_s * 1e3:.3f}"
                 )
             await send(message)
 

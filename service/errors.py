@@ -5,6 +5,7 @@
     ServiceError
     ├── BadBodyError 400            the body is not what its type says
     ├── NotAcceptableError 406      no answer type the caller accepts
+    ├── BodyTimeoutError 408        the body did not arrive in time
     ├── TooLargeError 413           bytes, images or pixels over a limit
     ├── UnsupportedTypeError 415    a body type that this route does not read
     ├── InvalidContentError 422     right syntax, wrong content
@@ -58,6 +59,12 @@ class NotAcceptableError(ServiceError):
     """None of the answer types on offer is one that the caller accepts."""
 
     status = 406
+
+
+class BodyTimeoutError(ServiceError):
+    """The body did not arrive within the request's time."""
+
+    status = 408
 
 
 class TooLargeError(ServiceError):

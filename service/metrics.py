@@ -17,9 +17,7 @@ class Metrics:
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(
-        self, *, bundle: str, version: str, queue_depth: Callable[[], int]
-    ) -> None:
+    def __init__(self, *, bundle: str, version: str) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "vae_requests",
@@ -46,12 +44,16 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self._registry,
         )
-        Gauge(
+        self._queue_images = Gauge(
             "vae_queue_images", "Images that wait for a forward pass", registry=self._registry
-        ).set_function(queue_depth)
+        )
         Info("vae_model", "The bundle in memory", registry=self._registry).info(
             {"bundle": bundle, "version": version}
         )
+
+    def watch_queue(self, images: Callable[[], int]) -> None:
+        """Read the queue's depth with `images` whenever the metrics are asked for."""
+        self._queue_images.set_function(images)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,9 +10,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Settings of one service process. A flag wins over the environment, that over the default."""
+    """Serve a Variational Autoencoder over HTTP.
 
-    model_config = SettingsConfigDict(env_prefix="VAE_", extra="ignore", frozen=True)
+    Each flag can be set in the environment too: --max-batch-images 64 is VAE_MAX_BATCH_IMAGES=64.
+    A flag wins over the environment, and that over the default.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="VAE_",
+        extra="ignore",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_prog_name="python -m service",
+    )
 
     host: str = Field(
         "127.0.0.1",
@@ -32,18 +43,19 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of one forward pass; unset leaves one core to the HTTP side",
+        description="CPU threads of one forward pass; unset is half the cores, at most 4: small "
+        "networks gain nothing from more",
     )
     max_batch_images: int = Field(
         128,
         ge=1,
         le=65_536,
-        description="images in one forward pass; more is no faster on a CPU, and others wait longer",
+        description="images in one forward pass; more is no faster on a CPU, others wait for it",
     )
     max_queue_images: int = Field(
         16_384,
         ge=1,
-        description="images that may wait; past it requests get 503 at once instead of waiting long",
+        description="images that may wait; past it requests get 503 at once, not a long wait",
     )
     max_images_per_request: int = Field(
         8_192, ge=1, description="images in one request; bounds the memory that one answer takes"
@@ -71,6 +83,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what is logged to stderr; debug adds a line for each request"
     )
+
+    @property
+    def inference_threads(self) -> int:
+        """`threads`, or what suits this machine: HTTP and JSON need the other half of the cores."""
+        return self.threads or max(1, min(4, (os.cpu_count() or 1) // 2))
 
     @model_validator(mode="after")
     def _request_fits_into_queue(self) -> Self:

@@ -1,0 +1,1 @@
+"""Making bundles: data, training, import of checkpoints. The service never imports it."""

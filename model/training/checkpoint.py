@@ -76,7 +76,14 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = tensor
-    return Checkpoint(**state, **groups)
+    return Checkpoint(
+        epoch=state["epoch"],
+        weights=groups["weights"],
+        optimizer=groups["optimizer"],
+        best_epoch=state["best_epoch"],
+        best_loss=state["best_loss"],
+        best_weights=groups["best_weights"],
+    )
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, Tensor]:

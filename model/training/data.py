@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -110,13 +111,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if data[:4] != b"\x00\x00\x08\x03" or len(data) < 16:
         raise DataError(f"{path} is no IDX file of images: it begins with {data[:4].hex(' ')!r}")
-    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=3, offset=4))
+    shape: tuple[int, ...] = struct.unpack_from(">3I", data, 4)
     if len(data) - 16 != math.prod(shape) or 0 in shape:
         raise DataError(
             f"{path} holds {len(data) - 16:,} pixels, but its header says {shape}, "
             f"{math.prod(shape):,}"
         )
-    return np.frombuffer(data, np.uint8, offset=16).reshape(shape).copy()  # writable, for torch
+    pixels: NDArray[np.uint8] = np.frombuffer(data, np.uint8, offset=16).copy()  # torch: writable
+    return pixels.reshape(shape)
 
 
 def _find_idx(directory: Path) -> dict[Split, Path]:
@@ -148,7 +150,8 @@ def _to_uint8(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
-        return np.rint(array * 255).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.rint(array * 255).astype(np.uint8)
+        return pixels
     raise DataError(f"{what} is {array.dtype}; expected uint8, or floats that all lie in [0, 1]")
 
 

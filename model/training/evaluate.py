@@ -36,7 +36,7 @@ def evaluate_fit(network: VAE, images: Tensor, *, seed: int = 0) -> Fit:
     """Measure uint8 `images`, (N, P). The draws depend on `seed` alone."""
     generator = torch.Generator().manual_seed(seed)
     totals = torch.zeros(3, dtype=torch.float64)
-    for chunk in images.split(CHUNK):
+    for chunk in torch.split(images, CHUNK):
         pixels = chunk.float() / 255
         posterior = network.encode(pixels)
         noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)

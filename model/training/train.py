@@ -92,7 +92,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     data_id: Mapping[str, Any] | None = None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[Step], None] = lambda _: None,
 ) -> Trained:
     """Train on uint8 `images`, (N, C, H, W).
 
@@ -146,7 +146,7 @@ class _Run:
         # Seeding by epoch makes a resumed training draw what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
-        for number, chosen in enumerate(order.split(self.options.batch_size)):
+        for number, chosen in enumerate(torch.split(order, self.options.batch_size)):
             step = self.epoch * self.batches + number
             done = (step + 1) / self.steps
             for group in self.optimizer.param_groups:
@@ -156,7 +156,7 @@ class _Run:
             output = self.network(pixels, noise.to(pixels.device))
             loss = self.loss(pixels, output, beta=min(1.0, done / KL_WARMUP))
             self.optimizer.zero_grad()
-            loss.total.backward()
+            loss.total.backward()  # type: ignore[no-untyped-call] # torch
             self.optimizer.step()
             on_step(
                 Step(

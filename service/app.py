@@ -1,0 +1,129 @@
+"""Puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model.bundle import find_bundle, load_bundle
+from model.engine import Engine
+from service.context import ContextMiddleware, RequestContext
+from service.errors import ServiceError, problem
+from service.inference import Inference
+from service.metrics import Metrics
+from service.routes import Service, router
+from service.settings import Settings
+
+DESCRIPTION = """\
+A Variational Autoencoder behind HTTP. Images go in as JSON or as image files; latents, images and
+anomaly scores come out. Every problem is `application/problem+json` and names the value and the
+limit that it broke.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An app with its network in memory, warmed up: it is ready when this returns.
+
+    Raises `BundleError` or `DeviceError`, each with a message of one line.
+    """
+    engine = Engine(
+        load_bundle(find_bundle(settings.bundle)),
+        device=settings.device,
+        threads=settings.inference_threads,
+    )
+    engine.warm_up(settings.max_batch_images)
+    bundle = engine.bundle
+    metrics = Metrics(bundle=bundle.name, version=bundle.version)
+    inference = Inference(
+        engine,
+        metrics,
+        max_batch_images=settings.max_batch_images,
+        max_queue_images=settings.max_queue_images,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(inference.close)
+
+    app = FastAPI(
+        title="VAE service",
+        version=version("vae-service"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.state.service = Service(settings=settings, inference=inference, metrics=metrics)
+    app.include_router(router)
+    app.add_middleware(
+        ContextMiddleware,
+        model_version=bundle.version,
+        metrics=metrics,
+        timeout_s=settings.request_timeout_s,
+    )
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    return app
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # noqa: S101 - for mypy: registered for this type
+    return problem(
+        error.status,
+        error.detail,
+        request_id=RequestContext.of(request).request_id,
+        errors=error.errors,
+        headers=error.headers,
+    )
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own: no such route, no such method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - for mypy: registered for this type
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = f"there is no {request.url.path[:128]} here; /docs lists what there is"
+    elif error.status_code == 405:
+        allowed = headers.get("Allow", "another method")
+        detail = f"{request.url.path[:128]} takes {allowed}, not {request.method[:32]}"
+    return problem(
+        error.status_code,
+        detail,
+        request_id=RequestContext.of(request).request_id,
+        headers=headers,
+    )
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """A query parameter or a field with a wrong value."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for mypy, as above
+    errors: list[dict[str, Any]] = [
+        {"loc": list(item["loc"]), "msg": _message(item)} for item in error.errors()
+    ]
+    return problem(
+        422,
+        "; ".join(item["msg"] for item in errors),
+        request_id=RequestContext.of(request).request_id,
+        errors=errors,
+    )
+
+
+def _message(item: dict[str, Any]) -> str:
+    """`alpha is '2': input should be less than 1`."""
+    name = ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
+    reason = item["msg"][:1].lower() + item["msg"][1:]
+    if item["type"] == "extra_forbidden":
+        return f"{name[:64]!r} is no known parameter here"
+    if item["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} is {str(item['input'])[:64]!r}: {reason}"
