@@ -1,0 +1,36 @@
+"""`python -m service.healthcheck`: exit status 0 if the service on this machine is ready.
+
+For a container's HEALTHCHECK, where there is no curl. Reads VAE_PORT.
+"""
+
+from __future__ import annotations
+
+import sys
+from http.client import HTTPConnection, HTTPException
+
+from service.settings import Settings
+
+TIMEOUT_S = 4
+"""Under the HEALTHCHECK's own limit, so that the reason is told."""
+
+
+def main() -> int:
+    """Ask `/readyz`. Returns 0 for ready; 1, with the reason on stderr, for anything else."""
+    connection = HTTPConnection("127.0.0.1", Settings().port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+    except (OSError, HTTPException) as error:
+        print(f"no answer: {error}", file=sys.stderr)
+        return 1
+    finally:
+        connection.close()
+    if answer.status != 200:
+        print(f"{answer.status}: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What README.md, the Dockerfile and docker-compose.yml say is what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from tests.conftest import Server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+CONTAINER_FILES = DOCKERFILE + COMPOSE
+
+
+def settings_table() -> str:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `VAE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_settings_table_is_that_of_the_code() -> None:
+    assert settings_table() in README, f"README.md should have:\n{settings_table()}"
+
+
+@pytest.mark.parametrize("text", [README, CONTAINER_FILES], ids=["README", "container"])
+def test_every_setting_named_exists(text: str) -> None:
+    known = {f"VAE_{name.upper()}" for name in Settings.model_fields} | {"VAE_DATA_DIR"}
+    assert set(re.findall(r"\bVAE_[A-Z_]+", text)) - known == set()
+
+
+def test_make_targets_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`|\S=\S+ )make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_container_check_and_command_work(server: Server) -> None:
+    """HEALTHCHECK's command, against a running service and against none."""
+    commands = [json.loads(text) for text in re.findall(r"CMD (\[.*\])", DOCKERFILE)]
+    assert commands == [["python", "-m", "service.healthcheck"], ["python", "-m", "service"]]
+    port = server.url.rsplit(":", 1)[1]
+    for number, status in ((port, 0), ("1", 1)):
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, *commands[0][1:]],
+            env={"VAE_PORT": number},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == status, done.stderr
+        assert len(done.stderr.splitlines()) == status
+
+
+def test_container_pins_the_same_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = set(re.findall(r"torch==[\d.]+", DOCKERFILE + "\n".join(project["dependencies"])))
+    assert len(pins) == 1
+    assert pins.pop() in (ROOT / "constraints.txt").read_text().split()
+
+
+def test_the_wheel_carries_the_weights(tmp_path: Path) -> None:
+    """`pip install .`, as the Dockerfile has it, must give a package that can serve."""
+    subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+        + ["--disable-pip-version-check", "--wheel-dir", str(tmp_path), str(copy_source(tmp_path))],
+        check=True,
+        timeout=120,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for bundle in ("mnist", "fashion-mnist"):
+        for file in ("config.json", "model.safetensors", "README.md"):
+            assert f"model/pretrained/{bundle}/{file}" in names
+    assert not any(name.startswith("tests") for name in names)
+
+
+def copy_source(tmp_path: Path) -> Path:
+    """What the Dockerfile copies, so that building leaves nothing in the checkout."""
+    source = tmp_path / "source"
+    (copied,) = re.findall(r"COPY (.+) \./\n", DOCKERFILE)
+    paths = [ROOT / name for name in [*copied.split(), "model", "service"]]
+    source.mkdir()
+    subprocess.run(  # noqa: S603 - our own command
+        ["cp", "-r", *map(str, paths), str(source)],  # noqa: S607 - cp is everywhere
+        check=True,
+    )
+    return source
