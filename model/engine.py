@@ -57,6 +57,15 @@ class Scores(NamedTuple):
     kl: Floats  # (N,), nats
 
 
+class ScoreMaps(NamedTuple):
+    """`Scores`, and where in each image they come from."""
+
+    score: Floats  # (N,)
+    mse: Floats  # (N,)
+    kl: Floats  # (N,), nats
+    error_map: Floats  # (N, C, H, W), squared error of each pixel at z = μ; its mean is the mse
+
+
 class Engine:
     """Holds a bundle's network on a device. One forward pass for a batch, however it is made up.
 
@@ -124,6 +133,15 @@ class Engine:
         output = self._network(pixels)
         mse = _numpy(mean_squared_error(pixels, output.images))
         return Scores(mse, mse, _numpy(output.posterior.kl()))
+
+    @torch.inference_mode()
+    def score_map(self, images: Rows) -> ScoreMaps:
+        """How strange each image is, and where."""
+        pixels = self._pixels(images)
+        output = self._network(pixels)
+        mse = _numpy(mean_squared_error(pixels, output.images))
+        error_map = self._images((pixels - output.images).square())
+        return ScoreMaps(mse, mse, _numpy(output.posterior.kl()), error_map)
 
     def _pixels(self, images: Rows) -> Tensor:
         return self._batch(images, self.bundle.config.pixels)  # (N, P)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InvalidContentError, problem
+from service.errors import InvalidContentError, error_response
 from service.metrics import Metrics
 
 log = logging.getLogger("service")
@@ -61,6 +61,17 @@ class RequestContext:
                 ("header", "X-Request-Timeout"),
             )
         self.timeout_s = min(self.timeout_s, seconds)
+
+    def shorten_timeout_us(self, microseconds: object) -> None:
+        """Take an infer request's `timeout` if it is less; None and 0 say nothing."""
+        if microseconds is None or microseconds == 0:
+            return
+        if type(microseconds) is not int or microseconds < 0:
+            raise InvalidContentError(
+                f"timeout is {str(microseconds)[:32]}, expected whole microseconds",
+                ("body", "parameters", "timeout"),
+            )
+        self.timeout_s = min(self.timeout_s, microseconds / 1e6)
 
 
 class ContextMiddleware:
@@ -109,7 +120,8 @@ class ContextMiddleware:
             log.exception("request %s failed", context.request_id)
             if status:
                 raise  # half an answer is out: only closing the connection tells the caller
-            answer = problem(
+            answer = error_response(
+                scope["path"],
                 500,
                 "the service failed; its log has the reason under the request id",
                 request_id=context.request_id,

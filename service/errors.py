@@ -4,6 +4,7 @@
 
     ServiceError
     ├── BadBodyError 400            the body is not what its type says
+    ├── NotFoundError 404           no such model or version
     ├── NotAcceptableError 406      no answer type the caller accepts
     ├── BodyTimeoutError 408        the body did not arrive in time
     ├── TooLargeError 413           bytes, images or pixels over a limit
@@ -19,7 +20,7 @@ A message names the value and the limit that it broke.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +28,12 @@ import orjson
 from starlette.responses import Response
 
 PROBLEM_TYPE = "application/problem+json"
+
+OPEN_INFERENCE = "/v2"
+"""Below here errors have the Open Inference Protocol's shape."""
+
+BAD_INPUT = frozenset({406, 413, 415, 422})
+"""What is 400 in that protocol, which has no finer words for it."""
 
 
 class ServiceError(Exception):
@@ -39,7 +46,7 @@ class ServiceError(Exception):
         self.detail = detail
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """Headers of the answer."""
         return {}
 
@@ -53,6 +60,12 @@ class BadBodyError(ServiceError):
     """The body is not what its type says."""
 
     status = 400
+
+
+class NotFoundError(ServiceError):
+    """There is no such thing here."""
+
+    status = 404
 
 
 class NotAcceptableError(ServiceError):
@@ -104,7 +117,7 @@ class UnavailableError(ServiceError):
         self.retry_after_s = retry_after_s
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """When to come back."""
         return {"Retry-After": str(self.retry_after_s)}
 
@@ -123,15 +136,22 @@ class DeadlineError(ServiceError):
     status = 504
 
 
-def problem(
+def error_response(
+    path: str,
     status: int,
     detail: str,
     *,
     request_id: str,
     errors: Sequence[dict[str, Any]] = (),
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An RFC 9457 answer."""
+    """An error in the shape that goes with `path`: RFC 9457, or the Open Inference Protocol's."""
+    if path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/"):
+        if status in BAD_INPUT:
+            status = 400
+        return Response(
+            orjson.dumps({"error": detail}), status, headers=headers, media_type="application/json"
+        )
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

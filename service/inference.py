@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, Scores
+from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, ScoreMaps, Scores
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, NotReadyError
 from service.metrics import Metrics
+from service.sampling import draw
 
 R = TypeVar("R", bound=Columns)
 
@@ -52,10 +53,15 @@ class Inference:
         return await self._submit(self.engine.decode, z, context)
 
     async def reconstruct(
-        self, images: Rows, context: RequestContext, *, seed: int | None = None
+        self,
+        images: Rows,
+        context: RequestContext,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
     ) -> Reconstructions:
-        """Each image through z = μ, or through a draw z ~ q(z|x) if `seed` is given."""
-        if seed is None:
+        """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
+        if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
         posterior = await self.encode(images, context)
         decoded = await self.decode(draw(posterior, seed), context)
@@ -66,6 +72,10 @@ class Inference:
     async def score(self, images: Rows, context: RequestContext) -> Scores:
         """How strange each image is."""
         return await self._submit(self.engine.score, images, context)
+
+    async def score_map(self, images: Rows, context: RequestContext) -> ScoreMaps:
+        """How strange each image is, and where."""
+        return await self._submit(self.engine.score_map, images, context)
 
     async def check_ready(self) -> None:
         """Return if a real forward pass worked lately, running one if need be.
@@ -102,13 +112,3 @@ class Inference:
     def _note_batch(self, images: int, seconds: float) -> None:
         self._last_success = monotonic()
         self._metrics.observe_batch(images, seconds)
-
-
-def draw(posterior: Encoding, seed: int) -> Floats:
-    """z = μ + σ·ε, ε ~ N(0, I) from the request's own `seed`, whatever shared its batch."""
-    return posterior.mu + posterior.sigma * standard_normal(posterior.mu.shape, seed)
-
-
-def standard_normal(shape: tuple[int, ...], seed: int) -> Floats:
-    """ε ~ N(0, I), float32. The same `seed` gives the same numbers."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

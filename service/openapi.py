@@ -1,20 +1,27 @@
-"""Pieces of the OpenAPI page that do not follow from the handlers' signatures."""
+"""The OpenAPI page: what does not follow from the handlers' signatures.
+
+Request bodies are described for the bundle in memory, so that what the page allows is what the
+service takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from service import schemas
+from model.config import VAEConfig
+from service import examples, schemas
 from service.errors import PROBLEM_TYPE
-from service.media import IMAGE_READERS, JSON, PNG
+from service.media import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART
+from service.readers import MAX_LATENT
 
 Responses = dict[int | str, dict[str, Any]]
-
-SCHEMA_REF: Final = "#/components/schemas/{model}"
+Schema = dict[str, Any]
 
 BODY_ERRORS: Final = (400, 408, 413, 415)
 """Of routes that read a body."""
@@ -22,45 +29,169 @@ BODY_ERRORS: Final = (400, 408, 413, 415)
 WORK_ERRORS: Final = (406, 413, 422, 500, 503, 504)
 """Of routes that need the network."""
 
-_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_ROUTES: Final = ("/encode", "/reconstruct", "/anomaly-score")
 
+BINARY: Final[Schema] = {"type": "string", "format": "binary"}
 
-def images_request(example: dict[str, Any]) -> dict[str, Any]:
-    """A body of images, in each type that can be read."""
-    content: dict[str, Any] = dict.fromkeys(IMAGE_READERS, _BINARY)
-    content[JSON] = {"schema": schemas.ImagesBody.model_json_schema(), "example": example}
-    return {"requestBody": {"required": True, "content": content}}
+BASE64_FILE: Final[Schema] = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "format": "base64-image",
+    "description": "an image file (PNG, JPEG, WebP or BMP)",
+}
 
+HEADERS: Final[Schema] = {
+    "X-Request-ID": {"description": "the caller's, or a new one", "schema": {"type": "string"}},
+    "X-Model-Version": {
+        "description": "start of the weights' sha256",
+        "schema": {"type": "string"},
+    },
+    "Server-Timing": {
+        "description": "milliseconds in the queue and in the network: queue;dur=…, infer;dur=…",
+        "schema": {"type": "string"},
+    },
+}
+"""Headers of every answer."""
 
-def latents_request() -> dict[str, Any]:
-    """A body of latents, or a wish for draws from the prior."""
-    bodies = (schemas.LatentsBody, schemas.PriorBody)
-    content = {
-        JSON: {
-            "schema": {"anyOf": [body.model_json_schema() for body in bodies]},
-            "examples": {
-                "prior": {"summary": "16 draws", "value": {"n": 16, "seed": 7}},
-                "latents": {"summary": "one latent", "value": {"z": [[0.0] * 10]}},
-            },
-        }
-    }
-    return {"requestBody": {"required": True, "content": content}}
+REQUEST_HEADERS: Final[list[Schema]] = [
+    {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "description": "seconds this request may take, if less than the service's own limit",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "example": 5,
+    },
+]
+"""Headers that routes with work to do read."""
 
 
 def answers(
     model: type[BaseModel],
-    example: dict[str, Any] | None = None,
+    media_types: Sequence[str],
     *,
+    example: dict[str, Any] | None = None,
     errors: Sequence[int] = (),
-    png: bool = False,
 ) -> Responses:
-    """The answers of a route: `model` as JSON, a PNG where there is one, and the problems."""
-    content: dict[str, Any] = {PNG: _BINARY} if png else {}
+    """The answers of a route: `model` as JSON, the other types, and the problems."""
+    content: dict[str, Any] = {kind: {"schema": BINARY} for kind in media_types}
     content[JSON] = {"example": example} if example else {}
-    found: Responses = {200: {"model": model, "content": content}}
+    found: Responses = {200: {"model": model, "content": content, "headers": HEADERS}}
     for status in sorted(set(errors)):
         found[status] = {
             "description": HTTPStatus(status).phrase,
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": SCHEMA_REF.format(model="Problem")}}},
+            "headers": HEADERS,
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     return found
+
+
+def openapi_of(app: FastAPI, config: VAEConfig, max_images: int) -> Callable[[], Schema]:
+    """`app.openapi` for a bundle: the page is made when first asked for, then kept."""
+
+    def openapi() -> Schema:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app, config, max_images)
+        return app.openapi_schema
+
+    return openapi
+
+
+def _describe(app: FastAPI, config: VAEConfig, max_images: int) -> Schema:
+    page = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    component = schemas.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    components = page.setdefault("components", {}).setdefault("schemas", {})
+    components |= component.pop("$defs", {}) | {"Problem": component}
+    paths = page["paths"]
+    for path in IMAGE_ROUTES:
+        paths[path]["post"]["requestBody"] = _images_body(config, max_images)
+    paths["/decode"]["post"]["requestBody"] = _latents_body(config, max_images)
+    for path, method in [
+        *((path, "post") for path in (*IMAGE_ROUTES, "/decode")),
+        ("/sample", "get"),
+    ]:
+        paths[path][method].setdefault("parameters", []).extend(REQUEST_HEADERS)
+    return page
+
+
+def _images_body(config: VAEConfig, max_images: int) -> Schema:
+    """A body of images, in each type that can be read."""
+    channels, height, width = config.image_shape
+
+    def forms(number: Schema) -> list[Schema]:
+        rows = _lists(number, height, width)
+        grey = [rows] if channels == 1 else []
+        return [*grey, _lists(rows, channels), _lists(number, config.pixels)]
+
+    def body(item: list[Schema], dtype: list[str], *required: str) -> Schema:
+        images = {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": max_images,
+            "items": {"anyOf": [BASE64_FILE, *item]},
+        }
+        return {
+            "type": "object",
+            "properties": {"images": images, "dtype": {"enum": dtype}},
+            "required": ["images", *required],
+            "additionalProperties": False,
+        }
+
+    floats = {"type": "number", "minimum": 0, "maximum": 1}
+    whole = {"type": "integer", "minimum": 0, "maximum": 255}
+    content: Schema = {kind: {"schema": BINARY} for kind in IMAGE_READERS}
+    content[JSON] = {
+        "schema": {
+            "anyOf": [body(forms(floats), ["float32"]), body(forms(whole), ["uint8"], "dtype")]
+        },
+        "example": examples.IMAGES,
+    }
+    content[MULTIPART] = {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "images": {"type": "array", "minItems": 1, "maxItems": max_images, "items": BINARY}
+            },
+            "required": ["images"],
+            "additionalProperties": False,
+        },
+        "encoding": {"images": {"contentType": ", ".join(FILES)}},
+    }
+    return {"required": True, "content": content}
+
+
+def _latents_body(config: VAEConfig, max_images: int) -> Schema:
+    """A body of latents, or a wish for draws from the prior."""
+    number = {"type": "number", "minimum": -MAX_LATENT, "maximum": MAX_LATENT}
+    latents = {
+        "type": "object",
+        "properties": {
+            "z": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": max_images,
+                "items": _lists(number, config.latent_size),
+            }
+        },
+        "required": ["z"],
+        "additionalProperties": False,
+    }
+    prior = schemas.PriorBody.model_json_schema()
+    prior["properties"]["n"]["maximum"] = max_images
+    content: Schema = {kind: {"schema": BINARY} for kind in LATENT_READERS}
+    content[JSON] = {
+        "schema": {"anyOf": [latents, prior]},
+        "examples": {
+            "prior": {"summary": "16 draws", "value": {"n": 16, "seed": 7}},
+            "latents": {"summary": "one latent", "value": {"z": [[0.0] * config.latent_size]}},
+        },
+    }
+    return {"required": True, "content": content}
+
+
+def _lists(item: Schema, *sizes: int) -> Schema:
+    """Nested lists of exactly these sizes, the outermost first."""
+    for size in reversed(sizes):
+        item = {"type": "array", "minItems": size, "maxItems": size, "items": item}
+    return item

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from model.engine import Floats
 from service import examples, media, schemas
+from service.body import read_body
 from service.context import RequestContext
-from service.errors import BodyTimeoutError, InvalidContentError, UnsupportedTypeError
-from service.inference import Inference, draw, standard_normal
-from service.media import JSON, PNG
+from service.errors import InvalidContentError
+from service.inference import Inference
 from service.metrics import Metrics
-from service.openapi import BODY_ERRORS, WORK_ERRORS, answers, images_request, latents_request
+from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
+from service.readers import ImagesWanted, LatentsWanted, Pixels, check_count, unit_pixels
+from service.sampling import draw, standard_normal
 from service.settings import Settings
-
-MAX_LATENT: Final = 1e6
-"""Largest |z|. Millions of standard deviations away from anything, and still finite in float32."""
+from service.writers import Answer, without_grey_channel
 
 router = APIRouter()
 
@@ -49,59 +45,81 @@ class Service:
         """The bundle's name: `model` in answers."""
         return self.inference.engine.bundle.name
 
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.inference.engine.bundle.version
+
+    @property
+    def latent_size(self) -> int:
+        """D."""
+        return self.inference.engine.bundle.config.latent_size
+
 
 @router.post(
     "/encode",
     tags=["images"],
     summary="Images to latents: μ and σ of the posterior",
-    responses=answers(schemas.EncodeAnswer, examples.ENCODE, errors=BODY_ERRORS + WORK_ERRORS),
-    openapi_extra=images_request(examples.IMAGES),
+    responses=answers(
+        schemas.EncodeAnswer,
+        media.ARRAY_ANSWERS,
+        example=examples.ENCODE,
+        errors=BODY_ERRORS + WORK_ERRORS,
+    ),
 )
 async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()]) -> Response:
-    """Each image's posterior N(μ, diag σ²). μ is the embedding; `sample` also draws z."""
+    """Each image's posterior N(μ, diag σ²). μ is the embedding; `sample` also draws z.
+
+    As an array: [N, 2, D], μ then σ.
+    """
     service, context = Service.of(request), RequestContext.of(request)
-    media.negotiate(request.headers.get("accept"), [JSON])
+    accepted = media.negotiate(request, media.ARRAY_ANSWERS)
     images = await _read_images(request, query)
     posterior = await service.inference.encode(images, context)
-    answer = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
+    fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
     if query.sample:
-        answer["z"] = draw(posterior, _seed(query.seed))
-    return media.json_response(answer)
+        fields["z"] = draw(posterior, query.seed)
+    return await media.write(accepted, Answer(fields=fields, array=np.stack(posterior, axis=1)))
 
 
 @router.post(
     "/decode",
     tags=["latents"],
     summary="Latents to images",
-    responses=answers(schemas.ImagesAnswer, errors=BODY_ERRORS + WORK_ERRORS, png=True),
-    openapi_extra=latents_request(),
+    responses=answers(schemas.ImagesAnswer, media.IMAGE_ANSWERS, errors=BODY_ERRORS + WORK_ERRORS),
 )
 async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()]) -> Response:
     """The image that each latent stands for; or, given `n`, images of draws from the prior."""
-    accepted = media.negotiate(request.headers.get("accept"), [JSON, PNG])
-    body = await _read_body(request)
-    z = _read_latents(body, request)
-    return await _decoded(request, z, accepted, query.scale)
+    service = Service.of(request)
+    accepted = media.negotiate(request, media.IMAGE_ANSWERS)
+    body = await read_body(request, service.settings.max_body_bytes)
+    wanted = LatentsWanted(
+        size=service.latent_size, max_images=service.settings.max_images_per_request
+    )
+    z = media.read_latents(body, request.headers.get("content-type", ""), wanted)
+    return await _decoded(request, z, accepted, query)
 
 
 @router.post(
     "/reconstruct",
     tags=["images"],
     summary="Images through the network and back",
-    responses=answers(schemas.ReconstructAnswer, errors=BODY_ERRORS + WORK_ERRORS, png=True),
-    openapi_extra=images_request(examples.IMAGES),
+    responses=answers(
+        schemas.ReconstructAnswer, media.IMAGE_ANSWERS, errors=BODY_ERRORS + WORK_ERRORS
+    ),
 )
 async def reconstruct(
     request: Request, query: Annotated[schemas.ReconstructQuery, Query()]
 ) -> Response:
     """Each image encoded and decoded again, as the network would have drawn it."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = media.negotiate(request.headers.get("accept"), [JSON, PNG])
+    accepted = media.negotiate(request, media.IMAGE_ANSWERS)
     images = await _read_images(request, query)
-    seed = _seed(query.seed) if query.sample else None
-    result = await service.inference.reconstruct(images, context, seed=seed)
-    return await _images_response(
-        request, result.images, accepted, query.scale, {"mse": result.mse}
+    result = await service.inference.reconstruct(
+        images, context, sample=query.sample, seed=query.seed
+    )
+    return await media.write(
+        accepted, _images_answer(service, result.images, query, {"mse": result.mse})
     )
 
 
@@ -109,15 +127,23 @@ async def reconstruct(
     "/anomaly-score",
     tags=["images"],
     summary="How strange each image is",
-    responses=answers(schemas.ScoreAnswer, examples.SCORE, errors=BODY_ERRORS + WORK_ERRORS),
-    openapi_extra=images_request(examples.IMAGES),
+    responses=answers(
+        schemas.ScoreAnswer,
+        media.IMAGE_ANSWERS,
+        example=examples.SCORE,
+        errors=BODY_ERRORS + WORK_ERRORS,
+    ),
 )
 async def anomaly_score(
     request: Request, query: Annotated[schemas.ScoreQuery, Query()]
 ) -> Response:
-    """Larger is stranger. `p_value` and `is_anomaly` are null: this bundle has no calibration."""
+    """Larger is stranger. `p_value` and `is_anomaly` are null: this bundle has no calibration.
+
+    As an array: [N] scores, or the map with `map=true`. A PNG needs `map=true`.
+    """
     service, context = Service.of(request), RequestContext.of(request)
-    media.negotiate(request.headers.get("accept"), [JSON])
+    offered_types = media.IMAGE_ANSWERS if query.map else media.ARRAY_ANSWERS
+    accepted = media.negotiate(request, offered_types)
     offered = service.inference.engine.scores
     name = query.score or offered[0]
     if name not in offered:
@@ -125,20 +151,33 @@ async def anomaly_score(
             f"score is {name[:64]!r}, this model offers {', '.join(offered)}", ("query", "score")
         )
     images = await _read_images(request, query)
-    scores = await service.inference.score(images, context)
     # No calibration yet, so no threshold, p-value or verdict: null, never an invented number.
-    return media.json_response(
-        {
-            "model": service.name,
-            "score_type": name,
-            "alpha": query.alpha,
-            "threshold": None,
-            "score": scores.score,
-            "p_value": None,
-            "is_anomaly": None,
-            "mse": scores.mse,
-            "kl": scores.kl,
-        }
+    fields: dict[str, Any] = {
+        "model": service.name,
+        "score_type": name,
+        "alpha": query.alpha,
+        "threshold": None,
+        "p_value": None,
+        "is_anomaly": None,
+    }
+    if not query.map:
+        scores = await service.inference.score(images, context)
+        fields |= {"score": scores.score, "mse": scores.mse, "kl": scores.kl}
+        return await media.write(accepted, Answer(fields=fields, array=scores.score))
+    maps = await service.inference.score_map(images, context)
+    fields |= {"score": maps.score, "mse": maps.mse, "kl": maps.kl}
+    fields["anomaly_map"] = error_map = without_grey_channel(maps.error_map)
+    if accepted != media.PNG:
+        return await media.write(accepted, Answer(fields=fields, array=error_map))
+    return await media.write(
+        accepted,
+        Answer(
+            fields=fields,
+            array=maps.error_map,
+            backdrop=unit_pixels(images).reshape(maps.error_map.shape),
+            scale=query.scale,
+            max_png_pixels=service.settings.max_image_pixels,
+        ),
     )
 
 
@@ -146,13 +185,16 @@ async def anomaly_score(
     "/sample",
     tags=["latents"],
     summary="New images: z ~ N(0, I), decoded",
-    responses=answers(schemas.ImagesAnswer, errors=WORK_ERRORS, png=True),
+    responses=answers(schemas.ImagesAnswer, media.PICTURE_ANSWERS, errors=WORK_ERRORS),
 )
 async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()]) -> Response:
-    """`n` images nobody has drawn before. The same `seed` gives the same images."""
-    accepted = media.negotiate(request.headers.get("accept"), [PNG, JSON])
-    z = _draw_prior(request, query.n, query.seed)
-    return await _decoded(request, z, accepted, query.scale)
+    """`n` images that nobody has drawn before. The same `seed` gives the same images."""
+    service = Service.of(request)
+    RequestContext.of(request).shorten_timeout(request.headers)
+    accepted = media.negotiate(request, media.PICTURE_ANSWERS)
+    check_count(query.n, service.settings.max_images_per_request)
+    z = standard_normal((query.n, service.latent_size), query.seed)
+    return await _decoded(request, z, accepted, query)
 
 
 @router.get(
@@ -184,7 +226,7 @@ async def model(request: Request) -> dict[str, Any]:
     "/livez",
     tags=["service"],
     summary="Is the process alive?",
-    responses=answers(schemas.HealthAnswer, {"status": "ok"}),
+    responses=answers(schemas.HealthAnswer, [media.JSON], example={"status": "ok"}),
 )
 async def livez() -> dict[str, str]:
     """200 while the process answers."""
@@ -195,7 +237,7 @@ async def livez() -> dict[str, str]:
     "/readyz",
     tags=["service"],
     summary="Has a real forward pass worked lately?",
-    responses=answers(schemas.HealthAnswer, {"status": "ok"}, errors=[503]),
+    responses=answers(schemas.HealthAnswer, [media.JSON], example={"status": "ok"}, errors=[503]),
 )
 async def readyz(request: Request) -> dict[str, str]:
     """200 if a forward pass worked in the last seconds, or works now; else 503 with the reason."""
@@ -210,80 +252,41 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=Metrics.content_type)
 
 
-async def _read_body(request: Request) -> bytes:
-    """The body, within the request's deadline."""
-    context = RequestContext.of(request)
-    context.shorten_timeout(request.headers)
-    try:
-        async with asyncio.timeout(context.time_left_s):
-            return await media.read_body(request, Service.of(request).settings.max_body_bytes)
-    except TimeoutError as error:
-        raise BodyTimeoutError(
-            f"the body did not arrive within the request's {context.timeout_s:g} s"
-        ) from error
-
-
-async def _read_images(request: Request, query: schemas.FileQuery) -> media.Pixels:
+async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
-    body = await _read_body(request)
-    image_format = media.ImageFormat(
+    body = await read_body(request, service.settings.max_body_bytes)
+    wanted = ImagesWanted(
         shape=service.inference.engine.bundle.config.image_shape,
         max_images=service.settings.max_images_per_request,
         max_image_pixels=service.settings.max_image_pixels,
+        content_type=request.headers.get("content-type", ""),
+        dtype=query.dtype,
+        resize=query.resize,
+        invert=query.invert,
     )
-    options = media.FileOptions(resize=query.resize, invert=query.invert)
-    return await media.read_images(body, request.headers, image_format, options)
+    return await media.read_images(body, wanted)
 
 
-def _read_latents(body: bytes, request: Request) -> Floats:
-    """The latents in a JSON body, (N, D), or as many draws from the prior as it asks for."""
-    service = Service.of(request)
-    media_type = media.body_type(body, request.headers)
-    if media_type != JSON:
-        raise UnsupportedTypeError(f"Content-Type is {media_type!r}, this route reads {JSON}")
-    value = media.parse_json(body)
-    if "n" in value:
-        try:
-            prior = schemas.PriorBody.model_validate(value)
-        except ValidationError as error:
-            found = [item | {"loc": ("body", *item["loc"])} for item in error.errors()]
-            raise RequestValidationError(found) from error
-        return _draw_prior(request, prior.n, prior.seed)
-    media.reject_unknown(value, ["z"])
-    items = media.check_items(value, "z", service.settings.max_images_per_request)
-    z = media.numbers(items, "z", [(service.inference.engine.bundle.config.latent_size,)])
-    wrong = ~(np.abs(z) <= MAX_LATENT)  # so that NaN is wrong too
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0].tolist()
-        raise InvalidContentError(
-            f"z[{row}] has {z[row, column]} at {column}, expected numbers within ±{MAX_LATENT:g}",
-            ("body", "z", row, column),
-        )
-    return z.astype(np.float32)
-
-
-def _draw_prior(request: Request, n: int, seed: int | None) -> Floats:
-    service = Service.of(request)
-    media.check_count(n, service.settings.max_images_per_request)
-    return standard_normal((n, service.inference.engine.bundle.config.latent_size), _seed(seed))
-
-
-async def _decoded(request: Request, z: Floats, accepted: str, scale: int) -> Response:
-    result = await Service.of(request).inference.decode(z, RequestContext.of(request))
-    return await _images_response(request, result.images, accepted, scale, {})
-
-
-async def _images_response(
-    request: Request, images: Floats, accepted: str, scale: int, extra: dict[str, Any]
+async def _decoded(
+    request: Request, z: Floats, accepted: str, query: schemas.DecodeQuery
 ) -> Response:
-    """Images, (N, C, H, W), as the accepted type; `extra` goes with them in JSON."""
     service = Service.of(request)
-    if accepted == PNG:
-        return await asyncio.to_thread(
-            media.png_response, images, scale, service.settings.max_image_pixels
-        )
-    return media.json_response({"model": service.name, "images": media.nested(images)} | extra)
+    result = await service.inference.decode(z, RequestContext.of(request))
+    return await media.write(accepted, _images_answer(service, result.images, query, {}))
 
 
-def _seed(asked: int | None) -> int:
-    return secrets.randbits(64) if asked is None else asked
+def _images_answer(
+    service: Service,
+    images: Floats,
+    query: schemas.DecodeQuery | schemas.ReconstructQuery,
+    extra: dict[str, Any],
+) -> Answer:
+    """Images, (N, C, H, W), in every form; `extra` goes with them in JSON."""
+    return Answer(
+        fields={"model": service.name, "images": without_grey_channel(images)} | extra,
+        array=images,
+        drawable=True,
+        uint8=query.dtype == "uint8",
+        scale=query.scale,
+        max_png_pixels=service.settings.max_image_pixels,
+    )

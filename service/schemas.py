@@ -10,12 +10,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_SEED = 2**64 - 1
+from service.sampling import MAX_SEED
+
 MAX_SCALE = 64
 DEFAULT_ALPHA = 0.01
 
+Dtype = Literal["uint8", "float32"]
 Seed = Field(
     None, ge=0, le=MAX_SEED, description="makes the draw repeatable; a fresh one if left out"
+)
+Scale = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour")
+AnswerDtype = Field(
+    None, description="images in a raw or .npy answer: float32 in [0, 1] (default), or uint8 0..255"
 )
 
 
@@ -25,41 +31,55 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class FileQuery(Query):
+class ImagesQuery(Query):
     """For routes that read images."""
 
     resize: bool = Field(
         True, description="resize image files to the model's size; false refuses another size"
     )
     invert: bool = Field(False, description="for dark ink on light paper: image files are inverted")
+    dtype: Dtype | None = Field(
+        None, description="pixels of a raw body: uint8 0..255 (default), or float32 in [0, 1]"
+    )
 
 
-class EncodeQuery(FileQuery):
+class EncodeQuery(ImagesQuery):
     """For /encode."""
 
-    sample: bool = Field(False, description="also draw z = μ + σ·ε")
+    sample: bool = Field(False, description="also draw z = μ + σ·ε; in JSON answers only")
     seed: int | None = Seed
 
 
-class ReconstructQuery(FileQuery):
+class ReconstructQuery(ImagesQuery):
     """For /reconstruct."""
 
+    dtype: Dtype | None = Field(
+        None,
+        description="pixels of a raw body (uint8 if left out), and of images in a raw or .npy "
+        "answer (float32 if left out)",
+    )
     sample: bool = Field(False, description="decode a draw z = μ + σ·ε instead of z = μ")
     seed: int | None = Seed
-    scale: int = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour")
+    scale: int = Scale
 
 
-class ScoreQuery(FileQuery):
+class ScoreQuery(ImagesQuery):
     """For /anomaly-score."""
 
     score: str | None = Field(None, description="name of a score that /model offers")
     alpha: float = Field(DEFAULT_ALPHA, gt=0, lt=1, description="false-alarm rate on clean images")
+    map: bool = Field(
+        False,
+        description="also the squared error of each pixel; as a PNG, drawn over the image",
+    )
+    scale: int = Scale
 
 
 class DecodeQuery(Query):
     """For /decode."""
 
-    scale: int = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour")
+    dtype: Dtype | None = AnswerDtype
+    scale: int = Scale
 
 
 class SampleQuery(DecodeQuery):
@@ -67,25 +87,6 @@ class SampleQuery(DecodeQuery):
 
     n: int = Field(1, ge=1, description="images")
     seed: int | None = Seed
-
-
-class ImagesBody(BaseModel):
-    """Images as JSON."""
-
-    images: list[str | list[float] | list[list[float]] | list[list[list[float]]]] = Field(
-        min_length=1,
-        description="each a base64 image file (PNG, JPEG, WebP, BMP), or numbers: [H][W], "
-        "[C][H][W] or flat [C·H·W]",
-    )
-    dtype: Literal["float32", "uint8"] = Field(
-        "float32", description="float32: numbers are in [0, 1]; uint8: whole numbers 0..255"
-    )
-
-
-class LatentsBody(BaseModel):
-    """Latents to decode."""
-
-    z: list[list[float]] = Field(min_length=1, description="N latents of D numbers")
 
 
 class PriorBody(BaseModel):
@@ -136,6 +137,9 @@ class ScoreAnswer(BaseModel):
     )
     mse: list[float] = Field(description="[N], mean squared error of a pixel at z = μ")
     kl: list[float] = Field(description="[N], KL(q(z|x) ‖ N(0, I)) in nats")
+    anomaly_map: Images | None = Field(
+        None, description="with ?map=true: squared error of each pixel, shaped as the images"
+    )
 
 
 class ModelAnswer(BaseModel):

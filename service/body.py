@@ -1,0 +1,74 @@
+"""The bytes of a body: within its limits, within its time, decompressed."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Final
+
+from starlette.requests import Request
+
+from service.context import RequestContext
+from service.errors import BadBodyError, BodyTimeoutError, TooLargeError, UnsupportedTypeError
+
+ENCODINGS: Final = ("gzip", "deflate")
+"""Content-Encoding of bodies that are read."""
+
+GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+"""`wbits` that takes either header: `deflate` means zlib's format (RFC 9110, section 8.4.1.2)."""
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body, refused as soon as it is seen to be too large.
+
+    Compressed bodies are limited by what they unpack to. Raises `BadBodyError`, `TooLargeError`,
+    `UnsupportedTypeError` or, when the request's time is over, `BodyTimeoutError`.
+    """
+    context = RequestContext.of(request)
+    context.shorten_timeout(request.headers)
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise TooLargeError(f"body has {int(announced):,} bytes > maximum {max_bytes:,}")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", *ENCODINGS):
+        raise UnsupportedTypeError(
+            f"Content-Encoding is {encoding[:64]!r}, bodies are read as {', '.join(ENCODINGS)} "
+            "or plain"
+        )
+    try:
+        async with asyncio.timeout(context.time_left_s):
+            if encoding == "identity":
+                return await _read_plain(request, max_bytes)
+            return await _read_compressed(request, max_bytes, encoding)
+    except TimeoutError as error:
+        raise BodyTimeoutError(
+            f"the body did not arrive within the request's {context.timeout_s:g} s"
+        ) from error
+
+
+async def _read_plain(request: Request, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _read_compressed(request: Request, max_bytes: int, encoding: str) -> bytes:
+    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            # One byte past the limit tells that it is passed, however small the chunk was.
+            body += unpacker.decompress(chunk, max_bytes - len(body) + 1)
+            if len(body) > max_bytes:
+                raise TooLargeError(f"body unpacks to more bytes than the maximum {max_bytes:,}")
+    except zlib.error as error:
+        raise BadBodyError(f"the body is not {encoding}, as its Content-Encoding says") from error
+    if not unpacker.eof or unpacker.unused_data:
+        what = "goes on after its end" if unpacker.eof else "is cut short"
+        raise BadBodyError(f"the {encoding} body {what}")
+    return bytes(body)

@@ -1,0 +1,189 @@
+"""Open Inference Protocol v2 over REST, with Triton's binary tensors.
+
+Specification: kserve/open-inference-protocol, specification/protocol/inference_rest.md, and
+triton-inference-server/server, docs/protocol/extension_binary_data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from typing import Any, Final
+
+import numpy as np
+from fastapi import APIRouter
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model.config import VAEConfig
+from service.body import read_body
+from service.context import RequestContext
+from service.errors import InvalidContentError, NotFoundError, NotReadyError
+from service.infer_request import LENGTH_HEADER, InferRequest, Tensors, TensorSpec, infer_response
+from service.inference import Inference
+from service.readers import check_count, item_shapes, latents_in_range, pixels_in_range
+from service.routes import Service
+from service.writers import json_response
+
+PLATFORM: Final = "pytorch_vae"
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+Run = Callable[[Inference, NDArray[Any], RequestContext], Awaitable[Tensors]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the protocol's models: what goes in, what comes out, and how."""
+
+    input: str
+    outputs: tuple[str, ...]
+    run: Run
+
+
+async def _encode(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
+    return (await inference.encode(rows, context))._asdict()
+
+
+async def _decode(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
+    return (await inference.decode(rows, context))._asdict()
+
+
+async def _reconstruct(
+    inference: Inference, rows: NDArray[Any], context: RequestContext
+) -> Tensors:
+    return (await inference.reconstruct(rows, context))._asdict()
+
+
+async def _score(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
+    return (await inference.score(rows, context))._asdict()
+
+
+MODELS: Final[Mapping[str, Model]] = {
+    "encode": Model("images", ("mu", "sigma"), _encode),
+    "decode": Model("z", ("images",), _decode),
+    "reconstruct": Model("images", ("images", "mse"), _reconstruct),
+    # p_value and is_anomaly are outputs of a calibrated bundle, and there is no calibration yet.
+    "anomaly-score": Model("images", ("score", "mse", "kl"), _score),
+}
+
+
+@router.get("", summary="The server's name, version and extensions")
+async def server_metadata() -> Response:
+    """Metadata of the server."""
+    return json_response(
+        {
+            "name": "vae-service",
+            "version": package_version("vae-service"),
+            "extensions": ["binary_tensor_data"],
+        }
+    )
+
+
+@router.get("/health/live", summary="Is the process alive?")
+async def live() -> Response:
+    """200 while the process answers."""
+    return json_response({"live": True})
+
+
+@router.get("/health/ready", summary="Has a real forward pass worked lately?")
+async def ready(request: Request) -> Response:
+    """200, or 503 with `{"ready": false}`."""
+    return await _readiness(request, {})
+
+
+@router.get("/models/{name}", summary="A model's tensors")
+@router.get("/models/{name}/versions/{version}", summary="A model's tensors")
+async def model_metadata(request: Request, name: str, version: str = "") -> Response:
+    """Metadata of `encode`, `decode`, `reconstruct` or `anomaly-score`."""
+    service = Service.of(request)
+    model = _model(service, name, version)
+    config = service.inference.engine.bundle.config
+    return json_response(
+        {
+            "name": name,
+            "versions": [service.version],
+            "platform": PLATFORM,
+            "inputs": [_spec(model.input, config).to_json()],
+            "outputs": [_spec(output, config).to_json() for output in model.outputs],
+        }
+    )
+
+
+@router.get("/models/{name}/ready", summary="Is a model ready?")
+@router.get("/models/{name}/versions/{version}/ready", summary="Is a model ready?")
+async def model_ready(request: Request, name: str, version: str = "") -> Response:
+    """200, or 503 with `"ready": false`."""
+    _model(Service.of(request), name, version)
+    return await _readiness(request, {"name": name})
+
+
+@router.post("/models/{name}/infer", summary="Run a model")
+@router.post("/models/{name}/versions/{version}/infer", summary="Run a model")
+async def infer(request: Request, name: str, version: str = "") -> Response:
+    """Tensors in, tensors out, as JSON or binary."""
+    service, context = Service.of(request), RequestContext.of(request)
+    model = _model(service, name, version)
+    config = service.inference.engine.bundle.config
+    body = await read_body(request, service.settings.max_body_bytes)
+    wanted = InferRequest.parse(
+        body, request.headers.get(LENGTH_HEADER), [_spec(o, config) for o in model.outputs]
+    )
+    context.shorten_timeout_us(wanted.timeout_us)
+    rows = _rows(wanted, model, config, service.settings.max_images_per_request)
+    tensors = await model.run(service.inference, rows, context)
+    return infer_response(wanted, name, service.version, tensors)
+
+
+def _spec(name: str, config: VAEConfig) -> TensorSpec:
+    """A tensor's metadata; the same name has the same shape everywhere."""
+    shapes = {
+        "images": config.image_shape,
+        "z": (config.latent_size,),
+        "mu": (config.latent_size,),
+        "sigma": (config.latent_size,),
+    }
+    return TensorSpec(name, "FP32", (-1, *shapes.get(name, ())))
+
+
+def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int) -> NDArray[Any]:
+    """The input as checked rows. Raises `InvalidContentError` or `TooLargeError`."""
+    names = [tensor.name for tensor in wanted.inputs]
+    if names != [model.input]:
+        raise InvalidContentError(
+            f"the inputs are {', '.join(names)[:128]}, this model takes {model.input}",
+            ("body", "inputs"),
+        )
+    array = wanted.inputs[0].array
+    latents = model.input == "z"
+    shapes = [(config.latent_size,)] if latents else item_shapes(config.image_shape)
+    if array.shape[1:] not in shapes or not len(array):
+        expected = " or ".join(str([-1, *shape]) for shape in shapes)
+        raise InvalidContentError(
+            f"{model.input} has shape {list(array.shape)}, expected {expected}", ("body", "inputs")
+        )
+    check_count(len(array), max_images)
+    rows = array.reshape(len(array), -1)
+    if not latents:
+        return pixels_in_range(rows, "uint8" if rows.dtype == np.uint8 else "float32")
+    if rows.dtype == np.uint8:
+        raise InvalidContentError("z is UINT8, expected FP32", ("body", "inputs"))
+    return latents_in_range(rows)
+
+
+async def _readiness(request: Request, fields: dict[str, Any]) -> Response:
+    try:
+        await Service.of(request).inference.check_ready()
+    except NotReadyError:
+        return json_response(fields | {"ready": False}, 503)
+    return json_response(fields | {"ready": True})
+
+
+def _model(service: Service, name: str, version: str) -> Model:
+    if name not in MODELS:
+        raise NotFoundError(f"there is no model {name[:64]!r}, only {', '.join(MODELS)}")
+    if version not in ("", service.version):
+        raise NotFoundError(f"there is no version {version[:64]!r}, only {service.version}")
+    return MODELS[name]

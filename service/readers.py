@@ -1,0 +1,385 @@
+"""Bodies to arrays: a function a type. `service.media` says which type has which."""
+
+from __future__ import annotations
+
+import binascii
+import math
+from base64 import b64decode
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final, Literal
+
+import numpy as np
+from fastapi.exceptions import RequestValidationError
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from model.preprocessing import (
+    ImageSizeError,
+    ImageTooLargeError,
+    MalformedImageError,
+    image_to_array,
+    open_image,
+)
+from service.errors import BadBodyError, InvalidContentError, TooLargeError
+from service.json_body import fields, items, number_row, number_rows, parse_json
+from service.sampling import standard_normal
+from service.schemas import PriorBody
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+"""Images, (N, C·H·W): 0..255, or in [0, 1]."""
+
+Latents = NDArray[np.float32]
+"""(N, D)."""
+
+Dtype = Literal["uint8", "float32"]
+DTYPES: Final[dict[str, Any]] = {"uint8": np.dtype("u1"), "float32": np.dtype("<f4")}
+
+MAX_LATENT: Final = 1e6
+"""Largest |z|. Millions of standard deviations away from anything, and still finite in float32."""
+
+MAX_NPY_HEADER_BYTES: Final = 4096
+"""A header of the types and shapes that are read here has 128 bytes."""
+
+NPY_TYPES: Final = ("uint8", "float16", "float32", "float64")
+
+IMAGES_PART: Final = b"images"
+"""Name of the parts of a multipart body."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesWanted:
+    """What the network takes, what the service allows, and what the caller said beside the body."""
+
+    shape: tuple[int, int, int]  # C, H, W
+    max_images: int
+    max_image_pixels: int
+    content_type: str = ""
+    dtype: Dtype | None = None
+    resize: bool = True
+    invert: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """C·H·W."""
+        return math.prod(self.shape)
+
+    @property
+    def item_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes that the numbers of one image may have."""
+        return item_shapes(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsWanted:
+    """What the decoder takes and what the service allows."""
+
+    size: int  # D
+    max_images: int
+
+
+def read_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """`{"images": [I, …], "dtype": …}`, each I a base64 file or numbers."""
+    found = fields(parse_json(body), ("images", "dtype"))
+    dtype = found.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise InvalidContentError(
+            f"dtype is {str(dtype)[:64]!r}, expected 'float32' (pixels in [0, 1]) or 'uint8' "
+            "(0..255)",
+            ("body", "dtype"),
+        )
+    images = items(found, "images")
+    check_count(len(images), wanted.max_images)
+    if not any(isinstance(item, str) for item in images):
+        numbers = number_rows(images, "images", wanted.item_shapes, body.count(b"["))
+        return pixels_in_range(numbers, dtype)
+    rows: list[Pixels] = []
+    for index, item in enumerate(images):
+        if isinstance(item, str):
+            rows.append(_base64_file(item, index, wanted))
+        else:
+            numbers = number_row(item, "images", index, wanted.item_shapes)
+            rows.append(pixels_in_range(numbers[None], dtype, index)[0])
+    if any(row.dtype == np.float32 for row in rows):
+        return np.stack([unit_pixels(row) for row in rows])
+    return np.stack([row.astype(np.uint8, copy=False) for row in rows])
+
+
+def read_file_image(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """One image file."""
+    return _file(body, wanted, "", ("body",))[None]
+
+
+def read_multipart_images(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """A form whose parts named `images` are image files."""
+    files = multipart_files(body, wanted.content_type, wanted.max_images)
+    return np.stack(
+        [
+            _file(data, wanted, f"images[{index}]: ", ("body", "images", index))
+            for index, data in enumerate(files)
+        ]
+    )
+
+
+def read_raw_images(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """C-order pixels, uint8 or little-endian float32; N follows from the length."""
+    dtype = wanted.dtype or "uint8"
+    rows = _raw_rows(body, wanted.pixels, dtype, f"images of {list(wanted.shape)} {dtype}")
+    check_count(len(rows), wanted.max_images)
+    return pixels_in_range(rows, dtype)
+
+
+def read_npy_images(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """[N,H,W], [N,C,H,W], [N,C·H·W] or [H,W]."""
+    array = read_npy(body)
+    channels, height, width = wanted.shape
+    if channels == 1 and array.shape == (height, width):
+        array = array[None]
+    shapes = wanted.item_shapes
+    if array.ndim == 0 or array.shape[1:] not in shapes:
+        expected = " or ".join(str(["N", *shape]).replace("'", "") for shape in shapes)
+        raise InvalidContentError(
+            f"the array has shape {list(array.shape)}, expected {expected}", ("body",)
+        )
+    if not len(array):
+        raise InvalidContentError("the array holds no images", ("body",))
+    check_count(len(array), wanted.max_images)
+    dtype = "uint8" if array.dtype == np.uint8 else "float32"
+    return pixels_in_range(array.reshape(len(array), -1), dtype)
+
+
+def read_json_latents(body: bytes, wanted: LatentsWanted) -> Latents:
+    """`{"z": [[D numbers], …]}`, or `{"n": 16, "seed": 7}` for draws from the prior."""
+    found = fields(parse_json(body), ("z", "n", "seed"))
+    if "z" in found:
+        for other in ("n", "seed"):
+            if other in found:
+                raise InvalidContentError(f"z and {other} do not go together", ("body", other))
+        z = items(found, "z")
+        check_count(len(z), wanted.max_images)
+        return latents_in_range(number_rows(z, "z", [(wanted.size,)], body.count(b"[")))
+    try:
+        prior = PriorBody.model_validate(found)
+    except ValidationError as error:
+        wrong = [item | {"loc": ("body", *item["loc"])} for item in error.errors()]
+        raise RequestValidationError(wrong) from error
+    check_count(prior.n, wanted.max_images)
+    return standard_normal((prior.n, wanted.size), prior.seed)
+
+
+def read_raw_latents(body: bytes, wanted: LatentsWanted) -> Latents:
+    """Little-endian float32, [N][D]."""
+    rows = _raw_rows(body, wanted.size, "float32", f"latents of {wanted.size} float32")
+    check_count(len(rows), wanted.max_images)
+    return latents_in_range(rows)
+
+
+def read_npy_latents(body: bytes, wanted: LatentsWanted) -> Latents:
+    """[N,D] or [D]."""
+    array = read_npy(body)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != wanted.size or not len(array):
+        raise InvalidContentError(
+            f"the array has shape {list(array.shape)}, expected [N, {wanted.size}] or "
+            f"[{wanted.size}]",
+            ("body",),
+        )
+    check_count(len(array), wanted.max_images)
+    return latents_in_range(array)
+
+
+def read_npy(body: bytes) -> NDArray[Any]:
+    """An .npy file of one of `NPY_TYPES`, without a copy where its byte order is this machine's.
+
+    Never unpickles, and believes the header only as far as the body bears it out. Raises
+    `BadBodyError` or `InvalidContentError`.
+    """
+    file = BytesIO(body)
+    try:
+        version = npy_format.read_magic(file)
+        if version == (1, 0):
+            header = npy_format.read_array_header_1_0(file, MAX_NPY_HEADER_BYTES)
+        else:  # 3.0 differs from 2.0 in field names only, which none of these types has.
+            header = npy_format.read_array_header_2_0(file, MAX_NPY_HEADER_BYTES)
+        shape, fortran_order, dtype = header
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise BadBodyError("the body is not an .npy file, or its header is damaged") from error
+    if dtype.name not in NPY_TYPES:
+        raise InvalidContentError(
+            f"the array is of {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
+        )
+    expected = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or len(body) - file.tell() != expected:
+        raise BadBodyError(
+            f"the .npy header says shape {list(shape)} of {dtype.name}, {expected:,} bytes; "
+            f"{len(body) - file.tell():,} follow"
+        )
+    flat = np.frombuffer(body, dtype, offset=file.tell())
+    array: NDArray[Any] = flat.reshape(shape, order="F" if fortran_order else "C")
+    return array
+
+
+def multipart_files(body: bytes, content_type: str, max_files: int) -> list[bytes]:
+    """The contents of the parts named `images`, in their order.
+
+    Raises `BadBodyError`, `InvalidContentError` or `TooLargeError`.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise BadBodyError(f"Content-Type {content_type[:128]!r} names no boundary")
+    files: list[bytes] = []
+    header: dict[str, bytes] = {}
+    name, value, content = bytearray(), bytearray(), bytearray()
+    ended = False
+
+    def end_header() -> None:
+        header[name.decode("latin-1").lower()] = bytes(value)
+        name.clear()
+        value.clear()
+
+    def end_headers() -> None:
+        part = parse_options_header(header.get("content-disposition", b""))[1].get(b"name", b"")
+        if part != IMAGES_PART:
+            raise InvalidContentError(
+                f"a part is named {part.decode('utf-8', 'replace')[:64]!r}, expected 'images'",
+                ("body",),
+            )
+
+    def end_part() -> None:
+        files.append(bytes(content))
+        content.clear()
+        header.clear()
+        if len(files) > max_files:
+            raise TooLargeError(f"more images in one request than the maximum {max_files:,}")
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
+                "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
+                "on_header_end": end_header,
+                "on_headers_finished": end_headers,
+                "on_part_data": lambda data, start, stop: content.extend(data[start:stop]),
+                "on_part_end": end_part,
+                "on_end": end,
+            },
+        )
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise BadBodyError(f"the body is not multipart/form-data: {error}") from error
+    if not ended:
+        raise BadBodyError("the multipart body is cut short: its closing boundary is missing")
+    if not files:
+        raise InvalidContentError("images is missing: the form has no part", ("body", "images"))
+    return files
+
+
+def item_shapes(image_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Shapes that the numbers of one image may have: [H,W] if grey, [C,H,W] or flat."""
+    channels, height, width = image_shape
+    grey: list[tuple[int, ...]] = [(height, width)] if channels == 1 else []
+    return [*grey, image_shape, (math.prod(image_shape),)]
+
+
+def check_count(n: int, max_images: int) -> None:
+    """Raise `TooLargeError` for more images in one request than the limit."""
+    if n > max_images:
+        raise TooLargeError(f"{n:,} images in one request > maximum {max_images:,}")
+
+
+def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
+    """(N, P) numbers as pixels of `dtype`, uint8 or float32.
+
+    Raises `InvalidContentError` for the first pixel that is out of range or not finite; images are
+    counted from `first`.
+    """
+    if rows.dtype == np.uint8:
+        return rows
+    limit = 255 if dtype == "uint8" else 1
+    # NaN makes either comparison false.
+    fits = rows.min() >= 0 and rows.max() <= limit
+    if fits and dtype == "float32":
+        return rows.astype(np.float32, copy=False)
+    if fits:
+        whole = rows.astype(np.uint8)
+        if np.array_equal(whole, rows):
+            return whole
+    wrong = ~((rows >= 0) & (rows <= limit))
+    if dtype == "uint8":
+        wrong |= rows != np.floor(rows)
+    index, pixel = np.argwhere(wrong)[0].tolist()
+    hint = ""
+    if dtype == "float32" and rows.min() >= 0 and 1 < rows.max() <= 255:
+        hint = ". For 0..255 the dtype is uint8"
+    kind = "a whole number in 0..255" if dtype == "uint8" else "a number in [0, 1]"
+    raise InvalidContentError(
+        f"images[{first + index}] has {rows[index, pixel]} at pixel {pixel}, expected {kind}{hint}",
+        ("body", "images", first + index),
+    )
+
+
+def latents_in_range(rows: NDArray[Any]) -> Latents:
+    """(N, D) numbers as float32. Raises `InvalidContentError` past ±`MAX_LATENT`."""
+    wrong = ~(np.abs(rows) <= MAX_LATENT)  # so that NaN is wrong too
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise InvalidContentError(
+            f"z[{row}] has {rows[row, column]} at {column}, expected numbers within "
+            f"±{MAX_LATENT:g}",
+            ("body", "z", row, column),
+        )
+    return rows.astype(np.float32, copy=False)
+
+
+def unit_pixels(pixels: Pixels) -> NDArray[np.float32]:
+    """Pixels in [0, 1], whichever of the two ways they came."""
+    if pixels.dtype == np.uint8:
+        return np.divide(pixels, 255, dtype=np.float32)
+    return pixels.astype(np.float32, copy=False)
+
+
+def _raw_rows(body: bytes, width: int, dtype: Dtype, what: str) -> NDArray[Any]:
+    size = width * DTYPES[dtype].itemsize
+    if len(body) % size:
+        raise InvalidContentError(
+            f"the body has {len(body):,} bytes, no multiple of {size:,} ({what})", ("body",)
+        )
+    rows: NDArray[Any] = np.frombuffer(body, DTYPES[dtype]).reshape(-1, width)
+    return rows
+
+
+def _base64_file(text: str, index: int, wanted: ImagesWanted) -> NDArray[np.uint8]:
+    try:
+        data = b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidContentError(
+            f"images[{index}] is a text that is not base64: {error}", ("body", "images", index)
+        ) from error
+    return _file(data, wanted, f"images[{index}]: ", ("body", "images", index))
+
+
+def _file(
+    data: bytes, wanted: ImagesWanted, where: str, loc: tuple[str | int, ...]
+) -> NDArray[np.uint8]:
+    """One image file as (C·H·W,) uint8."""
+    try:
+        image = open_image(data, max_pixels=wanted.max_image_pixels)
+        return image_to_array(
+            image, wanted.shape, resize=wanted.resize, invert=wanted.invert
+        ).reshape(-1)
+    except ImageTooLargeError as error:
+        raise TooLargeError(f"{where}{error}") from error
+    except ImageSizeError as error:
+        raise InvalidContentError(f"{where}{error}", loc) from error
+    except MalformedImageError as error:
+        raise BadBodyError(f"{where}{error}") from error

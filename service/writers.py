@@ -1,0 +1,140 @@
+"""Results to answers: a function a type. `service.media` says which type has which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.responses import Response
+
+from model.engine import Floats
+from service.errors import InvalidContentError
+
+CIVIDIS: Final = (
+    (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),
+    (124, 123, 120), (155, 146, 119), (188, 170, 108), (223, 196, 85), (255, 234, 70),
+)  # fmt: skip
+"""Nine evenly spaced colours of cividis, made to look alike with and without colour blindness
+(Nuñez, Anderton and Renslow 2018), as matplotlib has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A result in all the forms it can be asked for.
+
+    `fields` is the JSON object; `array` goes out as .npy or raw, and has a picture if `drawable`.
+    """
+
+    fields: Mapping[str, Any]
+    array: Floats
+    drawable: bool = False
+    """Whether `array` is images in [0, 1], (N, C, H, W)."""
+    uint8: bool = False
+    """Whether a drawable array goes out as 0..255."""
+    backdrop: Floats | None = None
+    """For a map of errors: the images, (N, C, H, W), that it is drawn over."""
+    scale: int = 1
+    max_png_pixels: int = 0
+
+
+def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
+    """An object as JSON, arrays written straight from their memory."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, media_type="application/json")
+
+
+def write_json(answer: Answer) -> Response:
+    """The fields, arrays written straight from their memory."""
+    return json_response(answer.fields)
+
+
+def write_npy(answer: Answer) -> Response:
+    """The array as an .npy file."""
+    file = BytesIO()
+    np.save(file, _outgoing(answer), allow_pickle=False)
+    return Response(file.getvalue(), media_type="application/x-npy")
+
+
+def write_raw(answer: Answer) -> Response:
+    """The array as C-order little-endian bytes, its shape and type in headers."""
+    array = _outgoing(answer)
+    headers = {
+        "X-Tensor-Shape": ",".join(map(str, array.shape)),
+        "X-Tensor-Dtype": array.dtype.name,
+    }
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return Response(little_endian.tobytes(), headers=headers, media_type="application/octet-stream")
+
+
+def write_png(answer: Answer) -> Response:
+    """Images as one PNG: a near-square grid, row by row, each pixel `scale` × `scale`.
+
+    A map of errors is drawn over its images. Raises `InvalidContentError` past `max_png_pixels`.
+    """
+    n, _, height, width = answer.array.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    size = (columns * width * answer.scale, rows * height * answer.scale)
+    if size[0] * size[1] > answer.max_png_pixels:
+        raise InvalidContentError(
+            f"{n} images at scale {answer.scale} make {size[0]} × {size[1]} pixels > maximum "
+            f"{answer.max_png_pixels:,}",
+            ("query", "scale"),
+        )
+    images = answer.array
+    if answer.backdrop is not None:
+        images = draw_map(images, answer.backdrop)
+    channels = images.shape[1]
+    grid = np.zeros((rows * columns, channels, height, width), dtype=np.uint8)
+    grid[:n] = _to_uint8(images)
+    pixels = (
+        grid.reshape(rows, columns, channels, height, width)
+        .transpose(0, 3, 1, 4, 2)  # rows, H, columns, W, C
+        .reshape(rows * height, columns * width, channels)
+    )
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    if answer.scale > 1:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    file = BytesIO()
+    image.save(file, "PNG")
+    return Response(file.getvalue(), media_type="image/png")
+
+
+def draw_map(squared_errors: Floats, images: Floats) -> Floats:
+    """Errors drawn over their images, both (N, C, H, W) in [0, 1]; (N, 3, H, W).
+
+    The colour, and how much it covers the image, follow |x − x̂|: the same error looks the same in
+    every answer.
+    """
+    error = np.sqrt(squared_errors.mean(axis=1))  # (N, H, W), 0..1
+    steps = np.linspace(0, 1, len(CIVIDIS))
+    colour = np.stack(
+        [np.interp(error, steps, channel) / 255 for channel in np.transpose(CIVIDIS)], axis=1
+    )  # (N, 3, H, W)
+    cover = np.minimum(1, 2 * error)[:, None]
+    drawn: Floats = ((1 - cover) * images + cover * colour).astype(np.float32)
+    return drawn
+
+
+def without_grey_channel(images: Floats) -> Floats:
+    """(N, C, H, W) as clients see it: (N, H, W) when C is 1."""
+    return images[:, 0] if images.shape[1] == 1 else images
+
+
+def _outgoing(answer: Answer) -> NDArray[Any]:
+    if not answer.drawable:
+        return answer.array
+    images = without_grey_channel(answer.array)
+    return _to_uint8(images) if answer.uint8 else images
+
+
+def _to_uint8(images: Floats) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8)
+    return pixels
