@@ -20,14 +20,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import httpx
 from numpy.typing import NDArray
 
 from service.client_calls import (
     AnomalyScores,
-    Call,
     ClientError,
     Encoding,
     Floats,
@@ -38,7 +37,6 @@ from service.client_calls import (
     Pause,
     ProblemError,
     Request,
-    Steps,
     UnreachableError,
     anomaly_map_call,
     anomaly_score_call,
@@ -64,10 +62,13 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+H = TypeVar("H")
 
 
-class _Base:
+class _Base(Generic[H]):
     """What both clients are told."""
+
+    _open: ClassVar[Callable[..., Any]]
 
     def __init__(
         self,
@@ -75,33 +76,25 @@ class _Base:
         *,
         timeout_s: float = 30.0,
         max_attempts: int = 5,
-        api_key: str | None = None,
         max_connections: int = 16,
     ) -> None:
         """Connections to `url` are kept and shared. `timeout_s` bounds one call, repeats included;
         the service is told, and drops work that would come too late."""
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
-        self._options: dict[str, Any] = {
-            "base_url": url,
-            "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
-            "limits": httpx.Limits(max_connections=max_connections),
-        }
-
-    def attempts(self, call: Call) -> Steps:
-        return attempts(call, self._timeout_s, self._max_attempts)
+        self._http: H = self._open(
+            base_url=url, limits=httpx.Limits(max_connections=max_connections)
+        )
 
 
-class Client(_Base):
+class Client(_Base[httpx.Client]):
     """Calls that wait for their answers. May be shared by threads. Close it, or use `with`.
 
     Methods raise `ProblemError` when the service refuses and `UnreachableError` when there is no
     answer.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._http = httpx.Client(**self._options)
+    _open = httpx.Client
 
     def encode(self, images: ImagesLike) -> Encoding:
         """The posterior of each image; `mu` is the embedding."""
@@ -158,7 +151,7 @@ class Client(_Base):
         self.close()
 
     def _do(self, request: Request[T]) -> T:
-        steps = self._attempts(request.call)
+        steps = attempts(request.call, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         try:
             while True:
@@ -175,12 +168,10 @@ class Client(_Base):
             return request.parse(done.value)
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base[httpx.AsyncClient]):
     """`Client` for asyncio: the same calls, awaited. Use `async with`, or `await aclose()`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._http = httpx.AsyncClient(**self._options)
+    _open = httpx.AsyncClient
 
     async def encode(self, images: ImagesLike) -> Encoding:
         """See `Client.encode`."""
@@ -235,7 +226,7 @@ class AsyncClient(_Base):
         await self.aclose()
 
     async def _do(self, request: Request[T]) -> T:
-        steps = self._attempts(request.call)
+        steps = attempts(request.call, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         while True:
             try:
