@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = Service(settings=settings, inference=inference, metrics=metrics)
     app.include_router(routes.router)
     app.include_router(open_inference.router)
-    app.openapi = openapi_of(app, bundle.config, settings.max_images_per_request)  # type: ignore[method-assign] # as FastAPI's documentation does
+    app.openapi = openapi_of(app, bundle.config, engine.scores, settings.max_images_per_request)  # type: ignore[method-assign] # as FastAPI's documentation does
     app.add_middleware(
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )

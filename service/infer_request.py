@@ -21,6 +21,15 @@ LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
 DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 
+PARAMETERS: Final = (
+    "timeout",
+    "binary_data_output",
+    "binary_data",
+    "binary_data_size",
+    "classification",
+)
+"""Parameters that mean something here, of a request or of a tensor."""
+
 MAX_DIMENSIONS: Final = 8
 """Of a tensor's shape; images have 4."""
 
@@ -74,7 +83,7 @@ class InferRequest:
         Raises `BadBodyError` or `InvalidContentError`.
         """
         text, binary = _split(body, json_length)
-        document = _shallow(parse_json(text), "the body")
+        document = _fields(parse_json(text), "the body", ("id", "parameters", "inputs", "outputs"))
         request_id = document.get("id")
         if request_id is not None and not isinstance(request_id, str):
             raise InvalidContentError(f"id is {kind(request_id)}, expected a text", ("body", "id"))
@@ -130,7 +139,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
 def _inputs(document: Mapping[str, Any], binary: memoryview) -> Iterator[Input]:
     for index, item in enumerate(_list(document, "inputs")):
         where = f"inputs[{index}]"
-        fields = _shallow(item, where)
+        fields = _fields(item, where, ("name", "datatype", "shape", "data", "parameters"))
         name = _text(fields, "name", where)
         datatype = _text(fields, "datatype", where)
         if datatype not in DATATYPES:
@@ -194,7 +203,7 @@ def _outputs(
         return
     for index, item in enumerate(_list(document, "outputs")):
         where = f"outputs[{index}]"
-        fields = _shallow(item, where)
+        fields = _fields(item, where, ("name", "parameters"))
         name = _text(fields, "name", where)
         if name not in names:
             raise InvalidContentError(
@@ -210,10 +219,11 @@ def _outputs(
         yield Output(name, own.get("binary_data", binary_by_default) is True)
 
 
-def _shallow(value: Any, where: str) -> dict[str, Any]:
+def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
+    """The fields that are `known`; others are for other servers, and are let be."""
     if not isinstance(value, simdjson.Object):
         raise InvalidContentError(f"{where} is {kind(value)}, expected an object", ("body",))
-    return {key: value[key] for key in value}
+    return {key: value[key] for key in value if key in known}
 
 
 def _list(document: Mapping[str, Any], name: str) -> simdjson.Array:
@@ -249,4 +259,4 @@ def _shape(fields: Mapping[str, Any], where: str) -> tuple[int, ...]:
 
 def _parameters(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     value = fields.get("parameters")
-    return {} if value is None else _shallow(value, where)
+    return {} if value is None else _fields(value, where, PARAMETERS)

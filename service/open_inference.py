@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +23,15 @@ from service.context import RequestContext
 from service.errors import InvalidContentError, NotFoundError, NotReadyError
 from service.infer_request import LENGTH_HEADER, InferRequest, Tensors, TensorSpec, infer_response
 from service.inference import Inference
+from service.open_inference_schemas import (
+    INFER,
+    MODEL_ANSWERS,
+    READY_ANSWERS,
+    Liveness,
+    Readiness,
+    ServerMetadata,
+    answers,
+)
 from service.readers import check_count, item_shapes, latents_in_range, pixels_in_range
 from service.routes import Service
 from service.writers import json_response
@@ -70,9 +79,13 @@ MODELS: Final[Mapping[str, Model]] = {
 }
 
 
-@router.get("", summary="The server's name, version and extensions")
+ModelName = Annotated[str, Path(description="the model", json_schema_extra={"enum": list(MODELS)})]
+Version = Annotated[str, Path(description="the bundle's version, as the metadata tell it")]
+
+
+@router.get("", summary="The server", responses=answers(ServerMetadata))
 async def server_metadata() -> Response:
-    """Metadata of the server."""
+    """Name, version and extensions."""
     return json_response(
         {
             "name": "vae-service",
@@ -82,24 +95,27 @@ async def server_metadata() -> Response:
     )
 
 
-@router.get("/health/live", summary="Is the process alive?")
+@router.get("/health/live", summary="Is the process alive?", responses=answers(Liveness))
 async def live() -> Response:
     """200 while the process answers."""
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Has a real forward pass worked lately?")
+@router.get(
+    "/health/ready",
+    summary="Has a real forward pass worked lately?",
+    responses=answers(Readiness) | {503: {"model": Readiness}},
+)
 async def ready(request: Request) -> Response:
-    """200, or 503 with `{"ready": false}`."""
+    """200, or 503 with `"ready": false`."""
     return await _readiness(request, {})
 
 
-@router.get("/models/{name}", summary="A model's tensors")
-@router.get("/models/{name}/versions/{version}", summary="A model's tensors")
-async def model_metadata(request: Request, name: str, version: str = "") -> Response:
+@router.get("/models/{name}", summary="A model's tensors", responses=MODEL_ANSWERS)
+async def model_metadata(request: Request, name: ModelName) -> Response:
     """Metadata of `encode`, `decode`, `reconstruct` or `anomaly-score`."""
     service = Service.of(request)
-    model = _model(service, name, version)
+    model = _model(name)
     config = service.inference.engine.bundle.config
     return json_response(
         {
@@ -112,20 +128,36 @@ async def model_metadata(request: Request, name: str, version: str = "") -> Resp
     )
 
 
-@router.get("/models/{name}/ready", summary="Is a model ready?")
-@router.get("/models/{name}/versions/{version}/ready", summary="Is a model ready?")
-async def model_ready(request: Request, name: str, version: str = "") -> Response:
+@router.get(
+    "/models/{name}/versions/{version}", summary="A model's tensors", responses=MODEL_ANSWERS
+)
+async def version_metadata(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await model_metadata(request, name)
+
+
+@router.get("/models/{name}/ready", summary="Is a model ready?", responses=READY_ANSWERS)
+async def model_ready(request: Request, name: ModelName) -> Response:
     """200, or 503 with `"ready": false`."""
-    _model(Service.of(request), name, version)
+    _model(name)
     return await _readiness(request, {"name": name})
 
 
-@router.post("/models/{name}/infer", summary="Run a model")
-@router.post("/models/{name}/versions/{version}/infer", summary="Run a model")
-async def infer(request: Request, name: str, version: str = "") -> Response:
+@router.get(
+    "/models/{name}/versions/{version}/ready", summary="Is a model ready?", responses=READY_ANSWERS
+)
+async def version_ready(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await model_ready(request, name)
+
+
+@router.post("/models/{name}/infer", summary="Run a model", **INFER)
+async def infer(request: Request, name: ModelName) -> Response:
     """Tensors in, tensors out, as JSON or binary."""
     service, context = Service.of(request), RequestContext.of(request)
-    model = _model(service, name, version)
+    model = _model(name)
     config = service.inference.engine.bundle.config
     body = await read_body(request, service.settings.max_body_bytes)
     wanted = InferRequest.parse(
@@ -135,6 +167,13 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
     rows = _rows(wanted, model, config, service.settings.max_images_per_request)
     tensors = await model.run(service.inference, rows, context)
     return infer_response(wanted, name, service.version, tensors)
+
+
+@router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)
+async def version_infer(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await infer(request, name)
 
 
 def _spec(name: str, config: VAEConfig) -> TensorSpec:
@@ -181,9 +220,13 @@ async def _readiness(request: Request, fields: dict[str, Any]) -> Response:
     return json_response(fields | {"ready": True})
 
 
-def _model(service: Service, name: str, version: str) -> Model:
+def _model(name: str) -> Model:
     if name not in MODELS:
         raise NotFoundError(f"there is no model {name[:64]!r}, only {', '.join(MODELS)}")
-    if version not in ("", service.version):
-        raise NotFoundError(f"there is no version {version[:64]!r}, only {service.version}")
     return MODELS[name]
+
+
+def _check_version(request: Request, version: str) -> None:
+    known = Service.of(request).version
+    if version != known:
+        raise NotFoundError(f"there is no version {version[:64]!r}, only {known}")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from model.config import VAEConfig
 from service import examples, schemas
-from service.errors import PROBLEM_TYPE
+from service.errors import OPEN_INFERENCE, PROBLEM_TYPE
 from service.media import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART
 from service.readers import MAX_LATENT
 
@@ -85,25 +85,51 @@ def answers(
     return found
 
 
-def openapi_of(app: FastAPI, config: VAEConfig, max_images: int) -> Callable[[], Schema]:
+def inlined(model: type[BaseModel]) -> Schema:
+    """A model's JSON schema with what it refers to put in its place."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolve(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolve(definitions[value["$ref"].rpartition("/")[2]])
+        return {key: resolve(item) for key, item in value.items()}
+
+    resolved: Schema = resolve(schema)
+    return resolved
+
+
+def openapi_of(
+    app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int
+) -> Callable[[], Schema]:
     """`app.openapi` for a bundle: the page is made when first asked for, then kept."""
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, config, max_images)
+            app.openapi_schema = _describe(app, config, scores, max_images)
         return app.openapi_schema
 
     return openapi
 
 
-def _describe(app: FastAPI, config: VAEConfig, max_images: int) -> Schema:
+def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int) -> Schema:
     page = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    component = schemas.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    components = page.setdefault("components", {}).setdefault("schemas", {})
-    components |= component.pop("$defs", {}) | {"Problem": component}
+    components = page["components"]["schemas"]
+    components["Problem"] = inlined(schemas.Problem)
     paths = page["paths"]
+    for path, operations in paths.items():
+        if path.startswith(OPEN_INFERENCE):
+            for operation in operations.values():
+                # FastAPI's guess; a path parameter there is any text, and a wrong one is 404.
+                operation["responses"].pop("422", None)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components.pop(unused, None)
     for path in IMAGE_ROUTES:
         paths[path]["post"]["requestBody"] = _images_body(config, max_images)
     paths["/decode"]["post"]["requestBody"] = _latents_body(config, max_images)
@@ -112,6 +138,12 @@ def _describe(app: FastAPI, config: VAEConfig, max_images: int) -> Schema:
         ("/sample", "get"),
     ]:
         paths[path][method].setdefault("parameters", []).extend(REQUEST_HEADERS)
+    for parameter in paths["/anomaly-score"]["post"]["parameters"]:
+        if parameter["name"] == "score":
+            parameter["schema"] = {"enum": list(scores), "default": scores[0]}
+    for parameter in paths["/sample"]["get"]["parameters"]:
+        if parameter["name"] == "n":
+            parameter["schema"]["maximum"] = max_images
     return page
 
 

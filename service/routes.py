@@ -145,7 +145,7 @@ async def anomaly_score(
     offered_types = media.IMAGE_ANSWERS if query.map else media.ARRAY_ANSWERS
     accepted = media.negotiate(request, offered_types)
     offered = service.inference.engine.scores
-    name = query.score or offered[0]
+    name = offered[0] if query.score is None else query.score
     if name not in offered:
         raise InvalidContentError(
             f"score is {name[:64]!r}, this model offers {', '.join(offered)}", ("query", "score")
