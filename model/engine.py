@@ -147,5 +147,5 @@ class Engine:
 
 
 def _numpy(tensor: Tensor) -> Floats:
-    array: Floats = tensor.cpu().numpy()
+    array: Floats = tensor.contiguous().cpu().numpy()  # μ is a slice of the encoder's output
     return array

@@ -1,0 +1,59 @@
+"""The app under test, and a client for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from numpy.typing import NDArray
+
+from service.app import create_app
+from service.settings import Settings
+from tests.api.helpers import client_of
+
+SMALL = Settings(
+    threads=1,
+    max_batch_images=4,
+    max_queue_images=8,
+    max_images_per_request=8,
+    max_body_bytes=60_000,
+    max_image_pixels=100_000,
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def app() -> FastAPI:
+    """With the default settings. Not for tests that change its engine."""
+    return create_app(Settings(threads=1))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+def small_app() -> FastAPI:
+    """With limits that a test can reach, and an engine of its own that it may break."""
+    return create_app(SMALL)
+
+
+@pytest.fixture
+async def small_client(small_app: FastAPI) -> AsyncIterator[AsyncClient]:
+    async with client_of(small_app) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def four(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Four digits, (4, 1, 28, 28)."""
+    return digits[:4]
