@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,7 +32,26 @@ from model.training.train import Step, Trained, TrainOptions, train
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "size": (1, 2048),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1_000_000),
+    "learning_rate": (1e-9, 1),
+    "seed": (0, 2**32 - 1),
+    "threads": (1, 1024),
+}
+"""Least and most of the options that are numbers; the network's are checked by `VAEConfig`."""
+
 CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +95,7 @@ def _add_train(commands: Any) -> None:
         help="train a network on images and write a bundle",
         description="Train a network on images and write a bundle. Ctrl-C stops it and keeps the "
         "best weights so far; --resume goes on from the last whole epoch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.set_defaults(run=_train)
     parser.add_argument(
@@ -128,7 +147,7 @@ def _add_import(commands: Any) -> None:
         help="make a bundle of a checkpoint saved by the tutorial's code",
         description="Make a bundle of a state dict saved by torch.save(vae.state_dict(), path). "
         "The file is read with weights_only: it cannot run code.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.set_defaults(run=_import)
     parser.add_argument("checkpoint", type=Path, help="the .pt file")
@@ -166,14 +185,12 @@ def _add_download(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    console = Console()
-    _refuse_overwrite(arguments)
+    console = Console(markup=False, highlight=False)  # names of files may have brackets
+    _check_target(arguments)
+    _check_limits(arguments)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    for option in ("epochs", "batch_size", "learning_rate"):
-        if getattr(arguments, option) <= 0:
-            raise ValueError(f"--{option.replace('_', '-')} is {getattr(arguments, option)} ≤ 0")
     stored = stored_shape(arguments.data) or (1, 28, 28)
     config = VAEConfig(
         image_shape=(
@@ -193,7 +210,7 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     data = load_images(arguments.data, "train", image_shape=config.image_shape)
     for line in data.skipped:
-        console.print(f"skipped {line}", markup=False, highlight=False)
+        console.print(f"skipped {line}")
     if data.skipped:
         console.print(f"{len(data.skipped)} files skipped, {len(data.images):,} read")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -226,10 +243,9 @@ def _train(arguments: argparse.Namespace) -> int:
     bundle.save(arguments.out, model_card(bundle))
     for split, fit in bundle.metrics.items():
         console.print(
-            f"{split.replace('_', ' ')} images: MSE {fit['mse']:.5f}, KL {fit['kl']:.2f} nats",
-            highlight=False,
+            f"{split.replace('_', ' ')} images: MSE {fit['mse']:.5f}, KL {fit['kl']:.2f} nats"
         )
-    console.print(f"wrote {arguments.out}, version {bundle.version}", highlight=False)
+    console.print(f"wrote {arguments.out}, version {bundle.version}")
     if not trained.finished:
         console.print("stopped early; the same command with --resume goes on")
         return INTERRUPTED
@@ -285,7 +301,7 @@ def _bundle(
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    _refuse_overwrite(arguments)
+    _check_target(arguments)
     bundle = import_checkpoint(
         arguments.checkpoint,
         name=arguments.name or arguments.out.resolve().name,
@@ -302,7 +318,17 @@ def _download(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overwrite(arguments: argparse.Namespace) -> None:
+def _check_limits(arguments: argparse.Namespace) -> None:
+    for option, (least, most) in LIMITS.items():
+        value = getattr(arguments, option)
+        if value is not None and not least <= value <= most:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} is {value}, expected {least:,} to {most:,}")
+
+
+def _check_target(arguments: argparse.Namespace) -> None:
+    if arguments.name is not None and not arguments.name.strip():
+        raise ValueError(f"--name is {arguments.name!r}, expected a text")
     resumed = "resume" in arguments and arguments.resume
     if resumed and (arguments.out / CHECKPOINT_NAME).exists():
         return

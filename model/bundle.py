@@ -71,9 +71,13 @@ class Bundle:
         return vae.eval().requires_grad_(requires_grad=False)
 
     def save(self, directory: Path, card: str) -> None:
-        """Write the directory, `card` as its README.md. config.json comes last: it names the hash
-        of the weights, so a write cut short is a bundle that does not load."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Write the directory, `card` as its README.md: whole or not at all.
+
+        config.json is put in place last: it names the hash of the weights, so should the machine
+        stop in between, the bundle does not load as something else. Raises `BundleError` for what
+        would not load, and `ValueError` for metrics that JSON cannot hold.
+        """
+        self._check()
         data = self._safetensors()
         content = {
             "format": FORMAT,
@@ -85,12 +89,30 @@ class Bundle:
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
-        (directory / "README.md").write_text(card, encoding="utf-8")
-        (directory / "model.safetensors").write_bytes(data)
-        (directory / "config.json").write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        files = {
+            "README.md": card.encode(),
+            "model.safetensors": data,
+            "config.json": config.encode(),
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, text in files.items():
+                (directory / f".{name}.part").write_bytes(text)
+            for name in files:
+                (directory / f".{name}.part").replace(directory / name)
+        finally:
+            for name in files:
+                (directory / f".{name}.part").unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Raise `BundleError` for what would not load."""
+        if not self.name.strip():
+            raise BundleError(f"name is {self.name!r}, expected a text")
+        variance = self.pixel_variance
+        if variance is not None and not 0 < variance < math.inf:
+            raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
+        check_weights(self.weights, self.config)
 
     def _safetensors(self) -> bytes:
         return safetensors.torch.save({n: t.contiguous() for n, t in self.weights.items()})
@@ -105,7 +127,11 @@ def find_bundle(name_or_directory: str) -> Path:
     if name_or_directory in shipped:
         return PRETRAINED / name_or_directory
     directory = Path(name_or_directory)
-    if not directory.is_dir():
+    try:
+        found = bool(name_or_directory.strip()) and directory.is_dir()
+    except (OSError, ValueError):  # a name too long for the file system, or with a null byte
+        found = False
+    if not found:
         raise BundleError(
             f"bundle {name_or_directory!r} is neither a directory nor one that ships "
             f"({', '.join(shipped)})"
@@ -137,7 +163,7 @@ def _load(directory: Path) -> Bundle:
     content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise BundleError("config.json is not a JSON object")
-    if not isinstance(content["format"], int) or content["format"] < 1:
+    if type(content["format"]) is not int or content["format"] < 1:
         raise BundleError(f"format is {content['format']!r}, expected a whole number from 1")
     if content["format"] > FORMAT:
         raise BundleError(
@@ -145,13 +171,13 @@ def _load(directory: Path) -> Bundle:
         )
     if content["preprocessing"] != PREPROCESSING:
         raise BundleError(f"preprocessing is {content['preprocessing']!r}, not {PREPROCESSING!r}")
-    if not isinstance(content["name"], str) or not content["name"].strip():
+    if not isinstance(content["name"], str):
         raise BundleError(f"name is {content['name']!r}, expected a text")
     variance = content["pixel_variance"]
-    if variance is not None and not (isinstance(variance, float) and 0 < variance < math.inf):
+    if variance is not None and type(variance) not in (int, float):
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
     config = VAEConfig.from_json(content["config"])
-    return Bundle(
+    bundle = Bundle(
         name=content["name"],
         config=config,
         weights=_load_weights(directory / "model.safetensors", config, content["weights_sha256"]),
@@ -159,6 +185,8 @@ def _load(directory: Path) -> Bundle:
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
+    bundle._check()
+    return bundle
 
 
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -180,7 +208,6 @@ def _load_weights(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tenso
         weights = safetensors.torch.load(data)
     except Exception as error:  # SafetensorError derives from Exception directly
         raise BundleError(f"{path.name} is damaged: {error}") from error
-    check_weights(weights, config)
     return weights
 
 

@@ -70,7 +70,8 @@ class VAEConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for a JSON file."""
-        return asdict(self)
+        lists = {"image_shape": list(self.image_shape), "hidden_sizes": list(self.hidden_sizes)}
+        return asdict(self) | lists
 
     @classmethod
     def from_json(cls, value: object) -> Self:

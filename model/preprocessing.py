@@ -77,7 +77,8 @@ def image_to_array(
     """
     channels, height, width = image_shape
     try:
-        image = _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+        image.load()
+        image = _flatten(_upright(image), "L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise a dozen types; each is the file's fault.
         raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
     if image.size != (width, height):
@@ -89,6 +90,14 @@ def image_to_array(
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
     return np.ascontiguousarray(255 - pixels if invert else pixels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; as it is, if they are no EXIF data."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's parser raises a dozen types; the picture itself is whole.
+        return image
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

@@ -129,7 +129,8 @@ class MicroBatcher:
     async def _work(self) -> None:
         """Run batches until nothing waits. Ends then: idle costs nothing."""
         while self._queued_rows:
-            await self._run_batch(self._next_batch())
+            if batch := self._next_batch():
+                await self._run_batch(batch)
 
     def _next_batch(self) -> list[_Slice]:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
@@ -139,6 +140,9 @@ class MicroBatcher:
         unfinished: list[_Job] = []
         while queue and room:
             job = queue.popleft()
+            if job.future.done():  # cancelled or failed, and not yet withdrawn
+                self._queued_rows -= job.rows_left
+                continue
             rows = job.rows[job.next_row : job.next_row + room]
             batch.append(_Slice(job, rows))
             job.next_row += len(rows)

@@ -1,4 +1,4 @@
-"""What many tests need: real handwriting, the data sets where they are, the service as a process."""
+"""What many tests need: real handwriting, the data sets, the service as a process."""
 
 from __future__ import annotations
 

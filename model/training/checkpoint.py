@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) 
         "best_loss": checkpoint.best_loss,
     }
     metadata = {"state": json.dumps(state), "run": json.dumps(run, sort_keys=True)}
+    metadata["sha256"] = _sha256(tensors, metadata["state"], metadata["run"])
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
@@ -62,6 +64,8 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iter)
+        if metadata["sha256"] != _sha256(tensors, metadata["state"], metadata["run"]):
+            raise ValueError("it is damaged: its contents are not those of its sha256")
         state, saved = json.loads(metadata["state"]), json.loads(metadata["run"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -84,6 +88,16 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
         best_loss=state["best_loss"],
         best_weights=groups["best_weights"],
     )
+
+
+def _sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, Tensor]:

@@ -133,6 +133,8 @@ def _find_idx(directory: Path) -> dict[Split, Path]:
 
 def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
     try:
+        if not zipfile.is_zipfile(path):  # np.load would take it for a pickle, and say so
+            raise DataError(f"{path} is no .npz file")
         with np.load(path, allow_pickle=False) as archive:
             name = next((key for key in NPZ_KEYS[split] if key in archive), None)
             if name is None:
@@ -141,8 +143,14 @@ def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
                     f"{', '.join(NPZ_KEYS[split])}"
                 )
             array: NDArray[Any] = archive[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # zipfile and numpy raise a dozen types for damaged files
+        raise DataError(
+            f"{path} cannot be read: it is damaged, or holds something other than numbers"
+        ) from error
     return _to_nchw(_to_uint8(array, f"{path}: {name}"), f"{path}: {name}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,9 +27,13 @@ def import_checkpoint(
     read with `weights_only=True`, so it cannot run code. Raises `BundleError`.
     """
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        # torch's own text is a page that suggests switching the safety off.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles, which end below
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        # torch raises a dozen types, and its text is a page that suggests switching the safety off.
         raise BundleError(
             f"{path} is no file of plain tensors ({type(error).__name__}): save it with "
             "torch.save(vae.state_dict(), path)"
@@ -38,6 +42,9 @@ def import_checkpoint(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
         raise BundleError(f"{path} holds no state dict: expected names with tensors")
+    for key, value in weights.items():
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            raise BundleError(f"{path}: {key} is no dense tensor of real numbers")
     weights = {key: value.float() for key, value in weights.items()}
     config = _infer_config(weights, path, head, image_shape)
     check_weights(weights, config)

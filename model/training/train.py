@@ -99,7 +99,8 @@ def train(
     After each epoch the state is written to `checkpoint`; with `resume` an existing one is gone on
     from, to the same weights as without the pause. `data_id` says which images these are, to tell
     a checkpoint of other data. Ctrl-C ends it with the best weights so far. Raises `ValueError`
-    for fewer than 2 images and `CheckpointError`.
+    for fewer than 2 images or when the loss becomes infinite, and
+    `CheckpointError`.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} images are too few to train on: at least 2 are needed")
@@ -148,7 +149,7 @@ class _Run:
         order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
         for number, chosen in enumerate(torch.split(order, self.options.batch_size)):
             step = self.epoch * self.batches + number
-            done = (step + 1) / self.steps
+            done = (step + 0.5) / self.steps  # the step's middle: no step has a rate of 0
             for group in self.optimizer.param_groups:
                 group["lr"] = self.options.learning_rate * _rate(done)
             pixels = self.pixels[chosen].float() / 255  # (N, P)
@@ -175,6 +176,11 @@ class _Run:
         """Keep the present weights if no earlier epoch's were better on the held-out images."""
         fit = evaluate_fit(self.network, self.test_pixels)
         loss = fit.negative_elbo(self.pixels.shape[1], fit.mse_sampled)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"training diverged in epoch {self.epoch}: the loss is {loss}; try a learning rate "
+                f"below {self.options.learning_rate:g}"
+            )
         if self.best is None or loss < self.best[0]:
             self.best = (loss, self.epoch, _copy(self.network.state_dict()))
 

@@ -74,8 +74,11 @@ def test_container_pins_the_same_torch() -> None:
 def test_the_wheel_carries_the_weights(tmp_path: Path) -> None:
     """`pip install .`, as the Dockerfile has it, must give a package that can serve."""
     subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        + ["--disable-pip-version-check", "--wheel-dir", str(tmp_path), str(copy_source(tmp_path))],
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)),
+            str(copy_source(tmp_path)),
+        ],
         check=True,
         timeout=120,
     )

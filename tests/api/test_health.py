@@ -1,0 +1,150 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import inference
+from tests.api.helpers import engine_of, hold, metric, problem, queue_holds, uint8_body
+
+pytestmark = pytest.mark.anyio
+
+
+def broken(_: Any) -> Any:
+    raise RuntimeError("the device is gone")
+
+
+async def test_alive_and_ready(client: AsyncClient) -> None:
+    for path in ("/livez", "/readyz"):
+        answer = await client.get(path)
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ok"}
+
+
+async def test_a_broken_engine_is_not_ready_and_the_process_lives(
+    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient
+) -> None:
+    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    with monkeypatch.context() as patch:
+        for name in ("encode", "decode", "reconstruct", "score"):
+            patch.setattr(engine_of(small_app), name, broken)
+        for _ in range(2):
+            problem(await small_client.get("/readyz"), 503, "forward pass failed")
+        assert (await small_client.get("/livez")).status_code == 200
+        assert (await small_client.get("/metrics")).status_code == 200
+    assert (await small_client.get("/readyz")).status_code == 200, "once it works again"
+
+
+async def test_a_hung_engine_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient
+) -> None:
+    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(inference, "PROBE_TIMEOUT_S", 0.05)
+    held = hold(monkeypatch, small_app, "score")
+    problem(await small_client.get("/readyz"), 503, "0.05")
+    assert await metric(small_client, "vae_queue_images") == 0, "the probe does not stay behind"
+    held.let_go()
+
+
+async def test_work_that_went_well_lately_is_proof_enough(
+    monkeypatch: pytest.MonkeyPatch,
+    small_app: FastAPI,
+    small_client: AsyncClient,
+    four: NDArray[np.uint8],
+) -> None:
+    assert (await small_client.post("/encode", json=uint8_body(four))).status_code == 200
+    monkeypatch.setattr(engine_of(small_app), "score", broken)
+    assert (await small_client.get("/readyz")).status_code == 200
+
+
+async def test_a_failed_request_is_no_proof(
+    monkeypatch: pytest.MonkeyPatch,
+    small_app: FastAPI,
+    small_client: AsyncClient,
+    four: NDArray[np.uint8],
+) -> None:
+    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(engine_of(small_app), "score", broken)
+    problem(await small_client.post("/anomaly-score", json=uint8_body(four)), 500)
+    problem(await small_client.get("/readyz"), 503)
+
+
+async def test_metrics_parse_and_grow(small_client: AsyncClient, digits: NDArray[np.uint8]) -> None:
+    async def count(**labels: str) -> float:
+        return await metric(small_client, "vae_requests_total", **labels)
+
+    assert await count(route="/encode") == 0
+    batches = await metric(small_client, "vae_batch_images_count")
+    images = await metric(small_client, "vae_batch_images_sum")
+
+    await small_client.post("/encode", json=uint8_body(digits[:6]))
+    await small_client.post("/encode", json=uint8_body(digits[:1]))
+    await small_client.post("/encode", json={})
+    await small_client.get("/encode")
+
+    assert await count(method="POST", route="/encode", status="200") == 2
+    assert await count(method="POST", route="/encode", status="422") == 1
+    assert await count(method="GET", status="405") == 1
+    assert await metric(small_client, "vae_batch_images_count") == batches + 3, "of 4, 2 and 1"
+    assert await metric(small_client, "vae_batch_images_sum") == images + 7
+    assert await metric(small_client, "vae_batch_duration_seconds_sum") > 0
+    assert await metric(small_client, "vae_queue_images") == 0
+    assert await metric(small_client, "vae_model_info", bundle="mnist") == 1
+    latencies = await metric(small_client, "vae_request_duration_seconds_count", route="/encode")
+    assert latencies == 4
+
+
+async def test_metrics_are_prometheus_text(client: AsyncClient) -> None:
+    await client.get("/sample")
+    answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    for name, kind in {
+        "vae_requests": "counter",
+        "vae_request_duration_seconds": "histogram",
+        "vae_batch_images": "histogram",
+        "vae_batch_duration_seconds": "histogram",
+        "vae_queue_images": "gauge",
+    }.items():
+        assert families[name].type == kind
+        assert families[name].documentation
+
+
+async def test_the_queue_s_depth_is_seen_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+    small_app: FastAPI,
+    small_client: AsyncClient,
+    digits: NDArray[np.uint8],
+) -> None:
+    held = hold(monkeypatch, small_app, "score")
+    tasks = [asyncio.create_task(small_client.post("/anomaly-score", json=uint8_body(digits[:1])))]
+    await held.begun()
+    tasks.append(
+        asyncio.create_task(small_client.post("/anomaly-score", json=uint8_body(digits[:5])))
+    )
+    await queue_holds(small_client, 5)
+    held.let_go()
+    await asyncio.gather(*tasks)
+    assert await metric(small_client, "vae_queue_images") == 0
+
+
+async def test_what_is_asked_cannot_make_the_metrics_grow(small_client: AsyncClient) -> None:
+    async def series() -> int:
+        text = (await small_client.get("/metrics")).text
+        return sum(len(family.samples) for family in text_string_to_metric_families(text))
+
+    for i in range(3):
+        await small_client.request(f"BREW{i}", f"/nope{i}")
+    await series()
+    before = await series()
+    for i in range(3, 30):
+        await small_client.request(f"BREW{i}", f"/nope{i}?a={i}", headers={"X-Request-ID": f"{i}"})
+    assert await series() == before

@@ -1,0 +1,255 @@
+"""The OpenAPI page is true: routes, examples, answers, and each error it lists can be had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from service import examples, inference
+from service.app import create_app
+from tests.api.conftest import SMALL
+from tests.api.helpers import (
+    IMAGE_ROUTES,
+    WORK_ROUTES,
+    client_of,
+    engine_of,
+    hold,
+    png_pixels,
+    problem,
+    queue_holds,
+)
+
+pytestmark = pytest.mark.anyio
+
+ROUTES = {
+    *(("post", path) for path in WORK_ROUTES),
+    *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
+}
+
+
+@pytest.fixture
+def page(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def operations(page: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method, path): operation
+        for path, methods in page["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object anywhere in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from objects(item)
+
+
+async def test_each_route_is_there_and_described(client: AsyncClient, page: dict[str, Any]) -> None:
+    assert (await client.get("/openapi.json")).json() == page
+    assert page["openapi"].startswith("3.")
+    assert {"title", "version", "description"} <= set(page["info"])
+    found = operations(page)
+    assert set(found) == ROUTES
+    assert len({operation["operationId"] for operation in found.values()}) == len(ROUTES)
+    for operation in found.values():
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["tags"]
+        assert "200" in operation["responses"]
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], parameter["name"]
+        for answer in operation["responses"].values():
+            assert answer["description"]
+
+
+def test_references_lead_somewhere(page: dict[str, Any]) -> None:
+    for item in objects(page):
+        reference = item.get("$ref")
+        if reference is None:
+            continue
+        target: Any = page
+        for part in reference.removeprefix("#/").split("/"):
+            assert part in target, f"{reference} leads nowhere"
+            target = target[part]
+
+
+def test_bodies_are_all_types_that_are_read(page: dict[str, Any]) -> None:
+    found = operations(page)
+    images = {"application/json", "image/png", "image/jpeg", "image/webp", "image/bmp"}
+    for path in IMAGE_ROUTES:
+        body = found["post", path]["requestBody"]
+        assert body["required"]
+        assert set(body["content"]) == images
+    assert set(found["post", "/decode"]["requestBody"]["content"]) == {"application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("post", "/decode"), ("post", "/reconstruct"), ("get", "/sample")]
+)
+def test_pictures_are_listed_as_answers(page: dict[str, Any], method: str, path: str) -> None:
+    answer = operations(page)[method, path]["responses"]["200"]
+    assert set(answer["content"]) == {"application/json", "image/png"}
+
+
+def nearly(found: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return set(found) == set(expected) and all(nearly(found[k], expected[k]) for k in expected)
+    if isinstance(expected, list | float):
+        return bool(np.array(found) == pytest.approx(np.array(expected), abs=1e-3, rel=1e-3))
+    return bool(found == expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)]
+)
+async def test_worked_examples_are_what_is_answered(
+    client: AsyncClient, path: str, expected: dict[str, Any]
+) -> None:
+    answer = await client.post(path, json=examples.IMAGES)
+    assert nearly(answer.json(), expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)]
+)
+def test_worked_examples_are_on_the_page(
+    page: dict[str, Any], path: str, expected: dict[str, Any]
+) -> None:
+    operation = operations(page)["post", path]
+    body = operation["requestBody"]["content"]["application/json"]
+    answer = operation["responses"]["200"]["content"]["application/json"]
+    assert body["example"] == examples.IMAGES
+    assert answer["example"] == expected
+
+
+async def test_examples_of_latents_are_answered(client: AsyncClient, page: dict[str, Any]) -> None:
+    body = operations(page)["post", "/decode"]["requestBody"]["content"]["application/json"]
+    assert body["examples"]
+    for example in body["examples"].values():
+        assert (await client.post("/decode", json=example["value"])).status_code == 200
+
+
+async def test_the_example_is_the_digit_that_it_says(client: AsyncClient) -> None:
+    sampled = await client.get("/sample?n=1&seed=7")
+    mu = (await client.post("/encode", content=sampled.content)).json()["mu"]
+    assert nearly(mu, examples.ENCODE["mu"])
+    image = examples.IMAGES["images"][0]
+    again = (await client.post("/encode", json={"images": [image]})).json()["mu"]
+    assert nearly(again, mu)
+    assert png_pixels(sampled).shape == (28, 28)
+
+
+# Every route × every error that it lists
+
+
+Provoke = Callable[[AsyncClient, str, str], Awaitable[Response]]
+
+
+def call(**options: Any) -> Provoke:
+    """Send this; a good body unless there is another."""
+
+    async def provoke(client: AsyncClient, method: str, path: str) -> Response:
+        body = {"n": 1} if path == "/decode" else examples.IMAGES
+        if method == "post" and "content" not in options:
+            return await client.request(method, path, json=body, **options)
+        return await client.request(method, path, **options)
+
+    return provoke
+
+
+async def stall(client: AsyncClient, method: str, path: str) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    headers = {"X-Request-Timeout": "0.05"}
+    return await client.request(method, path, content=body(), headers=headers)
+
+
+async def too_large(client: AsyncClient, method: str, path: str) -> Response:
+    if method == "get":
+        return await client.get(f"{path}?n=1000000")
+    return await client.post(path, content=b" " * (SMALL.max_body_bytes + 1))
+
+
+PROVOKE: dict[int, Provoke] = {
+    400: call(content=b"{", headers={"Content-Type": "application/json"}),
+    404: lambda client, _, path: client.get(path + "/nothing"),
+    405: lambda client, _, path: client.delete(path),
+    406: call(headers={"Accept": "text/html"}),
+    408: stall,
+    413: too_large,
+    415: call(content=b"text", headers={"Content-Type": "text/plain"}),
+    422: call(params={"no-such-parameter": "1"}),
+    500: call(),
+    503: call(),
+    504: call(),
+}
+BODY_ERRORS = {400, 408, 415}
+WORK_ERRORS = {406, 413, 422, 500, 503, 504}
+
+
+def errors_of(method: str, path: str) -> set[int]:
+    if method == "post":
+        return BODY_ERRORS | WORK_ERRORS
+    return {"/sample": WORK_ERRORS, "/readyz": {503}}.get(path, set())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        (method, path, status)
+        for method, path in sorted(ROUTES)
+        for status in sorted(errors_of(method, path) | {404, 405})
+    ],
+)
+async def test_every_error_of_every_route_is_of_one_shape(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str, status: int
+) -> None:
+    timeout_s = 0.05 if status == 504 else 20
+    app = create_app(SMALL.model_copy(update={"request_timeout_s": timeout_s}))
+    names = ("encode", "decode", "reconstruct", "score")
+    async with client_of(app) as client:
+        beside = []
+        if status == 500:
+            for name in names:
+                monkeypatch.setattr(engine_of(app), name, lambda _: 1 / 0)
+        held = [hold(monkeypatch, app, name) for name in names] if status in (503, 504) else []
+        if path == "/readyz":
+            monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+            monkeypatch.setattr(inference, "PROBE_TIMEOUT_S", 0.05)
+        elif status == 503:
+            decode = held[names.index("decode")]
+            beside.append(asyncio.create_task(client.post("/decode", json={"n": 1})))
+            await decode.begun()
+            full = {"n": SMALL.max_queue_images}
+            beside.append(asyncio.create_task(client.post("/decode", json=full)))
+            await queue_holds(client, SMALL.max_queue_images)
+        answer = await PROVOKE[status](client, method, path)
+        for one in held:
+            one.let_go()
+        await asyncio.gather(*beside)
+    found = problem(answer, status)
+    assert found["type"] == "about:blank"
+    assert found["title"]
+    assert {"x-request-id", "x-model-version", "server-timing"} <= set(answer.headers)
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ROUTES))
+def test_the_page_lists_the_errors(page: dict[str, Any], method: str, path: str) -> None:
+    answers = operations(page)[method, path]["responses"]
+    assert {int(status) for status in answers} - {200} == errors_of(method, path)
+    for status, answer in answers.items():
+        if status != "200":
+            assert set(answer["content"]) == {"application/problem+json"}

@@ -1,0 +1,333 @@
+"""The service as a process: real sockets, signals, settings, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.bundle import PRETRAINED
+from model.engine import Engine
+from service.__main__ import main
+from tests.api.helpers import HANG_S, WORK_ROUTES, image_file, png_pixels, problem, uint8_body
+from tests.conftest import Server
+
+MAX_RESIDENT_KB = 400_000
+
+
+def address(server: Server) -> tuple[str, int]:
+    url = httpx.URL(server.url)
+    assert url.port is not None
+    return url.host, url.port
+
+
+def talk(server: Server, request: bytes) -> bytes:
+    """Send bytes, and read until the service closes the connection."""
+    with socket.create_connection(address(server), timeout=HANG_S) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65_536):
+            answer += chunk
+    return answer
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+# Answers over real sockets
+
+
+def test_all_routes_answer(server: Server, engine: Engine, four: NDArray[np.uint8]) -> None:
+    with server.client() as client:
+        encoded = client.post("/encode", json=uint8_body(four)).json()
+        assert np.array(encoded["mu"]) == pytest.approx(engine.encode(four).mu, abs=1e-5)
+        scored = client.post("/anomaly-score", content=image_file(four[0])).json()
+        assert scored["score"] == pytest.approx(engine.score(four[:1]).score.tolist(), abs=1e-5)
+        assert client.post("/reconstruct", json=uint8_body(four)).json()["mse"]
+        assert client.post("/decode", json={"z": encoded["mu"]}).json()["images"]
+        assert png_pixels(client.get("/sample?n=4&seed=7")).shape == (56, 56)
+        for path in ("/model", "/livez", "/readyz", "/metrics", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        problem(client.get("/nope"), 404)
+
+
+def test_concurrent_requests_are_not_mixed_up(
+    server: Server, engine: Engine, digits: NDArray[np.uint8]
+) -> None:
+    def encode(i: int) -> bool:
+        images = digits[i : i + 1 + i % 5]
+        answer = client.post("/encode", json=uint8_body(images))
+        return bool(
+            np.array(answer.json()["mu"]) == pytest.approx(mu[i : i + len(images)], abs=1e-5)
+        )
+
+    mu = engine.encode(digits[:110]).mu
+    with server.client() as client, ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(encode, range(100)))
+
+
+def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(server: Server) -> None:
+    request = (
+        b"POST /encode HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999\r\n\r\n"
+    )
+    answer = talk(server, request)
+    assert b" 413 " in answer.splitlines()[0]
+    assert b"99,999,999" in answer
+
+
+def test_a_chunked_body_that_grows_too_large_is_refused(server: Server) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b" " * 1_048_576
+
+    with server.client() as client:
+        # The service may hang up on a caller who goes on sending.
+        with suppress(httpx.WriteError, httpx.ReadError):
+            problem(client.post("/encode", content=body()), 413, "33,554,432")
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_caller_who_leaves_is_no_fault_of_ours(server: Server) -> None:
+    with server.client() as client:
+        before = metric(client, "vae_requests_total", status="500")
+        with socket.create_connection(address(server), timeout=HANG_S) as connection:
+            connection.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            time.sleep(0.1)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert metric(client, "vae_requests_total", status="500") == before
+            time.sleep(0.05)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_memory_and_files_stay_bounded(server: Server, digits: NDArray[np.uint8]) -> None:
+    process = Path("/proc") / str(server.process.pid)
+    if not process.is_dir():
+        pytest.skip("/proc is only on Linux")
+
+    def ask(i: int) -> int:
+        path = WORK_ROUTES[i % 4]
+        body = {"n": 3} if path == "/decode" else uint8_body(digits[i : i + 3])
+        with closing(HTTPConnection(*address(server), timeout=HANG_S)) as connection:
+            connection.request("POST", path, json.dumps(body))
+            return connection.getresponse().status
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(ask, range(40))) == {200}
+        files = len(list((process / "fd").iterdir()))
+        assert set(threads.map(ask, range(200))) == {200}
+    time.sleep(0.1)
+    assert len(list((process / "fd").iterdir())) <= files + 8
+    resident = re.search(r"VmRSS:\s+(\d+) kB", (process / "status").read_text())
+    assert resident
+    assert int(resident[1]) < MAX_RESIDENT_KB
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_answers_what_was_accepted_first(
+    start_server: Callable[..., Server], number: signal.Signals
+) -> None:
+    server = start_server("--max-batch-images", "1")  # many small batches: slow work
+    n = 1_000
+    with (
+        server.client() as idle,
+        server.client() as client,
+        ThreadPoolExecutor(5) as threads,
+    ):
+        idle.get("/livez")  # an open connection with nothing to do must not hold it up
+        asked = [threads.submit(client.get, f"/sample?n={n}&seed={i}") for i in range(5)]
+        deadline = time.monotonic() + HANG_S
+        while metric(client, "vae_queue_images") <= 4 * n:  # so that all five are in
+            assert time.monotonic() < deadline
+        server.process.send_signal(number)
+        answers = [task.result(HANG_S) for task in asked]
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert png_pixels(answers[0]).shape == (32 * 28, 32 * 28)
+    assert server.process.wait(HANG_S) == 0
+    assert "Traceback" not in server.log.read_text()
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(address(server))
+
+
+def test_a_stop_that_comes_before_it_listens_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is in memory, and uvicorn does not handle signals yet."""
+
+    def run(_: uvicorn.Server) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on, and nobody would stop it")
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["--port", "0"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 0
+
+
+def test_a_port_that_is_taken(server: Server) -> None:
+    port = address(server)[1]
+    done = run_service("--port", str(port))
+    assert done.returncode not in (0, -signal.SIGKILL)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1
+    assert str(port) in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+# Wrong settings: exit 2 and one line that names the setting and the value
+
+
+def run_service(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "service", *flags],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def check_refused(status: int, stderr: str, *mentioned: str) -> None:
+    assert status == 2
+    assert len(stderr.splitlines()) == 1, stderr
+    assert stderr.startswith("error: ")
+    for word in mentioned:
+        assert word in stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "mentioned"),
+    [
+        (["--port", "x"], ["port", "VAE_PORT", "'x'"]),
+        (["--port", "99999"], ["port", "99999", "65535"]),
+        (["--port", "-1"], ["port", "-1"]),
+        (["--host", ""], ["host"]),
+        (["--threads", "0"], ["threads", "0", "1"]),
+        (["--max-batch-images", "0"], ["max_batch_images", "'0'"]),
+        (["--max-body-bytes", "1.5"], ["max_body_bytes", "1.5"]),
+        (["--request-timeout-s", "0"], ["request_timeout_s", "'0'"]),
+        (["--request-timeout-s", "nan"], ["request_timeout_s", "nan"]),
+        (["--shutdown-timeout-s", "x"], ["shutdown_timeout_s", "'x'"]),
+        (["--log-level", "loud"], ["log_level", "'loud'", "'info'"]),
+        (["--port", "x", "--threads", "0"], ["port", "'x'", "threads", "'0'"]),
+        (["--bundle", "nope"], ["bundle", "'nope'", "mnist", "fashion-mnist"]),
+        (["--bundle", "/no/such/directory"], ["bundle", "/no/such/directory"]),
+        (["--bundle", ""], ["bundle"]),
+        (["--device", "tpu"], ["device", "'tpu'", "cpu", "cuda"]),
+        (["--device", "cuda:99"], ["device", "'cuda:99'", "CUDA"]),
+        (
+            ["--max-images-per-request", "9", "--max-queue-images", "8"],
+            ["max_images_per_request", "9", "max_queue_images", "8"],
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], flags: list[str], mentioned: list[str]
+) -> None:
+    check_refused(main(flags), capsys.readouterr().err, *mentioned)
+
+
+@pytest.mark.parametrize(("name", "value"), [("VAE_PORT", "abc"), ("VAE_THREADS", "many")])
+def test_a_wrong_environment_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    check_refused(main([]), capsys.readouterr().err, name, repr(value))
+
+
+def test_a_damaged_bundle_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refused(name: str) -> None:
+        check_refused(main(["--bundle", str(tmp_path)]), capsys.readouterr().err, name)
+
+    refused("config.json")  # an empty directory
+    shutil.copytree(PRETRAINED / "mnist", tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    refused("model.safetensors")
+    weights.write_bytes(whole[:-1] + b"x")
+    refused("model.safetensors")
+    weights.unlink()
+    refused("model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    refused(str(tmp_path))
+
+
+def test_the_process_says_no_more_than_that_line() -> None:
+    done = run_service(VAE_BUNDLE="nope")
+    check_refused(done.returncode, done.stderr, "'nope'")
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("flags", [["--no-such-flag", "1"], ["--port"], ["serve"]])
+def test_a_flag_that_is_none(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        sys.exit(main(flags))
+    assert refused.value.code == 2
+    assert flags[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+# What importing does: nothing
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["service.settings", "service.media", "service.batching"])
+def test_http_needs_no_torch(module: str) -> None:
+    assert python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
+
+
+def test_importing_the_app_does_nothing() -> None:
+    code = """
+import os, threading, torch
+before = threading.active_count(), torch.get_num_threads(), len(os.listdir("/proc/self/fd"))
+import service.app, service.__main__
+after = threading.active_count(), torch.get_num_threads(), len(os.listdir("/proc/self/fd"))
+print(before == after)
+"""
+    assert python(code, VAE_PORT="garbage", VAE_BUNDLE="nope", VAE_THREADS="7") == "True\n"

@@ -1,0 +1,150 @@
+"""Whatever is sent, the answer is one of the contract's, and the request beside it is unharmed."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import orjson
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.app import create_app
+from service.settings import Settings
+
+ROUTES = st.sampled_from(["/encode", "/decode", "/reconstruct", "/anomaly-score"])
+REFUSALS = {400, 406, 413, 415, 422}
+BESIDE = orjson.dumps({"images": [[0.0] * 784]})
+
+TYPES = st.sampled_from(
+    ["", "application/json", "image/png", "image/jpeg", "image/webp", "image/bmp", "text/plain"]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4), max_leaves=20)
+NEARLY_IMAGES = st.lists(
+    st.one_of(
+        VALUES,
+        st.builds(lambda value: [value, *[0] * 783], SCALARS),
+        st.builds(lambda value: [*[0.5] * 783, value], SCALARS),
+        st.builds(lambda row: [*[[0] * 28] * 27, row], st.lists(SCALARS, max_size=28)),
+        st.binary(max_size=30).map(lambda data: b64encode(data).decode()),
+    ),
+    max_size=3,
+)
+NEARLY_LATENTS = st.lists(VALUES | st.lists(SCALARS, min_size=10, max_size=10), max_size=3)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "images": NEARLY_IMAGES | VALUES,
+        "z": NEARLY_LATENTS | VALUES,
+        "dtype": st.sampled_from(["uint8", "float32"]) | VALUES,
+        "n": SCALARS,
+        "seed": SCALARS,
+    },
+)
+
+
+def files() -> list[bytes]:
+    found = []
+    pixels = np.arange(784, dtype=np.uint8).reshape(28, 28)
+    for file_format in ("PNG", "JPEG", "WEBP", "BMP"):
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, file_format)
+        found.append(file.getvalue())
+    return found
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> bytes:
+    data = bytearray(draw(st.sampled_from(files())))
+    for _ in range(draw(st.integers(0, 6))):
+        position = draw(st.integers(0, len(data) - 1) | st.integers(0, 60))
+        data[min(position, len(data) - 1)] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.none() | st.integers(0, len(data)))])
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[FastAPI]:
+    app = create_app(Settings(threads=1))
+    yield app
+    app.state.service.inference.close()
+
+
+def send(app: FastAPI, path: str, body: bytes, headers: dict[str, str]) -> Response:
+    """Its answer, which is one of the contract's; with a good request beside it."""
+
+    async def both() -> tuple[Response, Response]:
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+            return await asyncio.gather(
+                client.post(path, content=body, headers=headers),
+                client.post("/encode", content=BESIDE),
+            )
+
+    answer, beside = asyncio.run(both())
+    assert beside.status_code == 200
+    assert answer.status_code == 200 or answer.status_code in REFUSALS, answer.text[:500]
+    if answer.status_code != 200:
+        assert answer.headers["content-type"] == "application/problem+json"
+        found: dict[str, Any] = answer.json()
+        assert found["status"] == answer.status_code
+        assert 0 < len(found["detail"]) < 1_000
+        assert ("errors" in found) == (answer.status_code == 422)
+    return answer
+
+
+def hostile(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@given(ROUTES, st.binary(max_size=200), TYPES)
+@hostile(150)
+def test_any_bytes(app: FastAPI, path: str, body: bytes, content_type: str) -> None:
+    send(app, path, body, {"Content-Type": content_type} if content_type else {})
+
+
+@given(ROUTES, BODIES)
+@hostile(300)
+def test_any_json(app: FastAPI, path: str, body: dict[str, Any]) -> None:
+    try:
+        content = orjson.dumps(body)
+    except orjson.JSONEncodeError:  # an integer of more than 64 bits
+        content = repr(body).replace("'", '"').replace("None", "null").encode()
+    answer = send(app, path, content, {"Content-Type": "application/json"})
+    if answer.status_code == 200:
+        assert "null" not in answer.text.partition('"images"')[2], "NaN in an image"
+
+
+@given(ROUTES, damaged_files(), st.booleans())
+@hostile(250)
+def test_any_damage_to_an_image_file(app: FastAPI, path: str, data: bytes, in_json: bool) -> None:
+    body = orjson.dumps({"images": [b64encode(data).decode()]}) if in_json else data
+    content_type = "application/json" if in_json else "image/png"
+    send(app, path, body, {"Content-Type": content_type})
+
+
+@given(
+    ROUTES,
+    st.dictionaries(
+        st.sampled_from(["alpha", "score", "seed", "sample", "scale", "resize", "invert", "x"]),
+        st.text(max_size=5) | st.integers().map(str) | st.floats().map(str),
+        max_size=3,
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+)
+@hostile(150)
+def test_any_query_and_accept(app: FastAPI, path: str, query: dict[str, str], accept: str) -> None:
+    body = orjson.dumps({"n": 1}) if path == "/decode" else BESIDE
+    send(app, f"{path}?{urlencode(query)}", body, {"Accept": accept})

@@ -1,0 +1,482 @@
+"""Bundles come back as they were saved, or are refused with one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.bundle import (
+    FORMAT,
+    MAX_HEADER_BYTES,
+    Bundle,
+    BundleError,
+    find_bundle,
+    load_bundle,
+    pretrained_names,
+)
+from model.config import VAEConfig
+from model.training.card import model_card
+from model.vae import VAE
+from tests.unit.samples import TINY, assert_one_line, damaged, tiny_bundle
+
+FIELDS = {
+    *("format", "name", "weights_sha256", "config"),
+    *("preprocessing", "pixel_variance", "provenance", "metrics"),
+}
+WHOLE = tiny_bundle(
+    pixel_variance=0.25,
+    provenance={"data_set": "digits", "seed": 7, "files_sha256": {"a.gz": "00ff"}},
+    metrics={"test": {"n": 3, "mse": 0.5, "mse_sampled": 0.6, "kl": 1.5, "negative_elbo": None}},
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A saved bundle."""
+    WHOLE.save(tmp_path / "bundle", model_card(WHOLE))
+    return tmp_path / "bundle"
+
+
+def refused(directory: Path) -> str:
+    """The line with which `directory` is refused."""
+    with pytest.raises(BundleError) as raised:
+        load_bundle(directory)
+    assert_one_line(raised.value, directory)
+    return str(raised.value)
+
+
+def edit(directory: Path, **fields: Any) -> None:
+    """Change fields of config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def replace_weights(directory: Path, data: bytes) -> None:
+    """Other bytes for model.safetensors, with their hash in config.json."""
+    (directory / "model.safetensors").write_bytes(data)
+    edit(directory, weights_sha256=hashlib.sha256(data).hexdigest())
+
+
+def same_weights(one: Bundle, other: Bundle) -> bool:
+    return set(one.weights) == set(other.weights) and all(
+        torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        VAEConfig(image_shape=(3, 2, 3), hidden_sizes=(), latent_size=1),
+        VAEConfig(image_shape=(1, 3, 3), hidden_sizes=(4, 5, 6), latent_size=2, head="relu"),
+    ],
+)
+@pytest.mark.parametrize("pixel_variance", [None, 0.25])
+def test_it_comes_back_as_it_was_saved(
+    config: VAEConfig, pixel_variance: float | None, tmp_path: Path
+) -> None:
+    saved = tiny_bundle(
+        config=config,
+        name="zażółć 数字",
+        pixel_variance=pixel_variance,
+        provenance=WHOLE.provenance,
+        metrics=WHOLE.metrics,
+    )
+    saved.save(tmp_path / "deep" / "down", "the card")
+    loaded = load_bundle(tmp_path / "deep" / "down")
+    assert loaded.name == saved.name
+    assert loaded.config == config
+    assert loaded.pixel_variance == pixel_variance
+    assert loaded.provenance == saved.provenance
+    assert loaded.metrics == saved.metrics
+    assert loaded.version == saved.version
+    assert same_weights(loaded, saved)
+    assert sorted(path.name for path in (tmp_path / "deep" / "down").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert (tmp_path / "deep" / "down" / "README.md").read_text() == "the card"
+
+
+def test_the_network_has_the_weights_and_does_not_learn() -> None:
+    network = WHOLE.network()
+    assert isinstance(network, VAE)
+    assert not network.training
+    assert not any(weight.requires_grad for weight in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, WHOLE.weights[name])
+
+
+def test_the_version_follows_the_weights_alone(directory: Path) -> None:
+    assert tiny_bundle(name="other", metrics={"a": 1}).version == WHOLE.version
+    backwards = dict(reversed(list(WHOLE.weights.items())))
+    assert tiny_bundle(weights=backwards).version == WHOLE.version
+    changed = {name: tensor.clone() for name, tensor in WHOLE.weights.items()}
+    changed["decoder.0.bias"][0] += 1e-6
+    assert tiny_bundle(weights=changed).version != WHOLE.version
+    weights_file = (directory / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights_file).hexdigest().startswith(WHOLE.version)
+    assert len(WHOLE.version) == 16
+
+
+def test_saving_again_gives_the_same_bytes(directory: Path, tmp_path: Path) -> None:
+    load_bundle(directory).save(tmp_path / "again", model_card(load_bundle(directory)))
+    for path in directory.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("before", ["absent", "present"])
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_save_cut_short_does_not_load_as_something_else(
+    writes: int, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut in its first, second or third file: all is as before, or nothing loads."""
+    if before == "present":
+        WHOLE.save(tmp_path, model_card(WHOLE))
+    other = tiny_bundle(seed=1)
+    left = writes
+
+    def failing(write: Callable[..., int]) -> Callable[..., int]:
+        def wrapper(path: Path, data: Any, **options: Any) -> int:
+            nonlocal left
+            if left == 0:
+                write(path, data[: len(data) // 2], **options)
+                raise OSError("no space left")
+            left -= 1
+            monkeypatch.setattr(Path, "write_bytes", whole_bytes)
+            written = write(path, data, **options)
+            monkeypatch.setattr(Path, "write_bytes", failing(whole_bytes))
+            return written
+
+        return wrapper
+
+    whole_bytes, whole_text = Path.write_bytes, Path.write_text
+    monkeypatch.setattr(Path, "write_bytes", failing(whole_bytes))
+    monkeypatch.setattr(Path, "write_text", failing(whole_text))
+    with pytest.raises(OSError, match="no space left"):
+        other.save(tmp_path, model_card(other))
+    monkeypatch.undo()
+    try:
+        loaded = load_bundle(tmp_path)
+    except BundleError:
+        return
+    assert (tmp_path / "README.md").read_text() == model_card(loaded)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metrics": {"mse": float("nan")}},
+        {"weights": {name: tensor * float("nan") for name, tensor in WHOLE.weights.items()}},
+        {"name": " "},
+    ],
+    ids=["metrics", "weights", "name"],
+)
+def test_what_would_not_load_is_not_saved(directory: Path, fields: dict[str, Any]) -> None:
+    """And what was there before is as it was: a training that failed does not cost it."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with pytest.raises((BundleError, ValueError)):
+        tiny_bundle(**fields).save(directory, "other card")
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    assert name in refused(directory)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_directory_in_a_files_place(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    (directory / name).mkdir()
+    refused(directory)
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"17",
+        b"{}",
+        b'{"format": 1}',
+        b"[" * 100_000,
+        b'{"format":' * 50_000,
+        b'{"format": ' + b"1" * 5_000 + b"}",
+    ],
+    ids=lambda text: text[:12].decode("latin-1"),
+)
+def test_what_is_no_config(directory: Path, text: bytes) -> None:
+    (directory / "config.json").write_bytes(text)
+    refused(directory)
+
+
+def test_the_config_has_these_fields(directory: Path) -> None:
+    assert set(json.loads((directory / "config.json").read_text())) == FIELDS
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_missing_field_is_named(directory: Path, field: str) -> None:
+    path = directory / "config.json"
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
+    assert f"no '{field}'" in refused(directory)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("format", FORMAT + 1, f"format {FORMAT + 1} is newer than {FORMAT}"),
+        ("format", 10**30, "newer"),
+        ("format", 0, "format is 0"),
+        ("format", -1, "format is -1"),
+        ("format", 1.0, "format is 1.0"),
+        ("format", "1", "format is '1'"),
+        ("format", True, "format is True"),
+        ("format", None, "format is None"),
+        ("name", "", "name is ''"),
+        ("name", " \n", "name is"),
+        ("name", 5, "name is 5"),
+        ("preprocessing", {}, "preprocessing is {}"),
+        ("preprocessing", {"pixels": "uint8 / 127.5 - 1"}, "uint8 / 127.5 - 1"),
+        ("preprocessing", None, "preprocessing is None"),
+        ("pixel_variance", 0.0, "pixel_variance is 0.0"),
+        ("pixel_variance", -1.0, "pixel_variance is -1.0"),
+        ("pixel_variance", float("nan"), "pixel_variance is nan"),
+        ("pixel_variance", float("inf"), "pixel_variance is inf"),
+        ("pixel_variance", "1", "pixel_variance is '1'"),
+        ("pixel_variance", True, "pixel_variance is True"),
+        ("provenance", [], "provenance is []"),
+        ("provenance", None, "provenance is None"),
+        ("metrics", "good", "metrics is 'good'"),
+        ("config", None, "expected an object"),
+        ("config", {}, "expected an object"),
+        ("config", TINY.to_json() | {"latent_size": "3"}, "latent_size"),
+        ("config", TINY.to_json() | {"dropout": 1}, "exactly"),
+        ("config", TINY.to_json() | {"head": "gamma"}, "gamma"),
+        ("weights_sha256", "0" * 64, "sha256"),
+        ("weights_sha256", None, "sha256"),
+        ("weights_sha256", ["0"], "sha256"),
+    ],
+)
+def test_a_wrong_field_is_told(directory: Path, field: str, value: object, reason: str) -> None:
+    edit(directory, **{field: value})
+    assert reason in refused(directory)
+
+
+def test_a_whole_number_is_a_variance_too(directory: Path) -> None:
+    edit(directory, pixel_variance=1)
+    assert load_bundle(directory).pixel_variance == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"latent_size": 4},
+        {"hidden_sizes": [8]},
+        {"hidden_sizes": [7, 7]},
+        {"hidden_sizes": []},
+        {"image_shape": [1, 4, 4]},
+        {"image_shape": [3, 4, 5]},
+    ],
+    ids=str,
+)
+def test_weights_of_another_architecture(directory: Path, config: dict[str, Any]) -> None:
+    shape = {"image_shape": list(TINY.image_shape), "hidden_sizes": list(TINY.hidden_sizes)}
+    edit(directory, config=TINY.to_json() | shape | config)
+    refused(directory)
+
+
+def with_tensor(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {**WHOLE.weights, name: change(WHOLE.weights[name])}
+
+
+def with_value(value: float) -> dict[str, Tensor]:
+    return with_tensor(
+        "encoder.0.weight", lambda t: t.clone().index_fill_(0, torch.tensor(3), value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (with_value(float("nan")), "encoder.0.weight holds NaN"),
+        (with_value(float("inf")), "encoder.0.weight holds NaN or infinity"),
+        (with_value(float("-inf")), "encoder.0.weight holds NaN or infinity"),
+        (with_tensor("decoder.0.bias", Tensor.double), "decoder.0.bias is torch.float64"),
+        (with_tensor("decoder.0.bias", Tensor.half), "decoder.0.bias is torch.float16"),
+        (with_tensor("decoder.0.bias", Tensor.int), "decoder.0.bias is torch.int32"),
+        (with_tensor("decoder.0.weight", lambda t: t.T.contiguous()), "shape (3, 7), not (7, 3)"),
+        (with_tensor("decoder.0.bias", lambda t: t[:-1].clone()), "shape (6,), not (7,)"),
+        ({**WHOLE.weights, "encoder.9.weight": torch.ones(1)}, "'encoder.9.weight'"),
+        ({**WHOLE.weights, "extra": torch.ones(1)}, "unknown tensor 'extra'"),
+        ({"decoder.0.bias": torch.ones(7)}, "lacks tensor 'decoder.0.weight'"),
+        ({}, "lacks tensor"),
+    ],
+)
+def test_wrong_weights_are_told(directory: Path, weights: dict[str, Tensor], reason: str) -> None:
+    replace_weights(directory, safetensors.torch.save(weights))
+    assert reason in refused(directory)
+
+
+def test_every_truncation_of_the_weights_is_refused(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    data = path.read_bytes()
+    for length in range(0, len(data), 41):
+        path.write_bytes(data[:length])
+        assert "damaged" in refused(directory)
+
+
+def test_every_truncation_is_refused_even_with_a_right_hash(directory: Path) -> None:
+    data = (directory / "model.safetensors").read_bytes()
+    for length in range(0, len(data), 41):
+        replace_weights(directory, data[:length])
+        refused(directory)
+
+
+def test_every_truncation_of_the_config_is_refused(directory: Path) -> None:
+    path = directory / "config.json"
+    data = path.read_bytes().rstrip()
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        refused(directory)
+
+
+def test_a_pickle_is_not_even_tried(directory: Path, tmp_path: Path) -> None:
+    torch.save(dict(WHOLE.weights), tmp_path / "weights.pt")
+    replace_weights(directory, (tmp_path / "weights.pt").read_bytes())
+    assert "damaged" in refused(directory)
+
+
+def test_too_large_a_file_is_refused_unread(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (directory / "model.safetensors").open("r+b") as file:
+        file.truncate(MAX_HEADER_BYTES + 100_000)  # sparse
+    read: list[str] = []
+    whole = Path.read_bytes
+
+    def noting(path: Path) -> bytes:
+        read.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noting)
+    assert f"{MAX_HEADER_BYTES + 100_000:,} bytes > " in refused(directory)
+    assert "model.safetensors" not in read
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory for all examples of a property."""
+    directory = tmp_path_factory.mktemp("fuzzed") / "bundle"
+    WHOLE.save(directory, model_card(WHOLE))
+    return directory
+
+
+def saved_file(name: str, directory: Path) -> bytes:
+    WHOLE.save(directory, "")
+    return (directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damage_is_refused_or_harmless(name: str, fuzzed: Path, data: st.DataObject) -> None:
+    whole = saved_file(name, fuzzed)
+    (fuzzed / name).write_bytes(data.draw(damaged(whole)))
+    try:
+        loaded = load_bundle(fuzzed)
+    except BundleError as error:
+        assert_one_line(error, fuzzed)
+    else:
+        assert same_weights(loaded, WHOLE)
+        assert loaded.config == WHOLE.config
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damage_with_a_right_hash_is_refused_or_a_network(
+    fuzzed: Path, data: st.DataObject
+) -> None:
+    """As a file by someone who means harm would be."""
+    whole = saved_file("model.safetensors", fuzzed)
+    replace_weights(fuzzed, data.draw(damaged(whole)))
+    try:
+        loaded = load_bundle(fuzzed)
+    except BundleError as error:
+        assert_one_line(error, fuzzed)
+    else:
+        network = loaded.network()
+        assert all(weight.isfinite().all() for weight in network.parameters())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    field=st.sampled_from(sorted(FIELDS)),
+    value=json_values,
+)
+@example("format", float("inf"))
+@example("name", "two\nlines")
+def test_any_value_of_any_field_is_refused_or_harmless(
+    fuzzed: Path, field: str, value: object
+) -> None:
+    WHOLE.save(fuzzed, "")
+    edit(fuzzed, **{field: value})
+    try:
+        loaded = load_bundle(fuzzed)
+    except BundleError as error:
+        assert_one_line(error, fuzzed)
+    else:
+        assert same_weights(loaded, WHOLE)
+
+
+def test_a_shipped_name_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle(find_bundle("mnist")).name == "mnist"
+    assert {"mnist", "fashion-mnist"} <= set(pretrained_names())
+
+
+def test_a_directory_is_found(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_bundle(find_bundle(str(directory))).version == WHOLE.version
+    monkeypatch.chdir(directory.parent)
+    assert load_bundle(find_bundle("bundle")).version == WHOLE.version
+
+
+@pytest.mark.parametrize("name", ["minst", "", "../nowhere", "mnist/", "a\0b", "x" * 5_000])
+def test_what_is_no_bundle_is_answered_with_the_shipped_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError) as raised:
+        find_bundle(name)
+    assert_one_line(raised.value, repr(name), *pretrained_names())

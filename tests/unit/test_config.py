@@ -1,0 +1,141 @@
+"""What is a network and what is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import MAX_PIXELS, MAX_WIDTH, VAEConfig
+
+JSON: dict[str, Any] = json.loads(json.dumps(VAEConfig().to_json()))
+
+configs = st.builds(
+    VAEConfig,
+    image_shape=st.tuples(st.sampled_from([1, 3]), st.integers(1, 500), st.integers(1, 500)),
+    hidden_sizes=st.lists(st.integers(1, MAX_WIDTH), max_size=5).map(tuple),
+    latent_size=st.integers(1, MAX_WIDTH),
+    head=st.sampled_from(["log_variance", "relu"]),
+)
+
+
+def test_the_default_is_the_tutorials_shape() -> None:
+    config = VAEConfig()
+    assert config.encoder_sizes == (784, 256, 64, 20)
+    assert config.decoder_sizes == (10, 64, 256, 784)
+    assert config.head == "log_variance"
+
+
+@settings(deadline=None)
+@given(configs)
+def test_the_decoder_mirrors_the_encoder(config: VAEConfig) -> None:
+    assert config.decoder_sizes[0] * 2 == config.encoder_sizes[-1]
+    assert config.decoder_sizes[1:] == config.encoder_sizes[-2::-1]
+    assert config.encoder_sizes[0] == config.pixels
+
+
+@settings(deadline=None)
+@given(configs)
+def test_json_and_back(config: VAEConfig) -> None:
+    assert VAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_to_json_and_from_json_are_each_others_reverse() -> None:
+    assert VAEConfig.from_json(VAEConfig().to_json()) == VAEConfig()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architecture", "conv"),
+        ("head", "softplus"),
+        ("head", ""),
+        ("image_shape", (28, 28)),
+        ("image_shape", (1, 1, 28, 28)),
+        ("image_shape", (1, 0, 28)),
+        ("image_shape", (1, -28, 28)),
+        ("image_shape", (1, 28.0, 28)),
+        ("image_shape", (True, 28, 28)),
+        ("image_shape", (2, 28, 28)),
+        ("image_shape", (1, MAX_PIXELS + 1, 1)),
+        ("hidden_sizes", (256, 0)),
+        ("hidden_sizes", (256, -64)),
+        ("hidden_sizes", (256, "64")),
+        ("hidden_sizes", (256, 64.0)),
+        ("hidden_sizes", (False,)),
+        ("hidden_sizes", (MAX_WIDTH + 1,)),
+        ("latent_size", 0),
+        ("latent_size", -1),
+        ("latent_size", 2.5),
+        ("latent_size", True),
+        ("latent_size", None),
+        ("latent_size", MAX_WIDTH + 1),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_field(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field} ") as raised:
+        VAEConfig(**{field: value})
+    culprits = value if isinstance(value, tuple) else (value,)
+    digits_only = str(raised.value).replace(",", "")
+    assert any(repr(item) in digits_only for item in culprits)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    assert VAEConfig(image_shape=(3, 1024, 1024), hidden_sizes=(MAX_WIDTH,)).pixels == MAX_PIXELS
+
+
+@pytest.mark.parametrize("field", JSON)
+def test_a_missing_field_is_refused(field: str) -> None:
+    value = {name: item for name, item in JSON.items() if name != field}
+    with pytest.raises(ValueError, match=field):
+        VAEConfig.from_json(value)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="exactly"):
+        VAEConfig.from_json(JSON | {"dropout": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_shape", "28"),
+        ("image_shape", None),
+        ("image_shape", {"0": 1, "1": 28, "2": 28}),
+        ("image_shape", [1, [28], 28]),
+        ("hidden_sizes", 256),
+        ("hidden_sizes", ["256"]),
+        ("hidden_sizes", [None]),
+        ("latent_size", "10"),
+        ("latent_size", [10]),
+        ("head", None),
+        ("head", ["relu"]),
+        ("architecture", {}),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{field} (is|holds) ") as raised:
+        VAEConfig.from_json(JSON | {field: value})
+    shown = (value, tuple(value), *value) if isinstance(value, list) else (value,)
+    assert any(repr(item) in str(raised.value) for item in shown)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)
+@given(json_values | st.fixed_dictionaries(dict.fromkeys(JSON, json_values)))
+def test_any_json_is_a_config_or_a_value_error(value: object) -> None:
+    try:
+        config = VAEConfig.from_json(value)
+    except ValueError:
+        return
+    assert json.loads(json.dumps(config.to_json())) == value

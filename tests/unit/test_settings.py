@@ -1,0 +1,159 @@
+"""Settings: each has its reason, and a flag wins over the environment over the default."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.__main__ import main
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("VAE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def help_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    return capsys.readouterr().out
+
+
+def of_flags(*flags: str) -> Settings:
+    return CliApp.run(Settings, cli_args=list(flags))
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_setting_has_its_reason_in_the_help(help_text: str, name: str) -> None:
+    description = Settings.model_fields[name].description
+    assert description
+    words = " ".join(help_text.split())
+    assert f"--{name.replace('_', '-')} " in words
+    assert " ".join(description.split())[:40] in words
+
+
+def test_the_help_reads_well(help_text: str) -> None:
+    assert help_text.startswith("usage: python -m service")
+    assert "Serve a Variational Autoencoder" in help_text
+    assert "==SUPPRESS==" not in help_text
+    assert max(map(len, help_text.splitlines())) <= 100
+    for name, field in Settings.model_fields.items():
+        if field.default is not None:
+            flag = f"--{name.replace('_', '-')} "
+            shown = " ".join(help_text.split("options:")[1].split(flag)[1].split())
+            assert f"(default: {field.default})" in shown.split(" --")[0]
+
+
+def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
+    expected = "host port bundle device threads log_level max_batch_images max_queue_images"
+    expected += " max_images_per_request max_body_bytes request_timeout_s"
+    assert set(expected.split()) <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "0.0.0.0"),  # noqa: S104 - only read
+        ("port", "0"),
+        ("port", "65535"),
+        ("bundle", "fashion-mnist"),
+        ("device", "cuda:1"),
+        ("threads", "3"),
+        ("max_batch_images", "64"),
+        ("max_queue_images", "10000"),
+        ("max_images_per_request", "10"),
+        ("max_body_bytes", "1000"),
+        ("max_image_pixels", "1000"),
+        ("request_timeout_s", "1.5"),
+        ("shutdown_timeout_s", "5"),
+        ("log_level", "debug"),
+    ],
+)
+def test_environment_and_flag_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    flag = of_flags(f"--{name.replace('_', '-')}", value)
+    monkeypatch.setenv(f"VAE_{name.upper()}", value)
+    assert Settings() == of_flags() == flag
+    assert str(getattr(flag, name)) == value
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    default = of_flags().port
+    monkeypatch.setenv("VAE_PORT", "9001")
+    assert of_flags().port == 9001 != default
+    assert of_flags("--port", "9002").port == 9002
+    assert Settings(port=9003).port == 9003
+
+
+def test_all_settings_are_in_the_examples_above() -> None:
+    marks = test_environment_and_flag_mean_the_same.pytestmark  # type: ignore[attr-defined]
+    assert {name for name, _ in marks[0].args[1]} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", ""),
+        ("port", -1),
+        ("port", 65_536),
+        ("bundle", ""),
+        ("threads", 0),
+        ("threads", 1025),
+        ("max_batch_images", 0),
+        ("max_queue_images", 0),
+        ("max_images_per_request", 0),
+        ("max_body_bytes", 0),
+        ("max_image_pixels", 0),
+        ("request_timeout_s", 0),
+        ("request_timeout_s", float("nan")),
+        ("request_timeout_s", float("inf")),
+        ("shutdown_timeout_s", 0),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: value})
+
+
+def test_a_request_must_fit_into_the_queue() -> None:
+    assert Settings(max_images_per_request=8, max_queue_images=8).max_queue_images == 8
+    with pytest.raises(ValidationError, match=r"max_images_per_request is 9 .* max_queue_images 8"):
+        Settings(max_images_per_request=9, max_queue_images=8)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_other_variables_of_the_family_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_DATA_DIR", "/data")
+    assert Settings() == Settings.model_validate({})
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(None, 1), (1, 1), (2, 1), (4, 2), (64, 4)])
+def test_threads_leave_half_of_a_small_machine_to_http(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert Settings().inference_threads == threads
+    assert Settings(threads=7).inference_threads == 7
+
+
+def test_names_carry_their_unit() -> None:
+    for name, field in Settings.model_fields.items():
+        if re.search(r"second", field.description or ""):
+            assert name.endswith("_s")
