@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint format train clean
+.PHONY: help serve test lint format train bench-doors clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Made anew when what is asked for changes. The stamp is written last: a broken install is no install.
 .venv/installed: pyproject.toml constraints.txt
@@ -33,6 +33,9 @@ format: .venv/installed ## put the code in ruff's format
 
 train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs/mine
 	$(BIN)/python -m model train --data $(DATA) --out $(OUT) $(ARGS)
+
+bench-doors: .venv/installed ## what each body type costs, into benchmarks/results/
+	$(BIN)/python -m benchmarks.doors
 
 clean: ## remove the environment and all caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -127,6 +127,20 @@ class Engine:
         return Reconstructions(self._images(output.images), _numpy(mse))
 
     @torch.inference_mode()
+    def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
+        """Each image through a draw z = μ + σ·ε.
+
+        A row is the C·H·W pixels in [0, 1], then the D numbers of ε: the queue holds one array for
+        a request.
+        """
+        config = self.bundle.config
+        batch = self._batch(rows, config.pixels + config.latent_size)
+        pixels, noise = torch.split(batch, [config.pixels, config.latent_size], dim=1)
+        output = self._network(pixels, noise)
+        mse = mean_squared_error(pixels, output.images)
+        return Reconstructions(self._images(output.images), _numpy(mse))
+
+    @torch.inference_mode()
     def score(self, images: Rows) -> Scores:
         """How strange each image is."""
         pixels = self._pixels(images)

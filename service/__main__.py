@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine.bundle.version,
         engine.device,
     )
-    # Once stopped, uvicorn raises the signal that stopped it again, for whoever handled it before:
-    # a clean end is exit status 0, so nobody does.
+    # A stop is exit status 0: before uvicorn takes the signals over, and after, when it raises the
+    # one that stopped it again for whoever had it before.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.Server(
         uvicorn.Config(
             app,

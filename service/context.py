@@ -11,7 +11,7 @@ from time import perf_counter
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidContentError, error_response
@@ -21,6 +21,9 @@ log = logging.getLogger("service")
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """A caller's X-Request-ID is taken if it is printable and short: it ends up in logs and headers."""
+
+CLIENT_LEFT = 499
+"""Counted as the status where the caller went before the body was there; nginx's number."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods counted under their own name; a caller can invent any other."""
@@ -116,6 +119,8 @@ class ContextMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = CLIENT_LEFT
         except Exception:
             log.exception("request %s failed", context.request_id)
             if status:

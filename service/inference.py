@@ -14,7 +14,7 @@ from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, NotReadyError
 from service.metrics import Metrics
-from service.sampling import draw
+from service.sampling import standard_normal
 
 R = TypeVar("R", bound=Columns)
 
@@ -63,11 +63,12 @@ class Inference:
         """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
-        posterior = await self.encode(images, context)
-        decoded = await self.decode(draw(posterior, seed), context)
-        pixels = images / np.float32(255) if images.dtype == np.uint8 else images
-        errors = pixels.reshape(len(images), -1) - decoded.images.reshape(len(images), -1)
-        return Reconstructions(decoded.images, np.square(errors, dtype=np.float32).mean(axis=1))
+        pixels = images.reshape(len(images), -1)
+        if pixels.dtype == np.uint8:
+            pixels = np.divide(pixels, 255, dtype=np.float32)
+        noise = standard_normal((len(images), self.engine.bundle.config.latent_size), seed)
+        rows = np.concatenate([pixels, noise], axis=1)
+        return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
     async def score(self, images: Rows, context: RequestContext) -> Scores:
         """How strange each image is."""

@@ -132,7 +132,7 @@ def _describe(item: Any) -> str:
     if not isinstance(item, simdjson.Array):
         return kind(item)
     lengths = list(_first_lengths(item))
-    return f"a list of shape {lengths} in its first items"
+    return f"a list of shape {lengths}"
 
 
 def _first_lengths(item: Any, limit: int = 5) -> Iterator[int]:

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from model.preprocessing import ImageError, open_image
@@ -112,12 +111,11 @@ async def write(accepted: str, answer: Answer) -> Response:
     return WRITERS[accepted](answer)
 
 
-def negotiate(request: Request, offered: Sequence[str]) -> str:
-    """The type of `offered` that the caller's `Accept` likes best; the first wins a tie.
+def negotiate(accept: str | None, offered: Sequence[str]) -> str:
+    """The type of `offered` that an `Accept` header likes best; the first wins a tie.
 
     Source: RFC 9110, section 12.5.1. Raises `NotAcceptableError`.
     """
-    accept = ", ".join(request.headers.getlist("accept"))
     if not accept:
         return offered[0]
     ranges = [_parse_range(part) for part in accept.split(",")]

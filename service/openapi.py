@@ -69,12 +69,11 @@ def answers(
     model: type[BaseModel],
     media_types: Sequence[str],
     *,
-    example: dict[str, Any] | None = None,
     errors: Sequence[int] = (),
 ) -> Responses:
     """The answers of a route: `model` as JSON, the other types, and the problems."""
     content: dict[str, Any] = {kind: {"schema": BINARY} for kind in media_types}
-    content[JSON] = {"example": example} if example else {}
+    content[JSON] = {}
     found: Responses = {200: {"model": model, "content": content, "headers": HEADERS}}
     for status in sorted(set(errors)):
         found[status] = {
@@ -138,6 +137,9 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
         ("/sample", "get"),
     ]:
         paths[path][method].setdefault("parameters", []).extend(REQUEST_HEADERS)
+    for path, example in (("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)):
+        # Put in here, as FastAPI would drop what is null.
+        paths[path]["post"]["responses"]["200"]["content"][JSON]["example"] = example
     for parameter in paths["/anomaly-score"]["post"]["parameters"]:
         if parameter["name"] == "score":
             parameter["schema"] = {"enum": list(scores), "default": scores[0]}

@@ -155,12 +155,14 @@ def read_json_latents(body: bytes, wanted: LatentsWanted) -> Latents:
     """`{"z": [[D numbers], …]}`, or `{"n": 16, "seed": 7}` for draws from the prior."""
     found = fields(parse_json(body), ("z", "n", "seed"))
     if "z" in found:
-        for other in ("n", "seed"):
-            if other in found:
-                raise InvalidContentError(f"z and {other} do not go together", ("body", other))
+        if len(found) > 1:
+            at = "z" if "n" in found else "seed"
+            raise InvalidContentError("z goes with neither n nor seed", ("body", at))
         z = items(found, "z")
         check_count(len(z), wanted.max_images)
         return latents_in_range(number_rows(z, "z", [(wanted.size,)], body.count(b"[")))
+    if not found:
+        raise InvalidContentError("z is missing; n, for draws, would do too", ("body", "z"))
     try:
         prior = PriorBody.model_validate(found)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.engine import Floats
-from service import examples, media, schemas
+from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
 from service.errors import InvalidContentError
@@ -63,7 +64,6 @@ class Service:
     responses=answers(
         schemas.EncodeAnswer,
         media.ARRAY_ANSWERS,
-        example=examples.ENCODE,
         errors=BODY_ERRORS + WORK_ERRORS,
     ),
 )
@@ -73,7 +73,7 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     As an array: [N, 2, D], μ then σ.
     """
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = media.negotiate(request, media.ARRAY_ANSWERS)
+    accepted = _negotiate(request, media.ARRAY_ANSWERS)
     images = await _read_images(request, query)
     posterior = await service.inference.encode(images, context)
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
@@ -91,7 +91,7 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
 async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()]) -> Response:
     """The image that each latent stands for; or, given `n`, images of draws from the prior."""
     service = Service.of(request)
-    accepted = media.negotiate(request, media.IMAGE_ANSWERS)
+    accepted = _negotiate(request, media.IMAGE_ANSWERS)
     body = await read_body(request, service.settings.max_body_bytes)
     wanted = LatentsWanted(
         size=service.latent_size, max_images=service.settings.max_images_per_request
@@ -113,7 +113,7 @@ async def reconstruct(
 ) -> Response:
     """Each image encoded and decoded again, as the network would have drawn it."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = media.negotiate(request, media.IMAGE_ANSWERS)
+    accepted = _negotiate(request, media.IMAGE_ANSWERS)
     images = await _read_images(request, query)
     result = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
@@ -130,7 +130,6 @@ async def reconstruct(
     responses=answers(
         schemas.ScoreAnswer,
         media.IMAGE_ANSWERS,
-        example=examples.SCORE,
         errors=BODY_ERRORS + WORK_ERRORS,
     ),
 )
@@ -143,7 +142,7 @@ async def anomaly_score(
     """
     service, context = Service.of(request), RequestContext.of(request)
     offered_types = media.IMAGE_ANSWERS if query.map else media.ARRAY_ANSWERS
-    accepted = media.negotiate(request, offered_types)
+    accepted = _negotiate(request, offered_types)
     offered = service.inference.engine.scores
     name = offered[0] if query.score is None else query.score
     if name not in offered:
@@ -191,7 +190,7 @@ async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()
     """`n` images that nobody has drawn before. The same `seed` gives the same images."""
     service = Service.of(request)
     RequestContext.of(request).shorten_timeout(request.headers)
-    accepted = media.negotiate(request, media.PICTURE_ANSWERS)
+    accepted = _negotiate(request, media.PICTURE_ANSWERS)
     check_count(query.n, service.settings.max_images_per_request)
     z = standard_normal((query.n, service.latent_size), query.seed)
     return await _decoded(request, z, accepted, query)
@@ -226,7 +225,7 @@ async def model(request: Request) -> dict[str, Any]:
     "/livez",
     tags=["service"],
     summary="Is the process alive?",
-    responses=answers(schemas.HealthAnswer, [media.JSON], example={"status": "ok"}),
+    responses=answers(schemas.HealthAnswer, [media.JSON]),
 )
 async def livez() -> dict[str, str]:
     """200 while the process answers."""
@@ -237,7 +236,7 @@ async def livez() -> dict[str, str]:
     "/readyz",
     tags=["service"],
     summary="Has a real forward pass worked lately?",
-    responses=answers(schemas.HealthAnswer, [media.JSON], example={"status": "ok"}, errors=[503]),
+    responses=answers(schemas.HealthAnswer, [media.JSON], errors=[503]),
 )
 async def readyz(request: Request) -> dict[str, str]:
     """200 if a forward pass worked in the last seconds, or works now; else 503 with the reason."""
@@ -250,6 +249,10 @@ async def metrics(request: Request) -> Response:
     """Requests, latency, batch sizes, queue depth."""
     text = Service.of(request).metrics.render()
     return Response(text, media_type=Metrics.content_type)
+
+
+def _negotiate(request: Request, offered: Sequence[str]) -> str:
+    return media.negotiate(", ".join(request.headers.getlist("accept")), offered)
 
 
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.engine import Encoding, Floats
+if TYPE_CHECKING:  # its module loads torch
+    from model.engine import Encoding, Floats
 
 MAX_SEED = 2**64 - 1
 

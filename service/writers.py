@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from model.engine import Floats
 from service.errors import InvalidContentError
+
+if TYPE_CHECKING:  # its module loads torch
+    from model.engine import Floats
 
 CIVIDIS: Final = (
     (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),
@@ -46,7 +48,8 @@ class Answer:
 
 def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
     """An object as JSON, arrays written straight from their memory."""
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson writes arrays that lie in one piece, and asks for the others.
+    body = orjson.dumps(content, np.ascontiguousarray, orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, media_type="application/json")
 
 

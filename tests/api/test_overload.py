@@ -86,21 +86,21 @@ async def test_a_draw_is_admitted_once(
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:
-    """A draw needs two passes; a request that was let in is not refused between them."""
-    held = hold(monkeypatch, small_app, "encode")
+    """A draw is one pass through the queue: a request that was let in is not refused later."""
+    held = hold(monkeypatch, small_app, "reconstruct_drawn")
     drawn = asyncio.create_task(
         small_client.post("/reconstruct?sample=true&seed=7", json=uint8_body(digits[:QUEUE]))
     )
     await held.begun()
-    beside = []
-    for waiting in (QUEUE - BATCH, QUEUE - BATCH):
-        await queue_holds(small_client, waiting)
-        body = uint8_body(digits[:BATCH])
-        beside.append(asyncio.create_task(small_client.post("/anomaly-score", json=body)))
-        await queue_holds(small_client, QUEUE)
-        held.let_go(batches=1)
-    answers = await asyncio.gather(drawn, *beside)
-    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    await queue_holds(small_client, QUEUE - BATCH)
+    body = uint8_body(digits[:BATCH])
+    beside = asyncio.create_task(small_client.post("/anomaly-score", json=body))
+    await queue_holds(small_client, QUEUE)
+    refused = await small_client.post("/anomaly-score", json=body)
+    held.let_go()
+    answers = await asyncio.gather(drawn, beside)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert refused.status_code == 503
 
 
 @pytest.mark.parametrize("route", WORK_ROUTES)

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +23,11 @@ def shell_block(marker: str) -> str:
     match = re.search(rf"<!-- {marker}.*?-->\n```sh\n(.*?)```", README, re.DOTALL)
     assert match
     return match[1]
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
 def run(script: str, server: Server, folder: Path) -> str:
@@ -48,20 +55,50 @@ def test_the_tour_works_as_printed(server: Server, tmp_path: Path) -> None:
         answers.append(answer)
         output = output[end:].lstrip()
     one, sheet, latent, again, model, ready = answers
-    assert round(one["score"][0], 3) == 0.003
-    assert round(sheet["score"][0], 2) == 0.04
+    assert round(one["score"][0], 4) == 0.0009
+    assert round(sheet["score"][0], 2) == 0.03
     assert len(latent["mu"][0]) == len(latent["sigma"][0]) == 10
     assert again == one
     assert model["id"] == "mnist"
     assert ready == {"status": "ok"}
     assert output.startswith("# HELP vae_requests_total")
-    sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
+    sizes = {path.name: size_of(path) for path in tmp_path.glob("*.png")}
     assert sizes == {
         "digit.png": (28, 28),
         "digits.png": (8 * 28 * 4, 8 * 28 * 4),
         "back.png": (28 * 8, 28 * 8),
         "walk.png": (2 * 28 * 8, 2 * 28 * 8),
     }
+
+
+def test_every_door_opens_as_printed(server: Server, tmp_path: Path) -> None:
+    run(shell_block("tour"), server, tmp_path)
+    output = run(shell_block("doors"), server, tmp_path)
+    assert "error" not in output
+    assert output.count('"score_type"') == 4
+    digits = np.load(tmp_path / "digits.npy")
+    raw = np.fromfile(tmp_path / "digits.raw", np.uint8).reshape(digits.shape)
+    assert (np.rint(digits * 255) == raw).all()
+    assert np.load(tmp_path / "latents.npy").shape == (64, 2, 10)
+    assert size_of(tmp_path / "map.png") == (28 * 8, 28 * 8)
+
+
+def test_the_client_works_as_printed(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(shell_block("tour"), server, tmp_path)
+    match = re.search(r"<!-- client.*?-->\n```python\n(.*?)```", README, re.DOTALL)
+    assert match
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(match[1].replace("http://localhost:8000", server.url), names)  # noqa: S102 - our own README
+    assert names["halfway"].shape == (1, 28, 28)
+    assert len(names["scores"]) == 2
+    assert len(names["many"]) == 64
+    assert capsys.readouterr().out.startswith("422 ")
 
 
 def test_the_problem_reads_as_printed(server: Server, tmp_path: Path) -> None:
