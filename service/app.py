@@ -24,8 +24,8 @@ from service.errors import ServiceError, error_response
 from service.inference import Inference
 from service.metrics import Metrics
 from service.openapi import openapi_of
-from service.routes import Service
 from service.settings import Settings
+from service.state import Service
 
 COMPRESS_BYTES = 4096
 """Answers from here on are compressed for callers who accept that. Levels are the fastest: JSON

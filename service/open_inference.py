@@ -33,7 +33,7 @@ from service.open_inference_schemas import (
     answers,
 )
 from service.readers import check_count, item_shapes, latents_in_range, pixels_in_range
-from service.routes import Service
+from service.state import Service
 from service.writers import json_response
 
 PLATFORM: Final = "pytorch_vae"

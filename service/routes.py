@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,45 +15,14 @@ from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
 from service.errors import InvalidContentError
-from service.inference import Inference
 from service.metrics import Metrics
 from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
 from service.readers import ImagesWanted, LatentsWanted, Pixels, check_count, unit_pixels
 from service.sampling import draw, standard_normal
-from service.settings import Settings
+from service.state import Service
 from service.writers import Answer, without_grey_channel
 
 router = APIRouter()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What the handlers need; `create_app` puts it into `app.state.service`."""
-
-    settings: Settings
-    inference: Inference
-    metrics: Metrics
-
-    @classmethod
-    def of(cls, request: Request) -> Service:
-        """The service that answers this request."""
-        service: Service = request.app.state.service
-        return service
-
-    @property
-    def name(self) -> str:
-        """The bundle's name: `model` in answers."""
-        return self.inference.engine.bundle.name
-
-    @property
-    def version(self) -> str:
-        """The bundle's version."""
-        return self.inference.engine.bundle.version
-
-    @property
-    def latent_size(self) -> int:
-        """D."""
-        return self.inference.engine.bundle.config.latent_size
 
 
 @router.post(

@@ -18,7 +18,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.engine import Engine
-from service.routes import Service
+from service.state import Service
 
 HANG_S = 20
 """Past this a test hangs. No test waits for it."""
