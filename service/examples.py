@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 _DIGIT: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABTUlEQVR42q2SwUpCURCG/zlz9V5JIRciCookQRRR"
-    "bVvVpkX7Fj1DD9DD9BhBUPQAQrsggkqCSjIXiZZ07z2eMy2uledKO2c5H//MPz8DzKHo/w5BEUPbaehNUAZU0NqI"
-    "o+QJZPbL1UpkTFpJQkF5o557vSNGGgq4trWL89ZAK5L0Ts4f7PVPLmMhxTbt2D+8vT/2ASDbzE4BBQX4Xf/tVAPg"
-    "laP9PE25FUB/5i+uYpAKtpuNxYfYPSW8bn8ZAcnLsymqF+tACSNrIWKjbluKj2M3BAhEAEDGqI8+rAvxe5/NVEcj"
-    "mbj9YYlJUgveeomd4AFisgBnKMfDMSVBeX9ja2vvnaBvctmYCM5YiO4NVcmEwfLqEquUIUD3+qzQ2NmstDrG3Qkg"
-    "0qHnB4Xw5snMKAEx1uhM96xjk63uV5HyvGI4MEkgMy9HBJX6pLnXNxHFe/XIk+6FAAAAAElFTkSuQmCC"
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABZ0lEQVR42r2ST0sCURTF73szvnFMHGWEmlD6My2E"
+    "IIJCkCJs165lyz5GnyCwCFq0cVXb1kFF9AGkTX+QCHcajImk4vSYbJ7OaxEzTqmtort798d5XM45AP8xCPlfgg+I"
+    "pCem0sF2z92IPkjCjpaSa8IQJQpMrkR4JyA+M3eF+1DLppItc0HyfvVBKbtZvq9qrIkHId7OzSoGa9UFMgBRJher"
+    "Fkyh1s3OoZ/XzpyE2kcPXdZQV+2i/U2J5s+nnPwVcxx62UmGEIDPDOWM2iUVAACiF9dJjEDErhKndfSx1wIAABZn"
+    "UXVC3dA8Jw6pVUlgAAC0bNGnO6NeznlX3dj27ZoSwGIo88adrs3sgu5eS0qJsfH911gwTqIS54w2ja2GCzndNZZI"
+    "GIfNiq4LVv7A7PC+E4syRhhjIkvrhnWqjEo7cmzsiIPGf83744vJh4QNAABOkV44I0skTyu/dEwYkqc3nP9Biz8B"
+    "A3F2MPQ+r8kAAAAASUVORK5CYII="
 )
 
 IMAGES: Final[dict[str, Any]] = {"images": [_DIGIT]}
-"""The image that `/sample?n=1&seed=7` gives."""
+"""The image that `/sample?n=1&seed=1` gives."""
 
 ENCODE: Final[dict[str, Any]] = {
     "model": "mnist",
-    "mu": [[0.905, -0.9083, 1.3369, -1.4524, -0.4876, 1.0943, -0.9712, -0.4398, -0.4748, 0.4533]],
-    "sigma": [[0.0328, 0.0295, 0.0286, 0.0319, 0.037, 0.036, 0.0343, 0.0386, 0.0311, 0.0292]],
+    "mu": [[1.6344, -1.1145, 0.745, 1.6656, 0.1079, 0.3781, -1.8722, 2.0247, 0.6591, -0.7023]],
+    "sigma": [[0.0348, 0.0264, 0.0253, 0.0303, 0.0382, 0.0355, 0.039, 0.0423, 0.0342, 0.0315]],
 }
 
 SCORE: Final[dict[str, Any]] = {
@@ -27,9 +28,9 @@ SCORE: Final[dict[str, Any]] = {
     "score_type": "mse",
     "alpha": 0.01,
     "threshold": None,
-    "score": [0.0043409],
+    "score": [0.0035014],
     "p_value": None,
     "is_anomaly": None,
-    "mse": [0.0043409],
-    "kl": [33.4718],
+    "mse": [0.0035014],
+    "kl": [36.9796],
 }

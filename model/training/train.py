@@ -40,7 +40,7 @@ before the decoder can use it (Bowman et al. 2016)."""
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How to train. The defaults reach an MSE of 0.0124 on MNIST's test set."""
+    """How to train. The defaults reach an MSE of 0.0125 on MNIST's test set."""
 
     epochs: int = 60
     batch_size: int = 128
