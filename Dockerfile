@@ -16,7 +16,8 @@ WORKDIR /src
 RUN python -m venv /opt/vae
 COPY pyproject.toml constraints.txt README.md ./
 # torch first and alone: its layer stays while the code changes.
-RUN /opt/vae/bin/python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0
+RUN /opt/vae/bin/python -m pip install --constraint constraints.txt \
+    ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0
 COPY model ./model
 COPY service ./service
 RUN /opt/vae/bin/python -m pip install --constraint constraints.txt .

@@ -103,12 +103,6 @@ def start() -> tuple[subprocess.Popen[str], int]:
     raise SystemExit("the service did not start")
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def ask(connection: HTTPConnection, body: Body) -> tuple[list[float], float]:
     """Send one body; the scores, and the milliseconds that the network took."""
     path, content_type, data = body
@@ -122,8 +116,8 @@ def ask(connection: HTTPConnection, body: Body) -> tuple[list[float], float]:
     return scores, float(network[1]) if network else 0.0
 
 
-def measure(sent: dict[str, Body], port: int, pid: int) -> dict[str, dict[str, float]]:
-    """Milliseconds and server CPU for a request of each type."""
+def measure(sent: dict[str, Body], port: int) -> dict[str, dict[str, float]]:
+    """What a request of each type takes, from its first byte sent to its answer's last."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     expected, _ = ask(connection, sent["raw uint8"])
     for name, body in sent.items():
@@ -131,15 +125,13 @@ def measure(sent: dict[str, Body], port: int, pid: int) -> dict[str, dict[str, f
             raise SystemExit(f"{name} gives other scores")
     seconds: dict[str, list[float]] = {name: [] for name in sent}
     network: dict[str, list[float]] = {name: [] for name in sent}
-    cpu = dict.fromkeys(sent, 0.0)
     for number in range(WARM_UP + ROUNDS):
         for name, body in sent.items():
-            before, started = cpu_s(pid), time.perf_counter()
+            started = time.perf_counter()
             _, network_ms = ask(connection, body)
             if number >= WARM_UP:
                 network[name].append(network_ms)
                 seconds[name].append(time.perf_counter() - started)
-                cpu[name] += cpu_s(pid) - before
     connection.close()
     total = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
     inside = {name: statistics.median(times) for name, times in network.items()}
@@ -150,7 +142,6 @@ def measure(sent: dict[str, Body], port: int, pid: int) -> dict[str, dict[str, f
             "us_per_image": total[name] * 1e3 / IMAGES,
             "network_us_per_image": inside[name] * 1e3 / IMAGES,
             "door_us_per_image": door[name] * 1e3 / IMAGES,
-            "cpu_us_per_image": cpu[name] * 1e6 / (IMAGES * ROUNDS),
             "times_raw_uint8": total[name] / total["raw uint8"],
             "door_times_raw_uint8": door[name] / door["raw uint8"],
         }
@@ -165,7 +156,6 @@ def table(results: dict[str, dict[str, float]]) -> str:
         "µs an image": lambda r: f"{r['us_per_image']:.1f}",
         "of it the network": lambda r: f"{r['network_us_per_image']:.1f}",
         "the rest": lambda r: f"{r['door_us_per_image']:.1f}",
-        "server CPU, µs an image": lambda r: f"{r['cpu_us_per_image']:.1f}",
         "× raw uint8": lambda r: f"{r['times_raw_uint8']:.1f}",
         "the rest × raw uint8": lambda r: f"{r['door_times_raw_uint8']:.1f}",
     }
@@ -180,7 +170,7 @@ def main() -> None:
     """Measure, print the table, and write it beside the figures."""
     process, port = start()
     try:
-        results = measure(bodies(), port, process.pid)
+        results = measure(bodies(), port)
     finally:
         process.terminate()
         process.wait(30)

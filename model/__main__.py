@@ -102,9 +102,9 @@ def _add_train(commands: Any) -> None:
         "--data",
         type=Path,
         default=Path(data) if data else None,
-        required=data is None,
-        help="directory with IDX files, an .npz file, or a folder of image files; "
-        "VAE_DATA_DIR says it too",
+        required=not data,
+        help="directory with IDX files, an .npz file, or a folder of image files; a name is also "
+        "looked for in VAE_DATA_DIR, which is the default",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle to write")
     parser.add_argument("--name", help="name of the bundle; the directory's by default")
@@ -167,7 +167,6 @@ def _add_import(commands: Any) -> None:
 
 
 def _add_download(commands: Any) -> None:
-    data = os.environ.get("VAE_DATA_DIR")
     parser = commands.add_parser(
         "download",
         help="fetch a public data set",
@@ -178,9 +177,7 @@ def _add_download(commands: Any) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(data) if data else None,
-        required=data is None,
-        help="directory to put the files in; VAE_DATA_DIR says it too",
+        help="directory to put the files in; the set's own in VAE_DATA_DIR if left out",
     )
 
 
@@ -188,6 +185,7 @@ def _train(arguments: argparse.Namespace) -> int:
     console = Console(markup=False, highlight=False)  # names of files may have brackets
     _check_target(arguments)
     _check_limits(arguments)
+    arguments.data = _find_data(arguments.data)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
@@ -215,6 +213,8 @@ def _train(arguments: argparse.Namespace) -> int:
         console.print(f"{len(data.skipped)} files skipped, {len(data.images):,} read")
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.out / CHECKPOINT_NAME
+    if arguments.resume and not checkpoint.exists():
+        console.print(f"there is no {checkpoint}: starting anew")
     with _progress(console) as progress:
         task = progress.add_task("", total=None, loss="", mse="", kl="", epoch="")
 
@@ -272,6 +272,7 @@ def _bundle(
         "images_held_out": len(trained.held_out),
         **asdict(options),
         "best_epoch": trained.epoch,
+        "finished": trained.finished,
         "threads": torch.get_num_threads(),
         "device": arguments.device,
         "date": datetime.now(UTC).date().isoformat(),
@@ -314,8 +315,21 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    download(arguments.name, arguments.data)
+    directory = arguments.data
+    if directory is None:
+        if not (parent := os.environ.get("VAE_DATA_DIR")):
+            raise ValueError("where to? Say --data DIR, or set VAE_DATA_DIR")
+        directory = Path(parent) / arguments.name
+    download(arguments.name, directory)
     return 0
+
+
+def _find_data(path: Path) -> Path:
+    """`path`, or what has its name in VAE_DATA_DIR: `--data mnist`."""
+    parent = os.environ.get("VAE_DATA_DIR")
+    if parent and not path.exists() and (Path(parent) / path).exists():
+        return Path(parent) / path
+    return path
 
 
 def _check_limits(arguments: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ class Bundle:
         return vae.eval().requires_grad_(requires_grad=False)
 
     def save(self, directory: Path, card: str) -> None:
-        """Write the directory, `card` as its README.md: whole or not at all.
+        """Write the directory, `card` as its README.md. Nothing is replaced until all is written.
 
         config.json is put in place last: it names the hash of the weights, so should the machine
         stop in between, the bundle does not load as something else. Raises `BundleError` for what

@@ -43,7 +43,7 @@ class Decoding(NamedTuple):
 
 
 class Reconstructions(NamedTuple):
-    """Images decoded from z = μ, and how far they are off."""
+    """Images encoded and decoded again, and how far they are off."""
 
     images: Floats  # (N, C, H, W), in [0, 1]
     mse: Floats  # (N,)
@@ -104,7 +104,11 @@ class Engine:
             self.encode(images)
             self.decode(np.zeros((n, config.latent_size), dtype=np.float32))
             self.reconstruct(images)
+            self.reconstruct_drawn(
+                np.zeros((n, config.pixels + config.latent_size), dtype=np.float32)
+            )
             self.score(images)
+            self.score_map(images)
 
     @torch.inference_mode()
     def encode(self, images: Rows) -> Encoding:

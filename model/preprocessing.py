@@ -49,7 +49,7 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own, higher limit (179 million pixels) speaks before ours can.
         raise ImageTooLargeError(
-            f"image has more pixels than the maximum {max_pixels:,}"
+            f"image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels > maximum {max_pixels:,}"
         ) from error
     except Exception as error:
         known = ", ".join(FORMATS)
@@ -108,6 +108,7 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(background, image)
+        background = Image.new("RGB", image.size)
+        background.paste(image, mask=image.getchannel("A"))
+        image = background
     return image.convert(mode)

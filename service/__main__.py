@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("; ".join(_explain(item) for item in error.errors()))
     except SettingsError as error:
         return _refuse(str(error))
+    try:
+        socket.getaddrinfo(settings.host, settings.port)
+    except OSError as error:
+        return _refuse(f"host (VAE_HOST) is {settings.host!r}: {error.strerror}")
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
     for name in ("asyncio", "PIL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette_compress import CompressMiddleware
+from starlette_compress import CompressMiddleware, add_compress_type
 
 from model.bundle import find_bundle, load_bundle
 from model.engine import Engine
@@ -22,19 +23,23 @@ from service import open_inference, routes
 from service.context import ContextMiddleware, RequestContext
 from service.errors import ServiceError, error_response
 from service.inference import Inference
+from service.media import NPY, RAW
 from service.metrics import Metrics
 from service.openapi import openapi_of
 from service.settings import Settings
 from service.state import Service
+
+DECODERS = 2
+"""Threads that decode image files: each may hold some hundred megabytes while it does."""
 
 COMPRESS_BYTES = 4096
 """Answers from here on are compressed for callers who accept that. Levels are the fastest: JSON
 numbers shrink to less than half by them, and to little less by the slower ones."""
 
 DESCRIPTION = """\
-A Variational Autoencoder behind HTTP. Images go in as JSON or as image files; latents, images and
-anomaly scores come out. Every problem is `application/problem+json` and names the value and the
-limit that it broke.
+A Variational Autoencoder behind HTTP. Images go in as JSON, arrays or image files; latents, images
+and anomaly scores come out as JSON, arrays or PNG. Every problem is `application/problem+json` and
+names the value and the limit that it broke.
 """
 
 
@@ -58,22 +63,30 @@ def create_app(settings: Settings) -> FastAPI:
         max_queue_images=settings.max_queue_images,
     )
 
+    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        decoders.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(inference.close)
 
     app = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,
         title="VAE service",
         version=version("vae-service"),
         description=DESCRIPTION,
         lifespan=lifespan,
     )
-    app.state.service = Service(settings=settings, inference=inference, metrics=metrics)
+    app.state.service = Service(
+        settings=settings, inference=inference, metrics=metrics, decoders=decoders
+    )
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     app.openapi = openapi_of(app, bundle.config, engine.scores, settings.max_images_per_request)  # type: ignore[method-assign] # as FastAPI's documentation does
+    for media_type in (NPY, RAW):
+        add_compress_type(media_type)
     app.add_middleware(
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )

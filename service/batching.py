@@ -169,12 +169,16 @@ class MicroBatcher:
                     await self._run_batch([part])
             return
         seconds = perf_counter() - started
-        self._measure(sum(len(s.rows) for s in batch), seconds)
-        start = 0
-        for part in batch:
-            stop = start + len(part.rows)
-            self._deliver(part.job, type(result)(*(c[start:stop] for c in result)), seconds)
-            start = stop
+        try:
+            self._measure(sum(len(s.rows) for s in batch), seconds)
+            start = 0
+            for part in batch:
+                stop = start + len(part.rows)
+                self._deliver(part.job, type(result)(*(c[start:stop] for c in result)), seconds)
+                start = stop
+        except Exception as error:  # whatever it was, nobody may wait for ever
+            for part in batch:
+                self._fail(part.job, error)
 
     def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
         job.pieces.append(piece)

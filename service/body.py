@@ -60,8 +60,14 @@ async def _read_plain(request: Request, max_bytes: int) -> bytes:
 async def _read_compressed(request: Request, max_bytes: int, encoding: str) -> bytes:
     unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
     body = bytearray()
+    packed_bytes = 0
     try:
         async for chunk in request.stream():
+            packed_bytes += len(chunk)
+            if packed_bytes > max_bytes:
+                raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+            if chunk and unpacker.eof:
+                raise BadBodyError(f"the {encoding} body goes on after its end")
             # One byte past the limit tells that it is passed, however small the chunk was.
             body += unpacker.decompress(chunk, max_bytes - len(body) + 1)
             if len(body) > max_bytes:

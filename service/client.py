@@ -78,8 +78,11 @@ class _Base(Generic[H]):
         max_attempts: int = 5,
         max_connections: int = 16,
     ) -> None:
-        """Connections to `url` are kept and shared. `timeout_s` bounds one call, repeats included;
-        the service is told, and drops work that would come too late."""
+        """Connections to `url` are kept and shared.
+
+        `timeout_s` is a call's deadline: it is not repeated past it, no wait for the network is
+        longer than what is left, and the service is told, and drops work that would come too late.
+        """
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._http: H = self._open(
@@ -96,29 +99,42 @@ class Client(_Base[httpx.Client]):
 
     _open = httpx.Client
 
-    def encode(self, images: ImagesLike) -> Encoding:
-        """The posterior of each image; `mu` is the embedding."""
-        return self._do(encode_call(images))
+    def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
+        """The posterior of each image; `mu` is the embedding.
+
+        `invert`, here and below, is for files with dark ink on light paper.
+        """
+        return self._do(encode_call(images, invert))
 
     def decode(self, z: NDArray[Any]) -> Floats:
         """The images, (N, H, W) or (N, C, H, W) in [0, 1], of latents (N, D)."""
         return self._do(decode_call(z))
 
     def reconstruct(
-        self, images: ImagesLike, *, sample: bool = False, seed: int | None = None
+        self,
+        images: ImagesLike,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+        invert: bool = False,
     ) -> Floats:
         """Each image encoded and decoded again: through z = μ, or with `sample` through a draw."""
-        return self._do(reconstruct_call(images, sample, seed))
+        return self._do(reconstruct_call(images, sample, seed, invert))
 
     def anomaly_score(
-        self, images: ImagesLike, *, alpha: float | None = None, score: str | None = None
+        self,
+        images: ImagesLike,
+        *,
+        alpha: float | None = None,
+        score: str | None = None,
+        invert: bool = False,
     ) -> AnomalyScores:
         """How strange each image is."""
-        return self._do(anomaly_score_call(images, alpha, score))
+        return self._do(anomaly_score_call(images, alpha, score, invert))
 
-    def anomaly_map(self, images: ImagesLike) -> Floats:
+    def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
         """The squared error of each pixel, shaped as the images."""
-        return self._do(anomaly_map_call(images))
+        return self._do(anomaly_map_call(images, invert))
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """`n` new images. The same `seed` gives the same images."""
@@ -129,7 +145,12 @@ class Client(_Base[httpx.Client]):
         return self._do(describe_call())
 
     def iter_scores(
-        self, images: Iterable[ImageLike], batch: int = 256, *, progress: bool = False
+        self,
+        images: Iterable[ImageLike],
+        batch: int = 256,
+        *,
+        invert: bool = False,
+        progress: bool = False,
     ) -> Iterator[ImageScore]:
         """Score a collection of any length, `batch` images in memory at a time, in order.
 
@@ -137,7 +158,7 @@ class Client(_Base[httpx.Client]):
         """
         with _progress(images, progress) as advance:
             for part in batches(images, batch):
-                yield from each(self.anomaly_score(part))
+                yield from each(self.anomaly_score(part, invert=invert))
                 advance(len(part))
 
     def close(self) -> None:
@@ -165,7 +186,7 @@ class Client(_Base[httpx.Client]):
                 except httpx.TransportError as error:
                     outcome = error
         except StopIteration as done:
-            return request.parse(done.value)
+            return request.result(done.value)
 
 
 class AsyncClient(_Base[httpx.AsyncClient]):
@@ -173,29 +194,43 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     _open = httpx.AsyncClient
 
-    async def encode(self, images: ImagesLike) -> Encoding:
+    async def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
         """See `Client.encode`."""
-        return await self._do(encode_call(images))
+        return await self._do(await asyncio.to_thread(encode_call, images, invert))
 
     async def decode(self, z: NDArray[Any]) -> Floats:
         """See `Client.decode`."""
         return await self._do(decode_call(z))
 
     async def reconstruct(
-        self, images: ImagesLike, *, sample: bool = False, seed: int | None = None
+        self,
+        images: ImagesLike,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+        invert: bool = False,
     ) -> Floats:
         """See `Client.reconstruct`."""
-        return await self._do(reconstruct_call(images, sample, seed))
+        return await self._do(
+            await asyncio.to_thread(reconstruct_call, images, sample, seed, invert)
+        )
 
     async def anomaly_score(
-        self, images: ImagesLike, *, alpha: float | None = None, score: str | None = None
+        self,
+        images: ImagesLike,
+        *,
+        alpha: float | None = None,
+        score: str | None = None,
+        invert: bool = False,
     ) -> AnomalyScores:
         """See `Client.anomaly_score`."""
-        return await self._do(anomaly_score_call(images, alpha, score))
+        return await self._do(
+            await asyncio.to_thread(anomaly_score_call, images, alpha, score, invert)
+        )
 
-    async def anomaly_map(self, images: ImagesLike) -> Floats:
+    async def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
         """See `Client.anomaly_map`."""
-        return await self._do(anomaly_map_call(images))
+        return await self._do(await asyncio.to_thread(anomaly_map_call, images, invert))
 
     async def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """See `Client.sample`."""
@@ -206,12 +241,17 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return await self._do(describe_call())
 
     async def iter_scores(
-        self, images: Iterable[ImageLike], batch: int = 256, *, progress: bool = False
+        self,
+        images: Iterable[ImageLike],
+        batch: int = 256,
+        *,
+        invert: bool = False,
+        progress: bool = False,
     ) -> AsyncIterator[ImageScore]:
         """See `Client.iter_scores`."""
         with _progress(images, progress) as advance:
             for part in batches(images, batch):
-                for score in each(await self.anomaly_score(part)):
+                for score in each(await self.anomaly_score(part, invert=invert)):
                     yield score
                 advance(len(part))
 
@@ -232,7 +272,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             try:
                 step = steps.send(outcome)
             except StopIteration as done:
-                return request.parse(done.value)
+                return request.result(done.value)
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
                 outcome = None
@@ -265,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     score = commands.add_parser("score", help="score image files, a line each")
     score.add_argument("files", nargs="+", type=Path, metavar="FILE")
     score.add_argument("--url", default="http://localhost:8000", help="default: %(default)s")
+    score.add_argument("--invert", action="store_true", help="for dark ink on light paper")
     score.add_argument("--json", action="store_true", help="a JSON object a line, not a table")
     arguments = parser.parse_args(argv)
     width = max(len(str(path)) for path in arguments.files)
@@ -275,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in arguments.files:
             # One by one, so that a broken file spoils no other's line.
             try:
-                (found,) = each(client.anomaly_score([path]))
+                (found,) = each(client.anomaly_score([path], invert=arguments.invert))
             except (ClientError, OSError) as error:
                 failed = True
                 print(f"{path}: {error}", file=sys.stderr)

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 Floats = NDArray[np.float32]
 ImageLike = NDArray[Any] | Image.Image | str | Path
@@ -34,6 +33,9 @@ RETRIED: Final = frozenset({429, 503})
 
 PNG_MODES: Final = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 """Modes of PIL images that PNG can hold; others become RGB."""
+
+BATCH_BYTES: Final = 16_000_000
+"""Files in one body together; half of what the service takes by default."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
@@ -156,6 +158,8 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
         else:
             error = UnreachableError(f"{call.path}: {outcome or type(outcome).__name__}")
             error.__cause__ = outcome
+            if isinstance(outcome, httpx.UnsupportedProtocol):
+                raise error  # http:// is missing: it will not get better
         if attempt == max_attempts or time.monotonic() + pause_s >= deadline:
             raise error
         yield Pause(pause_s)
@@ -183,7 +187,11 @@ def _images_call(path: str, accept: str, images: ImagesLike, params: dict[str, A
         if not all(isinstance(image, np.ndarray) for image in images):
             files = [("images", (f"{i}", _file_bytes(image))) for i, image in enumerate(images)]
             return Call("POST", path, accept, params, files=files)
+        if not images:
+            raise ValueError("images is empty, expected at least one")
         images = np.stack([np.asarray(image) for image in images])
+    if images.dtype == np.float64:
+        images = images.astype(np.float32)  # what the network computes in: half the bytes
     content = _npy_bytes(images)
     return Call("POST", path, accept, params, content=content, content_type=NPY)
 
@@ -194,10 +202,22 @@ def _file_bytes(image: ImageLike) -> bytes:
     file = BytesIO()
     if isinstance(image, np.ndarray):
         raise TypeError("arrays and image files do not go into one call")
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"an image is a {type(image).__name__}, expected an array, PIL image or path"
+        )
+    if image.mode.startswith(("I", "F")) and image.mode not in PNG_MODES:
+        raise TypeError(f"a PIL image has mode {image.mode!r}: what is black in it is not known")
+    image = ImageOps.exif_transpose(image)  # PNG would lose which way is up
     if image.mode not in PNG_MODES:
         image = image.convert("RGB")
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def _flag(value: bool) -> str | None:
+    """A query parameter; False is the service's default."""
+    return "true" if value else None
 
 
 def _npy_bytes(array: NDArray[Any]) -> bytes:
@@ -255,10 +275,17 @@ class Request(Generic[T]):
     call: Call
     parse: Callable[[httpx.Response], T]
 
+    def result(self, answer: httpx.Response) -> T:
+        """What the answer says. Raises `ClientError` if that makes no sense."""
+        try:
+            return self.parse(answer)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ClientError(f"{self.call.path}: the answer makes no sense: {error}") from error
 
-def encode_call(images: ImagesLike) -> Request[Encoding]:
+
+def encode_call(images: ImagesLike, invert: bool) -> Request[Encoding]:
     """The posterior of each image."""
-    return Request(_images_call("/encode", NPY, images, {}), _encoding)
+    return Request(_images_call("/encode", NPY, images, {"invert": _flag(invert)}), _encoding)
 
 
 def decode_call(z: NDArray[Any]) -> Request[Floats]:
@@ -271,23 +298,27 @@ def reconstruct_call(
     images: ImagesLike,
     sample: bool,
     seed: int | None,
+    invert: bool,
 ) -> Request[Floats]:
     """Each image encoded and decoded again."""
-    params = {"sample": str(sample).lower(), "seed": seed}
+    params = {"sample": _flag(sample), "seed": seed, "invert": _flag(invert)}
     return Request(_images_call("/reconstruct", NPY, images, params), _array)
 
 
 def anomaly_score_call(
-    images: ImagesLike, alpha: float | None, score: str | None
+    images: ImagesLike, alpha: float | None, score: str | None, invert: bool
 ) -> Request[AnomalyScores]:
     """How strange each image is. None leaves a choice to the service."""
-    params = {"alpha": alpha, "score": score}
+    params = {"alpha": alpha, "score": score, "invert": _flag(invert)}
     return Request(_images_call("/anomaly-score", JSON, images, params), _scores)
 
 
-def anomaly_map_call(images: ImagesLike) -> Request[Floats]:
+def anomaly_map_call(images: ImagesLike, invert: bool) -> Request[Floats]:
     """The squared error of each pixel."""
-    return Request(_images_call("/anomaly-score", NPY, images, {"map": "true"}), _array)
+    return Request(
+        _images_call("/anomaly-score", NPY, images, {"map": "true", "invert": _flag(invert)}),
+        _array,
+    )
 
 
 def sample_call(n: int, seed: int | None) -> Request[Floats]:
@@ -301,7 +332,20 @@ def describe_call() -> Request[dict[str, Any]]:
 
 
 def batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    """A collection in parts of `size`, taken from it only when they are asked for."""
-    iterator = iter(images)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    """A collection in parts of `size`, taken from it only when they are asked for.
+
+    Parts with large files are shorter, so that a body stays under `BATCH_BYTES`.
+    """
+    if size < 1:
+        raise ValueError(f"batch is {size}, expected at least 1")
+    part: list[ImageLike] = []
+    total = 0
+    for image in images:
+        weight = Path(image).stat().st_size if isinstance(image, str | Path) else 0
+        if part and (len(part) == size or total + weight > BATCH_BYTES):
+            yield part
+            part, total = [], 0
+        part.append(image)
+        total += weight
+    if part:
+        yield part

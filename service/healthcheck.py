@@ -1,6 +1,6 @@
 """`python -m service.healthcheck`: exit status 0 if the service on this machine is ready.
 
-For a container's HEALTHCHECK, where there is no curl. Reads VAE_PORT.
+For a container's HEALTHCHECK, where there is no curl. Reads VAE_HOST and VAE_PORT.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ TIMEOUT_S = 4
 
 def main() -> int:
     """Ask `/readyz`. Returns 0 for ready; 1, with the reason on stderr, for anything else."""
-    connection = HTTPConnection("127.0.0.1", Settings().port, timeout=TIMEOUT_S)
+    settings = Settings()
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    connection = HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()

@@ -13,7 +13,7 @@ import simdjson
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from service.errors import BadBodyError, InvalidContentError
+from service.errors import BadBodyError
 from service.json_body import kind, parse_json
 
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
@@ -32,6 +32,9 @@ PARAMETERS: Final = (
 
 MAX_DIMENSIONS: Final = 8
 """Of a tensor's shape; images have 4."""
+
+MAX_SIZE: Final = 1 << 40
+"""Of one dimension: far past what a body holds, and products of it stay exact."""
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -71,7 +74,7 @@ class InferRequest:
 
     id: str | None
     timeout_us: Any
-    inputs: tuple[Input, ...]
+    input: Input
     outputs: tuple[Output, ...]
 
     @classmethod
@@ -80,18 +83,18 @@ class InferRequest:
     ) -> InferRequest:
         """Read a body whose first `json_length` bytes are JSON, or all of them if that is None.
 
-        Raises `BadBodyError` or `InvalidContentError`.
+        Raises `BadBodyError`.
         """
         text, binary = _split(body, json_length)
         document = _fields(parse_json(text), "the body", ("id", "parameters", "inputs", "outputs"))
         request_id = document.get("id")
         if request_id is not None and not isinstance(request_id, str):
-            raise InvalidContentError(f"id is {kind(request_id)}, expected a text", ("body", "id"))
+            raise BadBodyError(f"id is {kind(request_id)}, expected a text")
         parameters = _parameters(document, "parameters")
         return cls(
             id=request_id,
             timeout_us=parameters.get("timeout"),
-            inputs=tuple(_inputs(document, binary)),
+            input=_input(document, binary),
             outputs=tuple(_outputs(document, offered, parameters)),
         )
 
@@ -128,131 +131,122 @@ def infer_response(
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     if json_length is None:
         return body, memoryview(b"")
-    if not json_length.isdecimal() or int(json_length) > len(body):
+    digits = json_length if json_length.isascii() and json_length.isdecimal() else ""
+    if not digits or len(digits) > 18 or int(digits) > len(body):
         raise BadBodyError(
             f"{LENGTH_HEADER} is {json_length[:32]!r}, expected a number of bytes up to the "
             f"body's {len(body):,}"
         )
-    return body[: int(json_length)], memoryview(body)[int(json_length) :]
+    return body[: int(digits)], memoryview(body)[int(digits) :]
 
 
-def _inputs(document: Mapping[str, Any], binary: memoryview) -> Iterator[Input]:
-    for index, item in enumerate(_list(document, "inputs")):
-        where = f"inputs[{index}]"
-        fields = _fields(item, where, ("name", "datatype", "shape", "data", "parameters"))
-        name = _text(fields, "name", where)
-        datatype = _text(fields, "datatype", where)
-        if datatype not in DATATYPES:
-            raise InvalidContentError(
-                f"{where}.datatype is {datatype[:32]!r}, expected {' or '.join(DATATYPES)}",
-                ("body", "inputs", index, "datatype"),
-            )
-        shape = _shape(fields, where)
-        size = _parameters(fields, f"{where}.parameters").get("binary_data_size")
-        if size is None:
-            yield Input(name, _json_data(fields, shape, where))
-            continue
-        expected = math.prod(shape) * DATATYPES[datatype].itemsize
-        if size is True or size != expected or size > len(binary):
-            raise InvalidContentError(
-                f"{where}.parameters.binary_data_size is {str(size)[:32]}, expected {expected:,} "
-                f"bytes for {datatype} {list(shape)}, of {len(binary):,} that follow the JSON",
-                ("body", "inputs", index, "parameters", "binary_data_size"),
-            )
-        yield Input(name, np.frombuffer(binary[:size], DATATYPES[datatype]).reshape(shape))
-        binary = binary[size:]
-    if len(binary):
-        raise BadBodyError(f"{len(binary):,} bytes follow the last binary tensor")
+def _input(document: Mapping[str, Any], binary: memoryview) -> Input:
+    """The one input that each model has, from its `data` or from the bytes after the JSON."""
+    given = document.get("inputs")
+    if not isinstance(given, simdjson.Array) or len(given) != 1:
+        what = f"{len(given)} of them" if isinstance(given, simdjson.Array) else kind(given)
+        raise BadBodyError(f"inputs is {what}, expected a list of one input")
+    fields = _fields(given[0], "inputs[0]", ("name", "datatype", "shape", "data", "parameters"))
+    name = _text(fields, "name", "inputs[0]")
+    datatype = _text(fields, "datatype", "inputs[0]")
+    if datatype not in DATATYPES:
+        raise BadBodyError(
+            f"inputs[0].datatype is {datatype[:32]!r}, expected {' or '.join(DATATYPES)}"
+        )
+    shape = _shape(fields)
+    size = _parameters(fields, "inputs[0].parameters").get("binary_data_size")
+    if size is None:
+        if len(binary):
+            raise BadBodyError(f"{len(binary):,} bytes follow the JSON, and no input claims them")
+        return Input(name, _json_data(fields, shape))
+    expected = math.prod(shape) * DATATYPES[datatype].itemsize
+    if type(size) is not int or size != expected or size != len(binary):
+        raise BadBodyError(
+            f"inputs[0].parameters.binary_data_size is {str(size)[:32]}; {datatype} "
+            f"{list(shape)} has {expected:,} bytes, and {len(binary):,} follow the JSON"
+        )
+    return Input(name, np.frombuffer(binary, DATATYPES[datatype]).reshape(shape))
 
 
-def _json_data(fields: Mapping[str, Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+def _json_data(fields: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Row-major numbers, nested or flat; UINT8 is checked with the range of pixels."""
     if not isinstance(data := fields.get("data"), simdjson.Array):
-        raise InvalidContentError(
-            f"{where} has neither data nor parameters.binary_data_size", ("body", "inputs")
-        )
+        raise BadBodyError("inputs[0] has neither data nor parameters.binary_data_size")
     try:
         flat = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
     except TypeError as error:
-        raise InvalidContentError(
-            f"{where}.data holds something that is no number", ("body", "inputs")
-        ) from error
+        raise BadBodyError("inputs[0].data holds something that is no number") from error
     if flat.size != math.prod(shape):
-        raise InvalidContentError(
-            f"{where}.data has {flat.size:,} numbers, its shape {list(shape)} has "
-            f"{math.prod(shape):,}",
-            ("body", "inputs"),
+        raise BadBodyError(
+            f"inputs[0].data has {flat.size:,} numbers, its shape {list(shape)} has "
+            f"{math.prod(shape):,}"
         )
     if fields["datatype"] != "UINT8":
         return flat.reshape(shape)
-    whole = flat.astype(np.uint8)
+    whole = flat.clip(0, 255).astype(np.uint8)  # clipped first: what casting the rest does is open
     if not np.array_equal(whole, flat):
-        raise InvalidContentError(
-            f"{where}.data holds numbers that are no UINT8, whole and in 0..255", ("body", "inputs")
-        )
+        raise BadBodyError("inputs[0].data holds numbers that are no UINT8, whole and in 0..255")
     return whole.reshape(shape)
 
 
 def _outputs(
     document: Mapping[str, Any], offered: Sequence[TensorSpec], parameters: Mapping[str, Any]
 ) -> Iterator[Output]:
+    """The outputs that are asked for, each at most once; all of them if none is named."""
     binary_by_default = parameters.get("binary_data_output") is True
     names = [spec.name for spec in offered]
-    if document.get("outputs") is None:
+    asked = document.get("outputs")
+    if asked is not None and not isinstance(asked, simdjson.Array):
+        raise BadBodyError(f"outputs is {kind(asked)}, expected a list")
+    if not asked or not len(asked):
         yield from (Output(name, binary_by_default) for name in names)
         return
-    for index, item in enumerate(_list(document, "outputs")):
+    left = list(names)
+    for index, item in enumerate(asked):
         where = f"outputs[{index}]"
         fields = _fields(item, where, ("name", "parameters"))
         name = _text(fields, "name", where)
-        if name not in names:
-            raise InvalidContentError(
-                f"{where} asks for {name[:64]!r}, this model has {', '.join(names)}",
-                ("body", "outputs", index),
+        if name not in left:
+            twice = " again" if name in names else ""
+            raise BadBodyError(
+                f"{where} asks for {name[:64]!r}{twice}, this model has {', '.join(names)}"
             )
+        left.remove(name)
         own = _parameters(fields, f"{where}.parameters")
         if "classification" in own:
-            raise InvalidContentError(
-                f"{where} asks for classification, which this server does not have",
-                ("body", "outputs", index),
-            )
+            raise BadBodyError(f"{where} asks for classification, which this server does not have")
         yield Output(name, own.get("binary_data", binary_by_default) is True)
 
 
 def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
     """The fields that are `known`; others are for other servers, and are let be."""
     if not isinstance(value, simdjson.Object):
-        raise InvalidContentError(f"{where} is {kind(value)}, expected an object", ("body",))
-    return {key: value[key] for key in value if key in known}
-
-
-def _list(document: Mapping[str, Any], name: str) -> simdjson.Array:
-    value = document.get(name)
-    if not isinstance(value, simdjson.Array) or not len(value):
-        raise InvalidContentError(
-            f"{name} is {kind(value) if name in document else 'missing'}, expected a list that is "
-            "not empty",
-            ("body", name),
-        )
-    return value
+        raise BadBodyError(f"{where} is {kind(value)}, expected an object")
+    found: dict[str, Any] = {}
+    for key in value:
+        if key in found:  # also because looking one up takes as long as the object is
+            raise BadBodyError(f"{where} has {key} twice")
+        if key in known:
+            found[key] = value[key]
+    return found
 
 
 def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise InvalidContentError(f"{where}.{name} is {kind(value)}, expected a text", ("body",))
+        raise BadBodyError(f"{where}.{name} is {kind(value)}, expected a text")
     return value
 
 
-def _shape(fields: Mapping[str, Any], where: str) -> tuple[int, ...]:
+def _shape(fields: Mapping[str, Any]) -> tuple[int, ...]:
     value = fields.get("shape")
     sizes = (
         list(value) if isinstance(value, simdjson.Array) and len(value) <= MAX_DIMENSIONS else []
     )
-    whole = [size for size in sizes if type(size) is int and size >= 0]
+    whole = [size for size in sizes if type(size) is int and 0 < size <= MAX_SIZE]
     if not sizes or len(whole) < len(sizes):
-        raise InvalidContentError(
-            f"{where}.shape is no list of 1 to {MAX_DIMENSIONS} whole numbers", ("body", "inputs")
+        raise BadBodyError(
+            f"inputs[0].shape is no list of 1 to {MAX_DIMENSIONS} whole numbers from 1"
         )
     return tuple(whole)
 

@@ -164,6 +164,6 @@ def _shared_parser() -> simdjson.Parser:
 def _reason(error: Exception) -> str:
     """simdjson's own words, without its constant's name and without its afterthoughts."""
     if str(error).startswith("NUMBER_ERROR"):
-        return "a number in it is malformed, or does not fit into 64 bits"
+        return "a number in it is malformed or does not fit into 64 bits"
     text = str(error).partition(": ")[2] or str(error)
     return text.partition(".")[0]

@@ -1,12 +1,14 @@
 """Which type of body has which reader, and which type of answer which writer.
 
-Adding a type is adding a row to `IMAGE_READERS`, `LATENT_READERS` or `WRITERS`.
+Adding a type is adding a row to `IMAGE_READERS`, `LATENT_READERS` or `WRITERS`, and one to `MAGIC`
+if it is to be known by its first bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Final
 
 from starlette.responses import Response
@@ -74,14 +76,11 @@ MAGIC: Final = {
     b"{": JSON,
     b"[": JSON,
 }
-"""First bytes by which an unnamed body is known; blanks before JSON are skipped."""
-
-INLINE_FILE_BYTES: Final = 4_096
-"""Image files up to here are decoded on the event loop: a 28×28 one costs less than a change of
-thread, and no more than a few megapixels can hide in so little."""
+"""First bytes by which an unnamed body is known; a few blanks before JSON are skipped."""
 
 INLINE_PIXELS: Final = 65_536
-"""The same, for the pixels that a file's header claims."""
+"""Image files with so many pixels in their header are decoded on the event loop: a 28×28 one costs
+less than a change of thread."""
 
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
@@ -90,12 +89,18 @@ QUOTES_WITHOUT_FILES: Final = 6
 """Quotation marks in a JSON body that holds no base64 files: two keys and a dtype."""
 
 
-async def read_images(body: bytes, wanted: ImagesWanted) -> Pixels:
-    """The images in a body. Raises the errors of `service.readers`."""
+async def read_images(
+    body: bytes, wanted: ImagesWanted, decoders: Executor | None = None
+) -> Pixels:
+    """The images in a body, decoded by `decoders` where that takes long.
+
+    Raises the errors of `service.readers`.
+    """
     media_type = _media_type(body, wanted.content_type, IMAGE_READERS)
     reader = IMAGE_READERS[media_type]
     if _is_slow(media_type, body, wanted):
-        return await asyncio.to_thread(reader, body, wanted)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(decoders, reader, body, wanted)
     return reader(body, wanted)
 
 
@@ -106,9 +111,10 @@ def read_latents(body: bytes, content_type: str, wanted: LatentsWanted) -> Laten
 
 async def write(accepted: str, answer: Answer) -> Response:
     """The answer as the type that was negotiated."""
-    if accepted == PNG:
-        return await asyncio.to_thread(write_png, answer)
-    return WRITERS[accepted](answer)
+    writer = WRITERS[accepted]
+    response = await asyncio.to_thread(writer, answer) if accepted == PNG else writer(answer)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def negotiate(accept: str | None, offered: Sequence[str]) -> str:
@@ -145,10 +151,8 @@ def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
         return False  # nothing is decoded
     if media_type == JSON and body.count(b'"') <= QUOTES_WITHOUT_FILES:
         return len(body) > INLINE_JSON_BYTES
-    if len(body) > INLINE_FILE_BYTES:
-        return True
     if media_type not in FILES:
-        return False
+        return True  # many files: their headers are read with them
     try:
         width, height = open_image(body, max_pixels=wanted.max_image_pixels).size
     except ImageError:

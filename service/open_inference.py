@@ -20,8 +20,8 @@ from starlette.responses import Response
 from model.config import VAEConfig
 from service.body import read_body
 from service.context import RequestContext
-from service.errors import InvalidContentError, NotFoundError, NotReadyError
-from service.infer_request import LENGTH_HEADER, InferRequest, Tensors, TensorSpec, infer_response
+from service.errors import BadBodyError, NotFoundError, NotReadyError
+from service.infer_request import LENGTH_HEADER, InferRequest, TensorSpec, infer_response
 from service.inference import Inference
 from service.open_inference_schemas import (
     INFER,
@@ -40,7 +40,8 @@ PLATFORM: Final = "pytorch_vae"
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
-Run = Callable[[Inference, NDArray[Any], RequestContext], Awaitable[Tensors]]
+Run = Callable[[Inference, NDArray[Any], RequestContext], Awaitable[Any]]
+"""A method of `Inference`; it gives a named tuple of tensors."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +53,13 @@ class Model:
     run: Run
 
 
-async def _encode(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
-    return (await inference.encode(rows, context))._asdict()
-
-
-async def _decode(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
-    return (await inference.decode(rows, context))._asdict()
-
-
-async def _reconstruct(
-    inference: Inference, rows: NDArray[Any], context: RequestContext
-) -> Tensors:
-    return (await inference.reconstruct(rows, context))._asdict()
-
-
-async def _score(inference: Inference, rows: NDArray[Any], context: RequestContext) -> Tensors:
-    return (await inference.score(rows, context))._asdict()
-
-
 MODELS: Final[Mapping[str, Model]] = {
-    "encode": Model("images", ("mu", "sigma"), _encode),
-    "decode": Model("z", ("images",), _decode),
-    "reconstruct": Model("images", ("images", "mse"), _reconstruct),
+    "encode": Model("images", ("mu", "sigma"), Inference.encode),
+    "decode": Model("z", ("images",), Inference.decode),
+    "reconstruct": Model("images", ("images", "mse"), Inference.reconstruct),
     # p_value and is_anomaly are outputs of a calibrated bundle, and there is no calibration yet.
-    "anomaly-score": Model("images", ("score", "mse", "kl"), _score),
+    "anomaly-score": Model("images", ("score", "mse", "kl"), Inference.score),
 }
-
 
 ModelName = Annotated[str, Path(description="the model", json_schema_extra={"enum": list(MODELS)})]
 Version = Annotated[str, Path(description="the bundle's version, as the metadata tell it")]
@@ -165,8 +147,8 @@ async def infer(request: Request, name: ModelName) -> Response:
     )
     context.shorten_timeout_us(wanted.timeout_us)
     rows = _rows(wanted, model, config, service.settings.max_images_per_request)
-    tensors = await model.run(service.inference, rows, context)
-    return infer_response(wanted, name, service.version, tensors)
+    result = await model.run(service.inference, rows, context)
+    return infer_response(wanted, name, service.version, result._asdict())
 
 
 @router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)
@@ -188,27 +170,23 @@ def _spec(name: str, config: VAEConfig) -> TensorSpec:
 
 
 def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int) -> NDArray[Any]:
-    """The input as checked rows. Raises `InvalidContentError` or `TooLargeError`."""
-    names = [tensor.name for tensor in wanted.inputs]
-    if names != [model.input]:
-        raise InvalidContentError(
-            f"the inputs are {', '.join(names)[:128]}, this model takes {model.input}",
-            ("body", "inputs"),
+    """The input as checked rows. Raises the errors of `service.readers`."""
+    if wanted.input.name != model.input:
+        raise BadBodyError(
+            f"the input is {wanted.input.name[:64]!r}, this model takes {model.input!r}"
         )
-    array = wanted.inputs[0].array
+    array = wanted.input.array
     latents = model.input == "z"
     shapes = [(config.latent_size,)] if latents else item_shapes(config.image_shape)
     if array.shape[1:] not in shapes or not len(array):
         expected = " or ".join(str([-1, *shape]) for shape in shapes)
-        raise InvalidContentError(
-            f"{model.input} has shape {list(array.shape)}, expected {expected}", ("body", "inputs")
-        )
+        raise BadBodyError(f"{model.input} has shape {list(array.shape)}, expected {expected}")
     check_count(len(array), max_images)
     rows = array.reshape(len(array), -1)
     if not latents:
         return pixels_in_range(rows, "uint8" if rows.dtype == np.uint8 else "float32")
     if rows.dtype == np.uint8:
-        raise InvalidContentError("z is UINT8, expected FP32", ("body", "inputs"))
+        raise BadBodyError("z is UINT8, expected FP32")
     return latents_in_range(rows)
 
 

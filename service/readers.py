@@ -5,16 +5,16 @@ from __future__ import annotations
 import binascii
 import math
 from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from time import perf_counter
 from typing import Any, Final, Literal
 
 import numpy as np
-from fastapi.exceptions import RequestValidationError
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from model.preprocessing import (
@@ -24,10 +24,9 @@ from model.preprocessing import (
     image_to_array,
     open_image,
 )
-from service.errors import BadBodyError, InvalidContentError, TooLargeError
-from service.json_body import fields, items, number_row, number_rows, parse_json
-from service.sampling import standard_normal
-from service.schemas import PriorBody
+from service.errors import BadBodyError, DeadlineError, InvalidContentError, TooLargeError
+from service.json_body import fields, items, kind, number_row, number_rows, parse_json
+from service.sampling import MAX_SEED, standard_normal
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 """Images, (N, C·H·W): 0..255, or in [0, 1]."""
@@ -46,6 +45,10 @@ MAX_NPY_HEADER_BYTES: Final = 4096
 
 NPY_TYPES: Final = ("uint8", "float16", "float32", "float64")
 
+REQUEST_PIXELS: Final = 10
+"""Pixels that the files of one request may have together, in largest images: a bound on the time
+that decoding takes, some seconds."""
+
 IMAGES_PART: Final = b"images"
 """Name of the parts of a multipart body."""
 
@@ -61,6 +64,8 @@ class ImagesWanted:
     dtype: Dtype | None = None
     resize: bool = True
     invert: bool = False
+    deadline: float = math.inf
+    """On `time.perf_counter`'s clock; no further file is decoded after it."""
 
     @property
     def pixels(self) -> int:
@@ -97,9 +102,10 @@ def read_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
         numbers = number_rows(images, "images", wanted.item_shapes, body.count(b"["))
         return pixels_in_range(numbers, dtype)
     rows: list[Pixels] = []
+    decoder = _FileDecoder(wanted)
     for index, item in enumerate(images):
         if isinstance(item, str):
-            rows.append(_base64_file(item, index, wanted))
+            rows.append(decoder.decode(_base64(item, index), index))
         else:
             numbers = number_row(item, "images", index, wanted.item_shapes)
             rows.append(pixels_in_range(numbers[None], dtype, index)[0])
@@ -110,18 +116,14 @@ def read_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
 
 def read_file_image(body: bytes, wanted: ImagesWanted) -> Pixels:
     """One image file."""
-    return _file(body, wanted, "", ("body",))[None]
+    return _FileDecoder(wanted).decode(body)[None]
 
 
 def read_multipart_images(body: bytes, wanted: ImagesWanted) -> Pixels:
     """A form whose parts named `images` are image files."""
     files = multipart_files(body, wanted.content_type, wanted.max_images)
-    return np.stack(
-        [
-            _file(data, wanted, f"images[{index}]: ", ("body", "images", index))
-            for index, data in enumerate(files)
-        ]
-    )
+    decoder = _FileDecoder(wanted)
+    return np.stack([decoder.decode(data, index) for index, data in enumerate(files)])
 
 
 def read_raw_images(body: bytes, wanted: ImagesWanted) -> Pixels:
@@ -144,8 +146,6 @@ def read_npy_images(body: bytes, wanted: ImagesWanted) -> Pixels:
         raise InvalidContentError(
             f"the array has shape {list(array.shape)}, expected {expected}", ("body",)
         )
-    if not len(array):
-        raise InvalidContentError("the array holds no images", ("body",))
     check_count(len(array), wanted.max_images)
     dtype = "uint8" if array.dtype == np.uint8 else "float32"
     return pixels_in_range(array.reshape(len(array), -1), dtype)
@@ -163,13 +163,10 @@ def read_json_latents(body: bytes, wanted: LatentsWanted) -> Latents:
         return latents_in_range(number_rows(z, "z", [(wanted.size,)], body.count(b"[")))
     if not found:
         raise InvalidContentError("z is missing; n, for draws, would do too", ("body", "z"))
-    try:
-        prior = PriorBody.model_validate(found)
-    except ValidationError as error:
-        wrong = [item | {"loc": ("body", *item["loc"])} for item in error.errors()]
-        raise RequestValidationError(wrong) from error
-    check_count(prior.n, wanted.max_images)
-    return standard_normal((prior.n, wanted.size), prior.seed)
+    n = _whole(found, "n", 1, math.inf)
+    seed = None if found.get("seed") is None else _whole(found, "seed", 0, MAX_SEED)
+    check_count(n, wanted.max_images)
+    return standard_normal((n, wanted.size), seed)
 
 
 def read_raw_latents(body: bytes, wanted: LatentsWanted) -> Latents:
@@ -184,7 +181,7 @@ def read_npy_latents(body: bytes, wanted: LatentsWanted) -> Latents:
     array = read_npy(body)
     if array.ndim == 1:
         array = array[None]
-    if array.ndim != 2 or array.shape[1] != wanted.size or not len(array):
+    if array.ndim != 2 or array.shape[1] != wanted.size:
         raise InvalidContentError(
             f"the array has shape {list(array.shape)}, expected [N, {wanted.size}] or "
             f"[{wanted.size}]",
@@ -214,8 +211,10 @@ def read_npy(body: bytes) -> NDArray[Any]:
         raise InvalidContentError(
             f"the array is of {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
         )
+    if any(type(size) is not int or size < 1 for size in shape):
+        raise InvalidContentError(f"the array has shape {list(shape)}: nothing is in it", ("body",))
     expected = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or len(body) - file.tell() != expected:
+    if len(body) - file.tell() != expected:
         raise BadBodyError(
             f"the .npy header says shape {list(shape)} of {dtype.name}, {expected:,} bytes; "
             f"{len(body) - file.tell():,} follow"
@@ -277,7 +276,7 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
         )
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise BadBodyError(f"the body is not multipart/form-data: {error}") from error
     if not ended:
         raise BadBodyError("the multipart body is cut short: its closing boundary is missing")
@@ -332,6 +331,7 @@ def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
 
 def latents_in_range(rows: NDArray[Any]) -> Latents:
     """(N, D) numbers as float32. Raises `InvalidContentError` past ±`MAX_LATENT`."""
+    rows = rows.astype(np.float64 if rows.dtype.kind == "f" else rows.dtype, copy=False)
     wrong = ~(np.abs(rows) <= MAX_LATENT)  # so that NaN is wrong too
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
@@ -360,28 +360,57 @@ def _raw_rows(body: bytes, width: int, dtype: Dtype, what: str) -> NDArray[Any]:
     return rows
 
 
-def _base64_file(text: str, index: int, wanted: ImagesWanted) -> NDArray[np.uint8]:
+def _whole(found: Mapping[str, Any], name: str, least: int, most: float) -> int:
+    """A field that is a whole number; to JSON, 16.0 is one."""
+    value: Any = found.get(name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value != value // 1 or not least <= value <= most:
+        shown = f"{value:.17g}" if number else kind(value) if name in found else "missing"
+        upto = f" to {most:,}" if most < math.inf else ""
+        raise InvalidContentError(
+            f"{name} is {shown}, expected a whole number from {least}{upto}", ("body", name)
+        )
+    return int(value)
+
+
+def _base64(text: str, index: int) -> bytes:
     try:
-        data = b64decode(text, validate=True)
+        return b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidContentError(
             f"images[{index}] is a text that is not base64: {error}", ("body", "images", index)
         ) from error
-    return _file(data, wanted, f"images[{index}]: ", ("body", "images", index))
 
 
-def _file(
-    data: bytes, wanted: ImagesWanted, where: str, loc: tuple[str | int, ...]
-) -> NDArray[np.uint8]:
-    """One image file as (C·H·W,) uint8."""
-    try:
-        image = open_image(data, max_pixels=wanted.max_image_pixels)
-        return image_to_array(
-            image, wanted.shape, resize=wanted.resize, invert=wanted.invert
-        ).reshape(-1)
-    except ImageTooLargeError as error:
-        raise TooLargeError(f"{where}{error}") from error
-    except ImageSizeError as error:
-        raise InvalidContentError(f"{where}{error}", loc) from error
-    except MalformedImageError as error:
-        raise BadBodyError(f"{where}{error}") from error
+class _FileDecoder:
+    """Decodes the image files of one request, within what one request may take."""
+
+    def __init__(self, wanted: ImagesWanted) -> None:
+        self._wanted = wanted
+        self._pixels_left = REQUEST_PIXELS * wanted.max_image_pixels
+
+    def decode(self, data: bytes, index: int | None = None) -> NDArray[np.uint8]:
+        """One file, (C·H·W,); `index` is its place if there may be several."""
+        wanted = self._wanted
+        where = "" if index is None else f"images[{index}]: "
+        if perf_counter() > wanted.deadline:
+            raise DeadlineError("the images were not decoded within the request's time")
+        try:
+            image = open_image(data, max_pixels=wanted.max_image_pixels)
+            self._pixels_left -= image.width * image.height
+            if self._pixels_left < 0:
+                limit = REQUEST_PIXELS * wanted.max_image_pixels
+                raise TooLargeError(
+                    f"{where}with it the request's files have {limit - self._pixels_left:,} pixels "
+                    f"> maximum {limit:,}"
+                )
+            return image_to_array(
+                image, wanted.shape, resize=wanted.resize, invert=wanted.invert
+            ).reshape(-1)
+        except ImageTooLargeError as error:
+            raise TooLargeError(f"{where}{error}") from error
+        except ImageSizeError as error:
+            loc = ("body",) if index is None else ("body", "images", index)
+            raise InvalidContentError(f"{where}{error}", loc) from error
+        except MalformedImageError as error:
+            raise BadBodyError(f"{where}{error}") from error

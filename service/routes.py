@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from model.engine import Floats
 from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
-from service.errors import InvalidContentError
+from service.errors import DeadlineError, InvalidContentError
 from service.metrics import Metrics
 from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
 from service.readers import ImagesWanted, LatentsWanted, Pixels, check_count, unit_pixels
@@ -226,6 +227,7 @@ def _negotiate(request: Request, offered: Sequence[str]) -> str:
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
     body = await read_body(request, service.settings.max_body_bytes)
+    context = RequestContext.of(request)
     wanted = ImagesWanted(
         shape=service.inference.engine.bundle.config.image_shape,
         max_images=service.settings.max_images_per_request,
@@ -234,8 +236,15 @@ async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
         dtype=query.dtype,
         resize=query.resize,
         invert=query.invert,
+        deadline=context.started + context.timeout_s,
     )
-    return await media.read_images(body, wanted)
+    try:
+        async with asyncio.timeout(context.time_left_s):
+            return await media.read_images(body, wanted, service.decoders)
+    except TimeoutError as error:
+        raise DeadlineError(
+            f"the images were not decoded within the request's {context.timeout_s:g} s"
+        ) from error
 
 
 async def _decoded(

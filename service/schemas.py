@@ -6,9 +6,9 @@ to arrays and back.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.sampling import MAX_SEED
 
@@ -23,14 +23,6 @@ Scale = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbo
 AnswerDtype = Field(
     None, description="images in a raw or .npy answer: float32 in [0, 1] (default), or uint8 0..255"
 )
-
-
-def _whole(value: Any) -> Any:
-    """To JSON, 16.0 is the integer 16."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Query(BaseModel):
@@ -100,10 +92,10 @@ class SampleQuery(DecodeQuery):
 class PriorBody(BaseModel):
     """Latents to draw from the prior N(0, I)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
-    n: Whole = Field(ge=1, description="how many")
-    seed: Whole | None = Seed
+    n: int = Field(ge=1, description="how many")
+    seed: int | None = Seed
 
 
 Images = list[list[list[float]]] | list[list[list[list[float]]]]

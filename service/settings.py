@@ -9,6 +9,13 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Settings(BaseSettings):
     """Serve a Variational Autoencoder over HTTP.
 
@@ -68,6 +75,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         25_000_000,
         ge=1,
+        le=89_478_485,  # past it Pillow warns, and soon refuses
         description="pixels of one image file, read off its header; room for large photographs",
     )
     request_timeout_s: float = Field(
@@ -87,7 +95,7 @@ class Settings(BaseSettings):
     @property
     def inference_threads(self) -> int:
         """`threads`, or what suits this machine: HTTP and JSON need the other half of the cores."""
-        return self.threads or max(1, min(4, (os.cpu_count() or 1) // 2))
+        return self.threads or max(1, min(4, _cores() // 2))
 
     @model_validator(mode="after")
     def _request_fits_into_queue(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -18,6 +19,8 @@ class Service:
     settings: Settings
     inference: Inference
     metrics: Metrics
+    decoders: Executor
+    """Decodes image files: few at a time, as each may take 100 MB."""
 
     @classmethod
     def of(cls, request: Request) -> Service:

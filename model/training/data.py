@@ -34,8 +34,8 @@ NPZ_KEYS: Final[Mapping[Split, tuple[str, ...]]] = {
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
-MAX_PIXELS: Final = 100_000_000
-"""Largest image file that is read for training: a 100-megapixel photograph."""
+MAX_PIXELS: Final = 89_478_485
+"""Largest image file that is read for training; past it Pillow warns of a decompression bomb."""
 
 
 class DataError(Exception):

@@ -133,7 +133,7 @@ class _Run:
         self.epoch = 0
         self.held_out = held_out_indices(len(images), options.seed)
         flat = torch.from_numpy(images.reshape(len(images), -1))
-        self.test_pixels = flat[self.held_out].to(device)
+        self.held_out_pixels = flat[self.held_out].to(device)
         self.pixels = flat[np.setdiff1d(np.arange(len(images)), self.held_out)].to(device)
         torch.manual_seed(options.seed)
         self.network = VAE(config).to(device)
@@ -174,7 +174,7 @@ class _Run:
 
     def note_if_best(self) -> None:
         """Keep the present weights if no earlier epoch's were better on the held-out images."""
-        fit = evaluate_fit(self.network, self.test_pixels)
+        fit = evaluate_fit(self.network, self.held_out_pixels)
         loss = fit.negative_elbo(self.pixels.shape[1], fit.mse_sampled)
         if not math.isfinite(loss):
             raise ValueError(
@@ -213,7 +213,7 @@ class _Run:
             if gaussian
             else None,
             epoch=epoch,
-            fit=evaluate_fit(self.network, self.test_pixels.cpu()),
+            fit=evaluate_fit(self.network, self.held_out_pixels.cpu()),
             held_out=self.held_out,
             finished=finished,
         )

@@ -27,8 +27,8 @@ for name in ("PNG", "JPEG", "WEBP", "BMP"):
     schemathesis.openapi.media_type(f"image/{name.lower()}", files)
 
 # Black images as uint8 or as float32, or latents: whatever the route and its dtype make of them.
-# The least that is a multiple of all three, so that it is within the limits of test_schemathesis.py:
-# 20 images, 5, or 392 latents.
+# The least that is a multiple of all three, to be within test_schemathesis.py's MAX_IMAGES: 20
+# images, 5, or 392 latents.
 schemathesis.openapi.media_type("application/octet-stream", st.just(bytes(15_680)))
 
 schemathesis.openapi.format(

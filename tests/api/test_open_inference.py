@@ -284,12 +284,17 @@ def test_a_model_or_version_that_is_not_there(client: Any, rows: Arrays, version
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 27, 28), (28, 28), (784,), (1, 785), (1, 1, 1, 28, 28), (0, 784), (1, 3, 28, 28)]
+    "shape", [(1, 27, 28), (28, 28), (784,), (1, 785), (1, 1, 1, 28, 28), (1, 3, 28, 28)]
 )
 def test_a_wrong_shape(client: Any, shape: tuple[int, ...]) -> None:
     refused(client, "400", str(list(shape)), "[-1, 28, 28]", images=np.zeros(shape, np.float32))
     latents = [tensor("z", np.zeros(shape, np.float32))]
     refused(client, "400", str(list(shape)), "[-1, 10]", model="decode", inputs=latents)
+
+
+@pytest.mark.parametrize("shape", [(0, 784), (0, 28, 28), (0,)])
+def test_no_images(client: Any, shape: tuple[int, ...]) -> None:
+    refused(client, "400", "shape", images=np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int8, np.bool_])

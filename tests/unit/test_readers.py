@@ -97,10 +97,10 @@ def test_small_and_large_bodies_are_read_alike() -> None:
     """Small ones on the event loop, large ones in a thread."""
     roomy = ImagesWanted(shape=(1, 4, 5), max_images=5000, max_image_pixels=200_000)
     large_file = file_of(np.full((150, 200), 77, dtype=np.uint8), "BMP")
-    assert len(large_file) > media.INLINE_FILE_BYTES
+    assert len(large_file) > 16_384
     assert (read(large_file, roomy) == 77).all()
     many_pixels = file_of(np.full((400, 500), 77, dtype=np.uint8), "PNG")
-    assert len(many_pixels) < media.INLINE_FILE_BYTES
+    assert len(many_pixels) < 16_384
     assert (read(many_pixels, roomy) == 77).all()
     small = random_pixels(4, 5)
     images: list[Any] = [small.tolist()] * 4999
