@@ -91,8 +91,8 @@ class Bundle:
         }
         config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = {
-            "README.md": card.encode(),
             "model.safetensors": data,
+            "README.md": card.encode(),
             "config.json": config.encode(),
         }
         directory.mkdir(parents=True, exist_ok=True)

@@ -80,8 +80,8 @@ class _Base(Generic[H]):
     ) -> None:
         """Connections to `url` are kept and shared.
 
-        `timeout_s` is a call's deadline: it is not repeated past it, no wait for the network is
-        longer than what is left, and the service is told, and drops work that would come too late.
+        `timeout_s` bounds a call with its repeats; the service is told what is left of it, and
+        drops work that would come too late.
         """
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
@@ -182,11 +182,22 @@ class Client(_Base[httpx.Client]):
                     outcome = None
                     continue
                 try:
-                    outcome = self._http.request(**step)
+                    outcome = self._send(step)
                 except httpx.TransportError as error:
                     outcome = error
         except StopIteration as done:
             return request.result(done.value)
+
+    def _send(self, step: dict[str, Any]) -> httpx.Response:
+        """One attempt, its time bounded as a whole: httpx bounds each wait for some bytes."""
+        deadline = time.monotonic() + step["timeout"]
+        with self._http.stream(**step) as answer:
+            body = bytearray()
+            for chunk in answer.iter_raw():
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer takes too long", request=answer.request)
+            return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(body))
 
 
 class AsyncClient(_Base[httpx.AsyncClient]):
@@ -278,9 +289,12 @@ class AsyncClient(_Base[httpx.AsyncClient]):
                 outcome = None
                 continue
             try:
-                outcome = await self._http.request(**step)
+                async with asyncio.timeout(step["timeout"]):
+                    outcome = await self._http.request(**step)
             except httpx.TransportError as error:
                 outcome = error
+            except TimeoutError:
+                outcome = httpx.ReadTimeout("the answer takes too long")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -59,7 +60,7 @@ class ProblemError(ClientError):
         self.title = str(problem.get("title", ""))
         self.detail = str(problem.get("detail", ""))
         self.request_id = str(problem.get("request_id", ""))
-        self.errors: list[dict[str, Any]] = problem.get("errors", [])
+        self.errors: list[dict[str, Any]] = problem.get("errors") or []
         self.retry_after_s = retry_after_s
         super().__init__(f"{status} {self.title}: {self.detail}")
 
@@ -171,12 +172,21 @@ def _problem(answer: httpx.Response) -> ProblemError:
         problem = answer.json()
     except ValueError:
         problem = {}
-    after = answer.headers.get("Retry-After", "")
     return ProblemError(
         answer.status_code,
         problem if isinstance(problem, dict) else {},
-        float(after) if after.isdecimal() else None,
+        _retry_after_s(answer.headers.get("Retry-After", "")),
     )
+
+
+def _retry_after_s(text: str) -> float | None:
+    """Seconds, given as such or as a date (RFC 9110, section 10.2.3)."""
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
 def _images_call(path: str, accept: str, images: ImagesLike, params: dict[str, Any]) -> Call:
@@ -342,10 +352,13 @@ def batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]
     total = 0
     for image in images:
         weight = Path(image).stat().st_size if isinstance(image, str | Path) else 0
-        if part and (len(part) == size or total + weight > BATCH_BYTES):
+        if part and total + weight > BATCH_BYTES:
             yield part
             part, total = [], 0
         part.append(image)
         total += weight
+        if len(part) == size:
+            yield part
+            part, total = [], 0
     if part:
         yield part

@@ -143,9 +143,16 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
 def _input(document: Mapping[str, Any], binary: memoryview) -> Input:
     """The one input that each model has, from its `data` or from the bytes after the JSON."""
     given = document.get("inputs")
-    if not isinstance(given, simdjson.Array) or len(given) != 1:
-        what = f"{len(given)} of them" if isinstance(given, simdjson.Array) else kind(given)
-        raise BadBodyError(f"inputs is {what}, expected a list of one input")
+    if not isinstance(given, simdjson.Array) or not len(given):
+        raise BadBodyError(f"inputs is {_shown(given)}, expected a list of one input")
+    if len(given) > 1:
+        names = [
+            _text(_fields(given[i], f"inputs[{i}]", ("name",)), "name", f"inputs[{i}]")[:32]
+            for i in range(2)
+        ]
+        raise BadBodyError(
+            f"there are {len(given):,} inputs, {', '.join(names)} …; each model takes one"
+        )
     fields = _fields(given[0], "inputs[0]", ("name", "datatype", "shape", "data", "parameters"))
     name = _text(fields, "name", "inputs[0]")
     datatype = _text(fields, "datatype", "inputs[0]")
@@ -162,7 +169,7 @@ def _input(document: Mapping[str, Any], binary: memoryview) -> Input:
     expected = math.prod(shape) * DATATYPES[datatype].itemsize
     if type(size) is not int or size != expected or size != len(binary):
         raise BadBodyError(
-            f"inputs[0].parameters.binary_data_size is {str(size)[:32]}; {datatype} "
+            f"inputs[0].parameters.binary_data_size is {_shown(size)}; {datatype} "
             f"{list(shape)} has {expected:,} bytes, and {len(binary):,} follow the JSON"
         )
     return Input(name, np.frombuffer(binary, DATATYPES[datatype]).reshape(shape))
@@ -229,6 +236,12 @@ def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
         if key in known:
             found[key] = value[key]
     return found
+
+
+def _shown(value: Any) -> str:
+    """A JSON value for messages: numbers as they are, the rest by its kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value)[:32] if number else kind(value)
 
 
 def _text(fields: Mapping[str, Any], name: str, where: str) -> str:

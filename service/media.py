@@ -85,9 +85,6 @@ less than a change of thread."""
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
 
-QUOTES_WITHOUT_FILES: Final = 6
-"""Quotation marks in a JSON body that holds no base64 files: two keys and a dtype."""
-
 
 async def read_images(
     body: bytes, wanted: ImagesWanted, decoders: Executor | None = None
@@ -149,7 +146,8 @@ def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
     """Whether reading takes so long that others on the event loop would notice."""
     if media_type in (RAW, NPY):
         return False  # nothing is decoded
-    if media_type == JSON and body.count(b'"') <= QUOTES_WITHOUT_FILES:
+    if media_type == JSON and body.count(b'"') == (6 if b'"dtype"' in body else 2):
+        # So many quotation marks have the keys and the dtype; there are no base64 files.
         return len(body) > INLINE_JSON_BYTES
     if media_type not in FILES:
         return True  # many files: their headers are read with them
@@ -165,9 +163,10 @@ def _parse_range(part: str) -> tuple[str, float]:
     for parameter in parameters:
         if parameter.startswith("q="):
             try:
-                return media_range, float(parameter[2:])
+                quality = float(parameter[2:])
             except ValueError:
                 return media_range, 0.0
+            return media_range, quality if 0 <= quality <= 1 else 0.0
     return media_range, 1.0
 
 

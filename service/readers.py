@@ -43,6 +43,16 @@ MAX_LATENT: Final = 1e6
 MAX_NPY_HEADER_BYTES: Final = 4096
 """A header of the types and shapes that are read here has 128 bytes."""
 
+MAX_NPY_DIMENSIONS: Final = 4
+"""[N,C,H,W] has the most."""
+
+NPY_HEADERS: Final[dict[tuple[int, int], Any]] = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+    (3, 0): npy_format.read_array_header_2_0,
+}
+"""Readers of each version's header; 3.0 differs in field names only, which no type here has."""
+
 NPY_TYPES: Final = ("uint8", "float16", "float32", "float64")
 
 REQUEST_PIXELS: Final = 10
@@ -179,16 +189,15 @@ def read_raw_latents(body: bytes, wanted: LatentsWanted) -> Latents:
 def read_npy_latents(body: bytes, wanted: LatentsWanted) -> Latents:
     """[N,D] or [D]."""
     array = read_npy(body)
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2 or array.shape[1] != wanted.size:
+    if array.ndim not in (1, 2) or array.shape[-1] != wanted.size:
         raise InvalidContentError(
             f"the array has shape {list(array.shape)}, expected [N, {wanted.size}] or "
             f"[{wanted.size}]",
             ("body",),
         )
-    check_count(len(array), wanted.max_images)
-    return latents_in_range(array)
+    rows = array.reshape(-1, wanted.size)
+    check_count(len(rows), wanted.max_images)
+    return latents_in_range(rows)
 
 
 def read_npy(body: bytes) -> NDArray[Any]:
@@ -199,25 +208,26 @@ def read_npy(body: bytes) -> NDArray[Any]:
     """
     file = BytesIO(body)
     try:
-        version = npy_format.read_magic(file)
-        if version == (1, 0):
-            header = npy_format.read_array_header_1_0(file, MAX_NPY_HEADER_BYTES)
-        else:  # 3.0 differs from 2.0 in field names only, which none of these types has.
-            header = npy_format.read_array_header_2_0(file, MAX_NPY_HEADER_BYTES)
-        shape, fortran_order, dtype = header
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        read_header = NPY_HEADERS[npy_format.read_magic(file)]
+        shape, fortran_order, dtype = read_header(file, MAX_NPY_HEADER_BYTES)
+    except Exception as error:  # numpy's parser raises a dozen types for damaged headers
         raise BadBodyError("the body is not an .npy file, or its header is damaged") from error
     if dtype.name not in NPY_TYPES:
         raise InvalidContentError(
             f"the array is of {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
         )
-    if any(type(size) is not int or size < 1 for size in shape):
-        raise InvalidContentError(f"the array has shape {list(shape)}: nothing is in it", ("body",))
-    expected = math.prod(shape) * dtype.itemsize
-    if len(body) - file.tell() != expected:
+    follow = len(body) - file.tell()
+    sized = all(type(size) is int and size >= 0 for size in shape)
+    if not sized or math.prod(shape) * dtype.itemsize != follow:
+        text = ", ".join(map(str, shape))
         raise BadBodyError(
-            f"the .npy header says shape {list(shape)} of {dtype.name}, {expected:,} bytes; "
-            f"{len(body) - file.tell():,} follow"
+            f"the .npy header says shape ({text}) of {dtype.name}; {follow:,} bytes follow"
+        )
+    if not follow or len(shape) > MAX_NPY_DIMENSIONS:
+        raise InvalidContentError(
+            f"the array has shape {str(list(shape))[:128]}, expected 1 to {MAX_NPY_DIMENSIONS} sizes, "
+            "each from 1",
+            ("body",),
         )
     flat = np.frombuffer(body, dtype, offset=file.tell())
     array: NDArray[Any] = flat.reshape(shape, order="F" if fortran_order else "C")

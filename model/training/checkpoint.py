@@ -95,7 +95,7 @@ def _sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
     for text in texts:
         digest.update(text.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

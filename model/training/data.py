@@ -133,6 +133,8 @@ def _find_idx(directory: Path) -> dict[Split, Path]:
 
 def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
     try:
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
         if not zipfile.is_zipfile(path):  # np.load would take it for a pickle, and say so
             raise DataError(f"{path} is no .npz file")
         with np.load(path, allow_pickle=False) as archive:

@@ -114,7 +114,7 @@ def train(
             if checkpoint:
                 save_checkpoint(checkpoint, run.state(), identity)
     except KeyboardInterrupt:
-        run.note_if_best()
+        run.note_if_best(interrupted=True)
         return run.result(finished=False)
     return run.result(finished=True)
 
@@ -172,11 +172,13 @@ class _Run:
         self.epoch += 1
         self.note_if_best()
 
-    def note_if_best(self) -> None:
+    def note_if_best(self, *, interrupted: bool = False) -> None:
         """Keep the present weights if no earlier epoch's were better on the held-out images."""
         fit = evaluate_fit(self.network, self.held_out_pixels)
         loss = fit.negative_elbo(self.pixels.shape[1], fit.mse_sampled)
         if not math.isfinite(loss):
+            if interrupted and self.best is not None:
+                return
             raise ValueError(
                 f"training diverged in epoch {self.epoch}: the loss is {loss}; try a learning rate "
                 f"below {self.options.learning_rate:g}"

@@ -189,6 +189,14 @@ async def test_any_64_bit_seed_will_do(client: AsyncClient, seed: int) -> None:
     assert by_query == by_body
 
 
+async def test_each_of_the_64_bits_of_a_seed_counts(client: AsyncClient) -> None:
+    drawn = [
+        (await client.get(f"/sample?seed={seed}")).content
+        for seed in (7, 7 + 2**32, 7 + 2**53, 7 + 2**63)
+    ]
+    assert len(set(drawn)) == 4
+
+
 async def test_a_draw_does_not_depend_on_what_shares_its_batch(
     client: AsyncClient, digits: NDArray[np.uint8]
 ) -> None:

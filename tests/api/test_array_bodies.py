@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import pickle
 import struct
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
@@ -619,6 +620,20 @@ async def test_a_bomb(client: AsyncClient, pack: Callable[..., bytes]) -> None:
         encoding = "gzip" if pack is gzip.compress else "deflate"
         answer = await post(client, "/encode", packed, RAW, content_encoding=encoding)
         problem(answer, status, "8,192" if size < limit else f"{limit:,}")
+
+
+async def test_a_bomb_is_not_unpacked_past_the_limit(small_client: AsyncClient) -> None:
+    """However much is in its first chunk."""
+    packed = gzip.compress(bytes(58_000_000), 9)
+    assert len(packed) < SMALL.max_body_bytes < 58_000_000
+    tracemalloc.start()
+    try:
+        answer = await post(small_client, "/encode", packed, RAW, content_encoding="gzip")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    problem(answer, 413, "unpacks", f"{SMALL.max_body_bytes:,}")
+    assert peak < 5_000_000
 
 
 # Answers

@@ -167,7 +167,7 @@ def test_latents_samples_and_the_model(server: Server, http: httpx.Client, use: 
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"]
 )
 def test_pil_images_of_every_mode(server: Server, use: Use, four: Images, mode: str) -> None:
     grey = four[1, 0] // 128 * 255  # black and white are the same in all of them
@@ -176,6 +176,13 @@ def test_pil_images_of_every_mode(server: Server, use: Use, four: Images, mode: 
     assert image.mode == mode
     expected = use(server.url, "encode", grey).mu
     assert use(server.url, "encode", [image]).mu == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pil_images_without_a_white_are_refused(use: Use, four: Images, mode: str) -> None:
+    """0..1, 0..255 or anything: guessing would make black or white of them, in silence."""
+    with pytest.raises(TypeError, match=mode):
+        use("http://127.0.0.1:1", "encode", [Image.fromarray(four[0, 0]).convert(mode)])
 
 
 def test_a_pil_image_is_what_its_file_is(

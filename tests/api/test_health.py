@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,16 @@ async def test_work_that_went_well_lately_is_proof_enough(
     small_client: AsyncClient,
     four: NDArray[np.uint8],
 ) -> None:
-    assert (await small_client.post("/encode", json=uint8_body(four))).status_code == 200
+    now = monotonic()
+    monkeypatch.setattr(inference, "monotonic", lambda: now)
     monkeypatch.setattr(engine_of(small_app), "score", broken)
+    assert (await small_client.get("/readyz")).status_code == 200, "the warm-up worked"
+    now += inference.READY_FOR_S + 1
+    problem(await small_client.get("/readyz"), 503)
+    assert (await small_client.post("/encode", json=uint8_body(four))).status_code == 200
     assert (await small_client.get("/readyz")).status_code == 200
+    now += inference.READY_FOR_S + 1
+    problem(await small_client.get("/readyz"), 503)
 
 
 async def test_a_failed_request_is_no_proof(

@@ -93,7 +93,9 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    request: int
+    """The caller of one of the latest requests leaves."""
+
+    back: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ class Finish:
 
 @dataclass(frozen=True)
 class Turn:
-    """The event loop turns once."""
+    """The event loop turns. Two turns after its submission a lone request is running."""
+
+    times: int
 
 
 Step = Submit | Cancel | Finish | Turn
@@ -139,12 +143,13 @@ class World:
             match step:
                 case Submit():
                     self._submit(step)
-                case Cancel(index) if index < len(self.requests):
-                    self._cancel(self.requests[index])
+                case Cancel(back) if self.requests:
+                    self._cancel(self.requests[-1 - back % len(self.requests)])
                 case Finish() if loop.waiting:
                     loop.step()
-                case _:
-                    await asyncio.sleep(0)
+                case Turn(times):
+                    for _ in range(times):
+                        await asyncio.sleep(0)
             assert 0 <= self.batcher.queued_rows <= self.max_queue
         await self._settle()
         while loop.waiting:
@@ -206,8 +211,8 @@ def submissions(*, broken: bool = False, max_rows: int = 20) -> st.SearchStrateg
 
 
 FINISH = st.builds(Finish)
-TURN = st.builds(Turn)
-CANCEL = st.builds(Cancel, st.integers(0, 9))
+TURN = st.builds(Turn, st.integers(1, 3))
+CANCEL = st.builds(Cancel, st.integers(0, 4))
 ANYTHING = st.lists(st.one_of(submissions(broken=True), CANCEL, FINISH, TURN), max_size=40)
 SIZES = st.integers(1, 8)
 

@@ -240,6 +240,61 @@ def test_a_request_cancelled_while_it_runs_leaves_the_rest_unharmed(
     assert network.batches == [2, 1]
 
 
+def test_a_request_cancelled_in_its_last_batch_does_not_take_its_mates_along(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    network = Network()
+    batcher = make_batcher()
+
+    async def main() -> None:
+        network.gate.clear()
+        leaving, staying = [
+            asyncio.create_task(batcher.submit(network, rows(10 * i, 2))) for i in range(2)
+        ]
+        await network.running()
+        leaving.cancel()
+        network.gate.set()
+        assert values(await staying) == [20, 22]
+        assert leaving.cancelled()
+        assert values(await batcher.submit(network, rows(7))) == [14]
+
+    run(main())
+    assert network.batches == [4, 1]
+
+
+def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
+    make_batcher: Callable[..., MicroBatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 5))  # each look at it is 5 s after the last
+    monkeypatch.setattr("service.batching.perf_counter", lambda: float(next(clock)))
+    network = Network()
+    batcher = make_batcher(max_batch_rows=1, max_queue_rows=1_000)
+
+    def asked_to_wait() -> int:
+        with pytest.raises(QueueFullError) as refusal:
+            batcher.submit(network, rows(0, 2_000)).send(None)
+        return refusal.value.retry_after_s
+
+    async def main() -> None:
+        assert asked_to_wait() == 1, "nothing was measured yet"
+        await batcher.submit(network, rows(0))  # one row took 5 s
+        assert asked_to_wait() == 1, "nothing waits"
+        network.gate.clear()
+        tasks = [asyncio.create_task(batcher.submit(network, rows(i))) for i in range(4)]
+        await network.running()
+        await asyncio.sleep(0)
+        assert asked_to_wait() == 15, "three rows wait"
+        tasks.append(asyncio.create_task(batcher.submit(network, rows(0, 500))))
+        await asyncio.sleep(0)
+        assert asked_to_wait() == MAX_RETRY_AFTER_S
+        for task in tasks:
+            task.cancel()
+        network.gate.set()
+        await asyncio.wait(tasks)
+
+    run(main())
+
+
 def test_kinds_are_not_mixed_and_take_turns(make_batcher: Callable[..., MicroBatcher]) -> None:
     order: list[str] = []
     gate = threading.Event()

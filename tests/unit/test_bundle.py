@@ -29,6 +29,7 @@ from model.training.card import model_card
 from model.vae import VAE
 from tests.unit.samples import TINY, assert_one_line, damaged, tiny_bundle
 
+BUNDLE_FILES = {"README.md", "config.json", "model.safetensors"}
 FIELDS = {
     *("format", "name", "weights_sha256", "config"),
     *("preprocessing", "pixel_variance", "provenance", "metrics"),
@@ -101,11 +102,7 @@ def test_it_comes_back_as_it_was_saved(
     assert loaded.metrics == saved.metrics
     assert loaded.version == saved.version
     assert same_weights(loaded, saved)
-    assert sorted(path.name for path in (tmp_path / "deep" / "down").iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-    ]
+    assert {path.name for path in (tmp_path / "deep" / "down").iterdir()} == BUNDLE_FILES
     assert (tmp_path / "deep" / "down" / "README.md").read_text() == "the card"
 
 
@@ -136,37 +133,43 @@ def test_saving_again_gives_the_same_bytes(directory: Path, tmp_path: Path) -> N
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
+class Stop(BaseException):
+    """The machine stops."""
+
+
 @pytest.mark.parametrize("before", ["absent", "present"])
-@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("steps", range(6))
 def test_a_save_cut_short_does_not_load_as_something_else(
-    writes: int, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut in its first, second or third file: all is as before, or nothing loads."""
+    """Cut in any of its writes or renamings: an older bundle is as it was, or nothing loads."""
     if before == "present":
         WHOLE.save(tmp_path, model_card(WHOLE))
     other = tiny_bundle(seed=1)
-    left = writes
+    left = steps
+    write, replace = Path.write_bytes, Path.replace
 
-    def failing(write: Callable[..., int]) -> Callable[..., int]:
-        def wrapper(path: Path, data: Any, **options: Any) -> int:
-            nonlocal left
-            if left == 0:
-                write(path, data[: len(data) // 2], **options)
-                raise OSError("no space left")
-            left -= 1
-            monkeypatch.setattr(Path, "write_bytes", whole_bytes)
-            written = write(path, data, **options)
-            monkeypatch.setattr(Path, "write_bytes", failing(whole_bytes))
-            return written
+    def cut_write(path: Path, data: bytes) -> int:
+        nonlocal left
+        if left == 0:
+            write(path, data[: len(data) // 2])
+            raise Stop
+        left -= 1
+        return write(path, data)
 
-        return wrapper
+    def cut_replace(path: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise Stop
+        left -= 1
+        return replace(path, target)
 
-    whole_bytes, whole_text = Path.write_bytes, Path.write_text
-    monkeypatch.setattr(Path, "write_bytes", failing(whole_bytes))
-    monkeypatch.setattr(Path, "write_text", failing(whole_text))
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(Path, "write_bytes", cut_write)
+    monkeypatch.setattr(Path, "replace", cut_replace)
+    with pytest.raises(Stop):
         other.save(tmp_path, model_card(other))
     monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} <= BUNDLE_FILES
     try:
         loaded = load_bundle(tmp_path)
     except BundleError:

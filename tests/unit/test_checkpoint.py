@@ -192,6 +192,24 @@ def test_damage_is_told(whole: Path, data: st.DataObject) -> None:
         assert same(loaded, SAVED)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"F32"', b'"I32"'),
+        (b"[7,20]", b"[20,7]"),
+        (b"[6]", b"[3]"),
+        (b"weights/decoder.0.bias", b"weights/decoder.1.bias"),
+    ],
+)
+def test_damage_to_the_header_is_told(old: bytes, new: bytes, whole: Path) -> None:
+    data = whole.read_bytes()
+    assert old in data
+    path = whole.with_name("damaged")
+    path.write_bytes(data.replace(old, new, 1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path, RUN)
+
+
 def test_tensors_are_not_shared_with_the_network(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     shared: dict[str, Tensor] = dict(SAVED.weights)

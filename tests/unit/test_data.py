@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def test_npz_layouts(layout: str, save: Any, key: str, tmp_path: Path) -> None:
     assert loaded.name == "my"
     assert loaded.files == {"my.npz": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert stored_shape(path) == SHAPE
+
+
+def test_npz_floats_are_rounded(tmp_path: Path) -> None:
+    floats = np.random.default_rng(0).random((6, 4, 5))
+    np.savez(tmp_path / "my.npz", images=floats)
+    loaded = load_images(tmp_path / "my.npz", "train", image_shape=SHAPE)
+    np.testing.assert_allclose(loaded.images[:, 0], floats * 255, rtol=0, atol=0.5)
 
 
 def test_npz_in_colour(tmp_path: Path) -> None:
@@ -309,9 +317,13 @@ def test_a_folder_of_broken_images_is_told(tmp_path: Path) -> None:
     assert "one.png" in message
 
 
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.npz"])
+def test_what_is_not_there_is_told(name: str, tmp_path: Path) -> None:
+    message = refused(tmp_path / name)
+    assert re.search("no such|not exist|neither", message, re.IGNORECASE)
+
+
 def test_what_is_neither_is_told(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere")
-    refused(tmp_path / "nowhere.npz")
     (tmp_path / "file.png").write_bytes(encoded(Image.fromarray(IMAGES[0, 0])))
     refused(tmp_path / "file.png")
     (tmp_path / "directory.npz").mkdir()

@@ -306,6 +306,15 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     assert not sprung.exists()
 
 
+@pytest.mark.filterwarnings("always")
+def test_torchs_warnings_are_not_shown(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": 1}))
+    refused(tmp_path / "plain.pt", tmp_path, capsys)
+    assert len(recwarn) == 0
+
+
 def test_the_traps_would_spring(tmp_path: Path) -> None:
     """So that the test above tests something."""
     sprung = tmp_path / "sprung"

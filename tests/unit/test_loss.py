@@ -69,7 +69,9 @@ def test_beta_weighs_the_kl_alone(name: str, seed: int, beta: float) -> None:
     pixels, output = case(seed)
     loss = gaussian_loss if name == "gaussian" else tutorial_loss
     whole, half, none = (loss(pixels, output, b) for b in (1.0, beta, 0.0))
-    expected = none.total + beta * (whole.total - none.total)
+    weight = 1 if name == "gaussian" else 1 / P
+    expected = none.total + beta * weight * half.kl
+    torch.testing.assert_close(whole.total, none.total + weight * half.kl)
     torch.testing.assert_close(half.total, expected)
     torch.testing.assert_close(half.kl, output.posterior.kl().mean())
     torch.testing.assert_close(half.mse, (pixels - output.images).square().mean())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -151,12 +152,12 @@ def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for number in range(20):
         image = Image.new("RGB", (10 + number, 30), (number * 10, 200, 50))
         (pictures / f"{number:02}.png").write_bytes(encoded(image))
-    (pictures / "broken[1].png").write_bytes(b"broken")
+    (pictures / "broken[red].png").write_bytes(b"broken")
     out = tmp_path / "out"
     size = ["--channels", "3", "--size", "12", "--name", "colours"]
     ended = run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size)
     assert ended.status == 0
-    assert "broken[1].png" in ended.out
+    assert "broken[red].png" in ended.out
     assert "1 files skipped, 20 read" in ended.out
     bundle = load_bundle(tmp_path / "out")
     assert bundle.name == "colours"
@@ -181,6 +182,19 @@ def test_the_relu_head(idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert bundle.config.head == "relu"
     assert bundle.pixel_variance is None
     assert bundle.metrics["test"]["negative_elbo"] is None
+
+
+def test_the_threads_are_as_many_as_asked_for(
+    idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        command = ["train", "--data", str(idx), "--out", str(tmp_path / "out"), *SHORT]
+        assert run(capsys, *command, "--threads", "2").status == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert load_bundle(tmp_path / "out").provenance["threads"] == 2
 
 
 def test_the_environment_may_name_the_data(
@@ -272,6 +286,7 @@ def test_a_wrong_value_is_one_line_and_costs_nothing(
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     ended = run(capsys, *command, "--overwrite", option, value)
     assert ended.status == 2
+    assert "epoch 1" not in ended.out
     assert ended.err.startswith("error: ")
     assert len(ended.err.splitlines()) == 1
     assert {path: path.read_bytes() for path in before} == before
@@ -382,6 +397,14 @@ def test_ctrl_c_keeps_what_was_learnt_and_resume_ends_it(
     other = run(capsys, *command, "--resume", "--seed", "1")
     assert other.status == 2
     assert "seed" in other.err
+    assert load_bundle(out).version == early.version
+
+    images = np.full((N_TRAIN, 1, 28, 28), 7, np.uint8)
+    other = run(
+        capsys, "train", "--data", write_idx(tmp_path / "x", images), *command[3:], "--resume"
+    )
+    assert other.status == 2
+    assert "data" in other.err
     assert load_bundle(out).version == early.version
 
     assert run(capsys, *command, "--resume").status == 0

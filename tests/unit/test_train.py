@@ -24,6 +24,7 @@ from model.training.checkpoint import CheckpointError
 from model.training.evaluate import Fit, evaluate_fit
 from model.training.train import Step, Trained, TrainOptions, held_out_indices, train
 from model.vae import VAE
+from tests.unit.samples import assert_one_line
 
 SMALL = VAEConfig(hidden_sizes=(12,), latent_size=3)
 QUICK = TrainOptions(epochs=4, batch_size=32)
@@ -111,6 +112,15 @@ def test_steps_are_counted(few: NDArray[np.uint8]) -> None:
     assert {s.steps for s in steps} == {QUICK.epochs * BATCHES}
     assert [s.epoch for s in steps] == [e for e in (1, 2, 3, 4) for _ in range(BATCHES)]
     assert all(math.isfinite(s.loss) and s.mse > 0 and s.kl >= 0 for s in steps)
+
+
+def test_each_epoch_shuffles_and_draws_anew(few: NDArray[np.uint8]) -> None:
+    steps: list[Step] = []
+    still = replace(QUICK, learning_rate=1e-12)
+    train(SMALL, few, still, on_step=steps.append)
+    errors = np.array([step.mse for step in steps]).reshape(QUICK.epochs, BATCHES)
+    assert len(np.unique(errors, axis=0)) == QUICK.epochs
+    np.testing.assert_allclose(errors, errors.mean(), rtol=0.2)
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -295,6 +305,27 @@ def test_an_interruption_keeps_the_best_weights_too(
     assert same({f"weights/{name}": t for name, t in weights(trained).items()}, first)
 
 
+def test_divergence_is_told(few: NDArray[np.uint8], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    options = replace(QUICK, learning_rate=1e10)
+    with pytest.raises(ValueError, match="learning rate") as raised:
+        train(SMALL, few, options, checkpoint=checkpoint)
+    assert_one_line(raised.value, "1e+10")
+
+
+def test_an_interruption_after_divergence_keeps_the_best_weights(
+    few: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sees the loss turn to nan presses Ctrl-C."""
+    errors = iter([0.1, math.nan] + [0.1] * 9)
+    monkeypatch.setattr(
+        module, "evaluate_fit", lambda *_: Fit(mse=0, mse_sampled=next(errors), kl=0)
+    )
+    trained = train(SMALL, few, QUICK, on_step=interrupt_at(BATCHES + 2))
+    assert not trained.finished
+    assert trained.epoch == 1
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -331,11 +362,22 @@ def test_a_damaged_checkpoint_is_refused(few: NDArray[np.uint8], tmp_path: Path)
 # Its schedule
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [module._rate(done) for done in np.linspace(0.001, 1, 1000)]
+def test_the_learning_rate_rises_and_falls(
+    few: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    whole_step = torch.optim.Adam.step
+
+    def step(optimizer: torch.optim.Adam) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        whole_step(optimizer)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    train(SMALL, few, TrainOptions(epochs=25, batch_size=25, learning_rate=0.01))
     peak = int(np.argmax(rates))
-    assert 0.04 < peak / 1000 < 0.06
-    assert rates[peak] == pytest.approx(1, abs=1e-2)
+    assert len(rates) == 100
+    assert 2 <= peak <= 8
+    assert rates[peak] == pytest.approx(0.01, rel=0.02)
     assert all(a < b for a, b in pairwise(rates[: peak + 1]))
     assert all(a > b for a, b in pairwise(rates[peak:]))
-    assert min(rates) >= 0
+    assert 0 <= rates[-1] < 0.0001
