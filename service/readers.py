@@ -43,8 +43,8 @@ MAX_LATENT: Final = 1e6
 MAX_NPY_HEADER_BYTES: Final = 4096
 """A header of the types and shapes that are read here has 128 bytes."""
 
-MAX_NPY_DIMENSIONS: Final = 4
-"""[N,C,H,W] has the most."""
+MAX_NPY_DIMENSIONS: Final = 32
+"""More than any shape here has; numpy itself stops at 64."""
 
 NPY_HEADERS: Final[dict[tuple[int, int], Any]] = {
     (1, 0): npy_format.read_array_header_1_0,
@@ -225,8 +225,8 @@ def read_npy(body: bytes) -> NDArray[Any]:
         )
     if not follow or len(shape) > MAX_NPY_DIMENSIONS:
         raise InvalidContentError(
-            f"the array has shape {str(list(shape))[:128]}, expected 1 to {MAX_NPY_DIMENSIONS} sizes, "
-            "each from 1",
+            f"the array has shape {str(list(shape))[:128]}, expected 1 to {MAX_NPY_DIMENSIONS} "
+            "sizes, each from 1",
             ("body",),
         )
     flat = np.frombuffer(body, dtype, offset=file.tell())

@@ -8,7 +8,7 @@ import struct
 import threading
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -321,6 +321,11 @@ def little_file_of_many_pixels(file_format: str) -> bytes:
     return png_of_zeros(*size)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of_zeros(width: int, height: int) -> bytes:
     """1 bit a pixel, whole and sound, made without that many pixels in memory."""
 
@@ -338,36 +343,24 @@ def png_of_zeros(width: int, height: int) -> bytes:
     )
 
 
-class HeldDecoder:
-    """`image_to_array`, which waits until the test lets it go."""
+class Held:
+    """A function that waits until the test lets it go."""
 
-    def __init__(self, decode: Callable[..., Any]) -> None:
+    def __init__(self, run: Callable[..., Any]) -> None:
         self.begun = threading.Event()
         self.gate = threading.Event()
-        self._decode = decode
+        self._run = run
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.begun.set()
         if not self.gate.wait(HELD_S):
             raise TimeoutError("nobody else got a word in")
-        return self._decode(*arguments, **options)
+        return self._run(*arguments, **options)
 
 
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldDecoder]:
-    held = HeldDecoder(image_to_array)
-    monkeypatch.setattr("service.readers.image_to_array", held)
-    yield held
-    held.gate.set()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("kind", ["photograph", "snapshot", "PNG", "WEBP"])
-async def test_others_are_answered_while_a_large_image_is_decoded(
-    request: pytest.FixtureRequest, client: AsyncClient, held: HeldDecoder, carrier: str, kind: str
+async def check_others_are_answered(
+    client: AsyncClient, held: Held, file: bytes, carrier: str
 ) -> None:
-    file = little_file_of_many_pixels(kind) if kind.isupper() else request.getfixturevalue(kind)
     answer = asyncio.create_task(send(client, file, carrier))
     assert await asyncio.to_thread(held.begun.wait, HELD_S)
     for _ in range(3):
@@ -375,6 +368,53 @@ async def test_others_are_answered_while_a_large_image_is_decoded(
     assert not answer.done()
     held.gate.set()
     assert (await answer).status_code == 200, "it was let go in time"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("kind", ["photograph", "snapshot", "PNG", "WEBP"])
+async def test_others_are_answered_while_a_large_image_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    client: AsyncClient,
+    carrier: str,
+    kind: str,
+) -> None:
+    file = little_file_of_many_pixels(kind) if kind.isupper() else request.getfixturevalue(kind)
+    held = Held(image_to_array)
+    monkeypatch.setattr("service.readers.image_to_array", held)
+    await check_others_are_answered(client, held, file, carrier)
+
+
+def png_of_many_chunks(digit: Pixels) -> bytes:
+    """Its header says 28 × 28; 30 MB of this take ten seconds to open."""
+    file = image_file(digit)
+    start = file.index(b"IDAT") - 4
+    return file[:start] + chunk(b"prVt", b"") * 50_000 + file[start:]
+
+
+def jpeg_of_many_segments(digit: Pixels) -> bytes:
+    file = jpeg(digit)
+    return file[:2] + b"\xff\xe5\0\2" * 150_000 + file[2:]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    "make", [png_of_many_chunks, jpeg_of_many_segments], ids=lambda make: make.__name__
+)
+async def test_others_are_answered_while_a_long_file_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+    client: AsyncClient,
+    digit: Pixels,
+    carrier: str,
+    make: Callable[[Pixels], bytes],
+) -> None:
+    """Pillow reads all that comes before the pixels, piece by piece, to tell how many there are."""
+    file = make(digit)
+    held = Held(Image.open)
+    monkeypatch.setattr("PIL.Image.open", held)
+    await check_others_are_answered(client, held, file, carrier)
 
 
 # Files that claim too much

@@ -583,6 +583,13 @@ def test_a_key_that_is_there_twice(http: httpx.Client) -> None:
     error(post(http, "decode", tensor_twice.encode()), 400, "name", "twice")
 
 
+def test_outputs_that_are_none_are_all(http: httpx.Client) -> None:
+    expected = post(http, "decode", document()).json()
+    nothing: list[Any] = [None, []]
+    for outputs in nothing:
+        assert post(http, "decode", document() | {"outputs": outputs}).json() == expected
+
+
 def test_binary_output_on_request(http: httpx.Client) -> None:
     """The request's setting holds for all outputs, and an output's own wins over it."""
     images = document("images", np.zeros((2, 784), np.float32))
