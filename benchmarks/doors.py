@@ -92,14 +92,18 @@ def dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def start() -> tuple[subprocess.Popen[str], int]:
-    """The service on a free port, ready."""
+def start() -> tuple[subprocess.Popen[str], int, dict[str, float]]:
+    """The service on a free port, ready; how long that took, and the memory it has then."""
+    started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--port", "0"], stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr or ():
         if found := re.search(r"running on http://[^:]+:(\d+)", line):
-            return process, int(found[1])
+            ready_s = time.perf_counter() - started
+            memory = re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            resident_mb = int(memory[1]) / 1024 if memory else 0.0
+            return process, int(found[1]), {"ready_s": ready_s, "resident_MiB": resident_mb}
     raise SystemExit("the service did not start")
 
 
@@ -168,7 +172,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Measure, print the table, and write it beside the figures."""
-    process, port = start()
+    process, port, startup = start()
     try:
         results = measure(bodies(), port)
     finally:
@@ -185,12 +189,14 @@ def main() -> None:
         "versions": {
             name: version(name) for name in ("vae-service", "torch", "fastapi", "uvicorn")
         },
+        "startup": startup,
         "results": results,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "doors.json").write_text(json.dumps(report, indent=2) + "\n")
     (RESULTS / "doors.md").write_text(table(results))
     print(table(results))
+    print(f"ready in {startup['ready_s']:.2f} s with {startup['resident_MiB']:.0f} MiB resident")
 
 
 if __name__ == "__main__":

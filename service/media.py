@@ -78,9 +78,12 @@ MAGIC: Final = {
 }
 """First bytes by which an unnamed body is known; a few blanks before JSON are skipped."""
 
+INLINE_FILE_BYTES: Final = 16_384
+"""Image files up to here are opened on the event loop: even finding the header can take long."""
+
 INLINE_PIXELS: Final = 65_536
-"""Image files with so many pixels in their header are decoded on the event loop: a 28×28 one costs
-less than a change of thread."""
+"""Those with so many pixels in their header are decoded there too: a 28×28 one costs less than a
+change of thread."""
 
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
@@ -149,8 +152,8 @@ def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
     if media_type == JSON and body.count(b'"') == (6 if b'"dtype"' in body else 2):
         # So many quotation marks have the keys and the dtype; there are no base64 files.
         return len(body) > INLINE_JSON_BYTES
-    if media_type not in FILES:
-        return True  # many files: their headers are read with them
+    if media_type not in FILES or len(body) > INLINE_FILE_BYTES:
+        return True
     try:
         width, height = open_image(body, max_pixels=wanted.max_image_pixels).size
     except ImageError:

@@ -15,6 +15,7 @@ from service import examples, inference
 from service.app import create_app
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
+    HANG_S,
     IMAGE_ROUTES,
     WORK_ROUTES,
     client_of,
@@ -246,7 +247,8 @@ async def test_every_error_of_every_route_is_of_one_shape(
             full = {"n": SMALL.max_queue_images}
             beside.append(asyncio.create_task(client.post("/decode", json=full)))
             await queue_holds(client, SMALL.max_queue_images)
-        answer = await PROVOKE[status](client, method, path)
+        async with asyncio.timeout(HANG_S):
+            answer = await PROVOKE[status](client, method, path)
         for one in held:
             one.let_go()
         await asyncio.gather(*beside)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
+    HANG_S,
     IMAGE_ROUTES,
     WORK_ROUTES,
     client_of,
@@ -200,7 +201,9 @@ async def test_a_body_that_does_not_arrive(small_client: AsyncClient, route: str
         yield b'{"images": '
         await never.wait()
 
-    answer = await small_client.post(route, content=body(), headers={"X-Request-Timeout": "0.05"})
+    headers = {"X-Request-Timeout": "0.05"}
+    async with asyncio.timeout(HANG_S):
+        answer = await small_client.post(route, content=body(), headers=headers)
     problem(answer, 408, "0.05")
 
 

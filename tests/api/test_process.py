@@ -227,6 +227,14 @@ def check_refused(status: int, stderr: str, *mentioned: str) -> None:
         assert word in stderr
 
 
+@pytest.fixture
+def _never_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrongly taken fails, instead of serving for ever."""
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: pytest.fail("it was taken"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_never_served")
 @pytest.mark.parametrize(
     ("flags", "mentioned"),
     [
@@ -259,6 +267,7 @@ def test_a_wrong_setting_is_one_clear_line(
     check_refused(main(flags), capsys.readouterr().err, *mentioned)
 
 
+@pytest.mark.usefixtures("_never_served")
 @pytest.mark.parametrize(("name", "value"), [("VAE_PORT", "abc"), ("VAE_THREADS", "many")])
 def test_a_wrong_environment_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
@@ -267,6 +276,7 @@ def test_a_wrong_environment_is_one_clear_line(
     check_refused(main([]), capsys.readouterr().err, name, repr(value))
 
 
+@pytest.mark.usefixtures("_never_served")
 def test_a_damaged_bundle_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -293,6 +303,7 @@ def test_the_process_says_no_more_than_that_line() -> None:
     assert not done.stdout
 
 
+@pytest.mark.usefixtures("_never_served")
 @pytest.mark.parametrize("flags", [["--no-such-flag", "1"], ["--port"], ["serve"]])
 def test_a_flag_that_is_none(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
