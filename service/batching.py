@@ -166,7 +166,8 @@ class MicroBatcher:
                 self._fail(batch[0].job, error)
             else:  # One of them is to blame: alone, the others succeed.
                 for part in batch:
-                    await self._run_batch([part])
+                    if not part.job.future.done():
+                        await self._run_batch([part])
             return
         seconds = perf_counter() - started
         try:

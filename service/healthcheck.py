@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from http.client import HTTPConnection, HTTPException
 
+from pydantic import ValidationError
+
 from service.settings import Settings
 
 TIMEOUT_S = 4
@@ -16,7 +18,14 @@ TIMEOUT_S = 4
 
 def main() -> int:
     """Ask `/readyz`. Returns 0 for ready; 1, with the reason on stderr, for anything else."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(
+            f"{error.error_count()} settings are wrong; python -m service says which",
+            file=sys.stderr,
+        )
+        return 1
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     connection = HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, ScoreMaps, Scores
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
-from service.errors import DeadlineError, NotReadyError
+from service.errors import DeadlineError, NotReadyError, QueueFullError
 from service.metrics import Metrics
 from service.sampling import standard_normal
 
@@ -89,8 +89,9 @@ class Inference:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._batcher.submit(self.engine.score, image)
-        except TimeoutError as error:
-            raise NotReadyError(f"no forward pass within {PROBE_TIMEOUT_S:g} s") from error
+        except (TimeoutError, QueueFullError) as error:
+            if monotonic() - self._last_success >= READY_FOR_S:  # busy is ready, stuck is not
+                raise NotReadyError(f"no forward pass within {PROBE_TIMEOUT_S:g} s") from error
         except Exception as error:
             raise NotReadyError(f"a forward pass failed: {type(error).__name__}") from error
 

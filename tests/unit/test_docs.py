@@ -40,6 +40,10 @@ def test_every_setting_named_exists(text: str) -> None:
     assert set(re.findall(r"\bVAE_[A-Z_]+", text)) - known == set()
 
 
+def test_the_benchmark_s_table_is_the_one_committed() -> None:
+    assert (ROOT / "benchmarks/results/doors.md").read_text(encoding="utf-8") in README
+
+
 def test_nothing_is_left_to_be_filled_in() -> None:
     assert re.findall(r"^[A-Z_]{4,}$", README, re.MULTILINE) == []
 
