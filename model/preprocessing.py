@@ -39,21 +39,22 @@ class ImageSizeError(ImageError):
     """The image has another size than the network's, and resizing was not wanted."""
 
 
-def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Read the header of an image file and refuse it there if it is too large.
 
     Raises `MalformedImageError` or `ImageTooLargeError`.
     """
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own, higher limit (179 million pixels) speaks before ours can.
         raise ImageTooLargeError(
             f"image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels > maximum {max_pixels:,}"
         ) from error
     except Exception as error:
-        known = ", ".join(FORMATS)
-        raise MalformedImageError(f"not an image file of a known format ({known})") from error
+        known = f"known formats are {', '.join(FORMATS)}"
+        what = "an image file" if formats == FORMATS else f"a {formats[0]} file, as its type says"
+        raise MalformedImageError(f"not {what}; {known}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(

@@ -57,6 +57,7 @@ class ProblemError(ClientError):
         self, status: int, problem: Mapping[str, Any], retry_after_s: float | None
     ) -> None:
         self.status = status
+        self.type = str(problem.get("type", "about:blank"))
         self.title = str(problem.get("title", ""))
         self.detail = str(problem.get("detail", ""))
         self.request_id = str(problem.get("request_id", ""))
@@ -142,6 +143,7 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
     Knows nothing of sockets, so that both clients share it. Raises `ClientError`.
     """
     deadline = time.monotonic() + timeout_s
+    last: ClientError = UnreachableError(f"{call.path}: no answer within {timeout_s:g} s")
     for attempt in range(1, max_attempts + 1):
         left_s = deadline - time.monotonic()
         if left_s <= 0.001:
@@ -163,8 +165,9 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
                 raise error  # http:// is missing: it will not get better
         if attempt == max_attempts or time.monotonic() + pause_s >= deadline:
             raise error
+        last = error
         yield Pause(pause_s)
-    raise UnreachableError(f"{call.path}: no answer within {timeout_s:g} s")
+    raise last
 
 
 def _problem(answer: httpx.Response) -> ProblemError:

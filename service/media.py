@@ -16,6 +16,7 @@ from starlette.responses import Response
 from model.preprocessing import ImageError, open_image
 from service.errors import BadBodyError, NotAcceptableError, UnsupportedTypeError
 from service.readers import (
+    FILE_FORMATS,
     ImagesWanted,
     Latents,
     LatentsWanted,
@@ -36,7 +37,7 @@ NPY: Final = "application/x-npy"
 RAW: Final = "application/octet-stream"
 MULTIPART: Final = "multipart/form-data"
 PNG: Final = "image/png"
-FILES: Final = (PNG, "image/jpeg", "image/webp", "image/bmp")
+FILES: Final = tuple(FILE_FORMATS)
 
 IMAGE_READERS: Final[Mapping[str, Callable[[bytes, ImagesWanted], Pixels]]] = {
     JSON: read_json_images,

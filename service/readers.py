@@ -18,6 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from model.preprocessing import (
+    FORMATS,
     ImageSizeError,
     ImageTooLargeError,
     MalformedImageError,
@@ -52,6 +53,14 @@ NPY_HEADERS: Final[dict[tuple[int, int], Any]] = {
     (3, 0): npy_format.read_array_header_2_0,
 }
 """Readers of each version's header; 3.0 differs in field names only, which no type here has."""
+
+FILE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "image/png": ("PNG",),
+    "image/jpeg": ("JPEG",),
+    "image/webp": ("WEBP",),
+    "image/bmp": ("BMP",),
+}
+"""What a body may be that is said to be such a file."""
 
 NPY_TYPES: Final = ("uint8", "float16", "float32", "float64")
 
@@ -126,7 +135,8 @@ def read_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
 
 def read_file_image(body: bytes, wanted: ImagesWanted) -> Pixels:
     """One image file."""
-    return _FileDecoder(wanted).decode(body)[None]
+    named = wanted.content_type.partition(";")[0].strip().lower()
+    return _FileDecoder(wanted).decode(body, formats=FILE_FORMATS.get(named, FORMATS))[None]
 
 
 def read_multipart_images(body: bytes, wanted: ImagesWanted) -> Pixels:
@@ -399,14 +409,16 @@ class _FileDecoder:
         self._wanted = wanted
         self._pixels_left = REQUEST_PIXELS * wanted.max_image_pixels
 
-    def decode(self, data: bytes, index: int | None = None) -> NDArray[np.uint8]:
+    def decode(
+        self, data: bytes, index: int | None = None, formats: tuple[str, ...] = FORMATS
+    ) -> NDArray[np.uint8]:
         """One file, (C·H·W,); `index` is its place if there may be several."""
         wanted = self._wanted
         where = "" if index is None else f"images[{index}]: "
         if perf_counter() > wanted.deadline:
             raise DeadlineError("the images were not decoded within the request's time")
         try:
-            image = open_image(data, max_pixels=wanted.max_image_pixels)
+            image = open_image(data, max_pixels=wanted.max_image_pixels, formats=formats)
             self._pixels_left -= image.width * image.height
             if self._pixels_left < 0:
                 limit = REQUEST_PIXELS * wanted.max_image_pixels

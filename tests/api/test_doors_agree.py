@@ -16,6 +16,7 @@ import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from model.engine import Engine
 from service.client import Client
 from tests.api.helpers import base64_file, image_file
 from tests.conftest import Server
@@ -43,6 +44,11 @@ def expected(server: Server, images: Images) -> Scores:
         answer = client.post("/anomaly-score", json=body).raise_for_status().json()
     assert len(set(answer["score"])) > N * 0.99
     return np.array(answer["score"])
+
+
+def test_the_scores_are_the_network_s(engine: Engine, images: Images, expected: Scores) -> None:
+    """Each image's own, in the order in which they were sent."""
+    assert expected == pytest.approx(engine.score(images).score, rel=1e-4, abs=1e-6)
 
 
 @pytest.fixture

@@ -329,11 +329,6 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png_of_zeros(width: int, height: int) -> bytes:
     """1 bit a pixel, whole and sound, made without that many pixels in memory."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
