@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.openapi import BINARY, HEADERS, REQUEST_HEADERS, Responses, inlined
 
@@ -13,11 +13,27 @@ from service.openapi import BINARY, HEADERS, REQUEST_HEADERS, Responses, inlined
 class Error(BaseModel):
     """What the protocol says of an error."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"error": "there is no model 'encoder', only encode, decode, reconstruct"}
+        }
+    )
+
     error: str
 
 
 class ServerMetadata(BaseModel):
     """The server."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "name": "vae-service",
+                "version": "0.1.0",
+                "extensions": ["binary_tensor_data"],
+            }
+        }
+    )
 
     name: str
     version: str
@@ -52,6 +68,18 @@ class TensorMetadata(BaseModel):
 
 class ModelMetadata(BaseModel):
     """A model's tensors."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "name": "encode",
+                "versions": ["2dbf223dc5839734"],
+                "platform": "pytorch_vae",
+                "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 28, 28]}],
+                "outputs": [{"name": "mu", "datatype": "FP32", "shape": [-1, 10]}],
+            }
+        }
+    )
 
     name: str
     versions: list[str]
@@ -104,6 +132,16 @@ class OutputTensor(BaseModel):
 
 class InferAnswer(BaseModel):
     """An infer answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model_name": "anomaly-score",
+                "model_version": "2dbf223dc5839734",
+                "outputs": [{"name": "mse", "datatype": "FP32", "shape": [1], "data": [0.0035]}],
+            }
+        }
+    )
 
     model_name: str
     model_version: str

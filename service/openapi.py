@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from model.config import VAEConfig
 from service import examples, schemas
 from service.errors import OPEN_INFERENCE, PROBLEM_TYPE
-from service.media import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART
+from service.media import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART, RAW
 from service.readers import MAX_LATENT
 
 Responses = dict[int | str, dict[str, Any]]
@@ -53,6 +53,34 @@ HEADERS: Final[Schema] = {
 }
 """Headers of every answer."""
 
+RETRY_AFTER: Final[Schema] = {
+    "Retry-After": {
+        "description": "seconds until what waits now is done",
+        "schema": {"type": "integer"},
+    }
+}
+
+TENSOR_HEADERS: Final[Schema] = {
+    "X-Tensor-Shape": {
+        "description": "of a raw answer: 4,28,28",
+        "schema": {"type": "string"},
+    },
+    "X-Tensor-Dtype": {"description": "of a raw answer", "schema": {"type": "string"}},
+}
+
+PROBLEMS: Final[dict[int, str]] = {
+    400: "the body is empty",
+    406: "Accept is 'text/html', this route has application/json",
+    408: "the body did not arrive within the request's 30 s",
+    413: "10,000 images in one request > maximum 8,192",
+    415: "Content-Type is 'text/plain', this route reads application/json",
+    422: "images[3] has 1.5 at pixel 17, expected a number in [0, 1]",
+    500: "the service failed; its log has the reason under the request id",
+    503: "64 images do not fit: 16384 wait already, the maximum is 16384",
+    504: "no answer within the request's 30 s",
+}
+"""The detail of an example for each status."""
+
 REQUEST_HEADERS: Final[list[Schema]] = [
     {
         "name": "X-Request-Timeout",
@@ -60,6 +88,14 @@ REQUEST_HEADERS: Final[list[Schema]] = [
         "description": "seconds this request may take, if less than the service's own limit",
         "schema": {"type": "number", "exclusiveMinimum": 0},
         "example": 5,
+    },
+    {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "comes back in the answer, and stands in the log; a new one is made instead "
+        "of one that is over 128 characters or not printable ASCII",
+        "schema": {"type": "string"},
+        "example": "order-4711",
     },
 ]
 """Headers that routes with work to do read."""
@@ -74,12 +110,18 @@ def answers(
     """The answers of a route: `model` as JSON, the other types, and the problems."""
     content: dict[str, Any] = {kind: {"schema": BINARY} for kind in media_types}
     content[JSON] = {}
-    found: Responses = {200: {"model": model, "content": content, "headers": HEADERS}}
+    headers = HEADERS | (TENSOR_HEADERS if RAW in media_types else {})
+    found: Responses = {200: {"model": model, "content": content, "headers": headers}}
     for status in sorted(set(errors)):
         found[status] = {
             "description": HTTPStatus(status).phrase,
-            "headers": HEADERS,
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "headers": HEADERS | (RETRY_AFTER if status == 503 else {}),
+            "content": {
+                PROBLEM_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": _problem_example(status),
+                }
+            },
         }
     return found
 
@@ -100,6 +142,19 @@ def inlined(model: type[BaseModel]) -> Schema:
 
     resolved: Schema = resolve(schema)
     return resolved
+
+
+def _problem_example(status: int) -> Schema:
+    example: Schema = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": PROBLEMS[status],
+        "request_id": "d3f25f9972924b3885a69c4c2b5e9063",
+    }
+    if status == 422:
+        example["errors"] = [{"loc": ["body", "images", 3], "msg": PROBLEMS[status]}]
+    return example
 
 
 def openapi_of(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from model.engine import Floats
 from service import media, schemas
@@ -169,7 +169,7 @@ async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()
     "/model",
     tags=["service"],
     summary="The bundle in memory",
-    response_model=schemas.ModelAnswer,
+    responses=answers(schemas.ModelAnswer, [media.JSON]),
 )
 async def model(request: Request) -> dict[str, Any]:
     """What it is, where it comes from, how well it fits, and what it offers."""
@@ -213,7 +213,12 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics", tags=["service"], summary="Prometheus text", response_class=Response)
+@router.get(
+    "/metrics",
+    tags=["service"],
+    summary="Prometheus text",
+    response_class=PlainTextResponse,
+)
 async def metrics(request: Request) -> Response:
     """Requests, latency, batch sizes, queue depth."""
     text = Service.of(request).metrics.render()

@@ -17,11 +17,17 @@ DEFAULT_ALPHA = 0.01
 
 Dtype = Literal["uint8", "float32"]
 Seed = Field(
-    None, ge=0, le=MAX_SEED, description="makes the draw repeatable; a fresh one if left out"
+    None,
+    ge=0,
+    le=MAX_SEED,
+    description="makes the draw repeatable; a fresh one if left out",
+    examples=[7],
 )
-Scale = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour")
+Scale = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour", examples=[8])
 AnswerDtype = Field(
-    None, description="images in a raw or .npy answer: float32 in [0, 1] (default), or uint8 0..255"
+    None,
+    description="images in a raw or .npy answer: float32 in [0, 1] (default), or uint8 0..255",
+    examples=["uint8"],
 )
 
 
@@ -35,18 +41,28 @@ class ImagesQuery(Query):
     """For routes that read images."""
 
     resize: bool = Field(
-        True, description="resize image files to the model's size; false refuses another size"
+        True,
+        description="resize image files to the model's size; false refuses another size",
+        examples=[False],
     )
-    invert: bool = Field(False, description="for dark ink on light paper: image files are inverted")
+    invert: bool = Field(
+        False,
+        description="for dark ink on light paper: image files are inverted",
+        examples=[True],
+    )
     dtype: Dtype | None = Field(
-        None, description="pixels of a raw body: uint8 0..255 (default), or float32 in [0, 1]"
+        None,
+        description="pixels of a raw body: uint8 0..255 (default), or float32 in [0, 1]",
+        examples=["float32"],
     )
 
 
 class EncodeQuery(ImagesQuery):
     """For /encode."""
 
-    sample: bool = Field(False, description="also draw z = μ + σ·ε; in JSON answers only")
+    sample: bool = Field(
+        False, description="also draw z = μ + σ·ε; in JSON answers only", examples=[True]
+    )
     seed: int | None = Seed
 
 
@@ -57,8 +73,11 @@ class ReconstructQuery(ImagesQuery):
         None,
         description="pixels of a raw body (uint8 if left out), and of images in a raw or .npy "
         "answer (float32 if left out)",
+        examples=["uint8"],
     )
-    sample: bool = Field(False, description="decode a draw z = μ + σ·ε instead of z = μ")
+    sample: bool = Field(
+        False, description="decode a draw z = μ + σ·ε instead of z = μ", examples=[True]
+    )
     seed: int | None = Seed
     scale: int = Scale
 
@@ -66,11 +85,16 @@ class ReconstructQuery(ImagesQuery):
 class ScoreQuery(ImagesQuery):
     """For /anomaly-score."""
 
-    score: str | None = Field(None, description="name of a score that /model offers")
-    alpha: float = Field(DEFAULT_ALPHA, gt=0, lt=1, description="false-alarm rate on clean images")
+    score: str | None = Field(
+        None, description="name of a score that /model offers", examples=["mse"]
+    )
+    alpha: float = Field(
+        DEFAULT_ALPHA, gt=0, lt=1, description="false-alarm rate on clean images", examples=[0.05]
+    )
     map: bool = Field(
         False,
         description="also the squared error of each pixel; as a PNG, drawn over the image",
+        examples=[True],
     )
     scale: int = Scale
 
@@ -85,7 +109,7 @@ class DecodeQuery(Query):
 class SampleQuery(DecodeQuery):
     """For /sample."""
 
-    n: int = Field(1, ge=1, description="images")
+    n: int = Field(1, ge=1, description="images", examples=[16])
     seed: int | None = Seed
 
 
