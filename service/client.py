@@ -154,7 +154,7 @@ class Client(_Base[httpx.Client]):
     ) -> Iterator[ImageScore]:
         """Score a collection of any length, `batch` images in memory at a time, in order.
 
-        All are arrays of one shape, or all are files. `progress` shows a bar (needs rich).
+        All are arrays of one shape, or all are files. `progress` shows a bar.
         """
         with _progress(images, progress) as advance:
             for part in batches(images, batch):

@@ -76,8 +76,8 @@ class Settings(BaseSettings):
         25_000_000,
         ge=1,
         le=89_478_485,  # past it Pillow warns, and soon refuses
-        description="pixels of one image file, read off its header, and of one PNG answer; room for "
-        "large photographs",
+        description="pixels of one image file, read off its header, and of one PNG answer; room "
+        "for large photographs",
     )
     request_timeout_s: float = Field(
         30.0,
