@@ -125,10 +125,7 @@ class Engine:
     @torch.inference_mode()
     def reconstruct(self, images: Rows) -> Reconstructions:
         """Each image encoded and decoded again, through z = μ."""
-        pixels = self._pixels(images)
-        output = self._network(pixels)
-        mse = mean_squared_error(pixels, output.images)
-        return Reconstructions(self._images(output.images), _numpy(mse))
+        return self._reconstructions(self._pixels(images))
 
     @torch.inference_mode()
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
@@ -140,9 +137,7 @@ class Engine:
         config = self.bundle.config
         batch = self._batch(rows, config.pixels + config.latent_size)
         pixels, noise = torch.split(batch, [config.pixels, config.latent_size], dim=1)
-        output = self._network(pixels, noise)
-        mse = mean_squared_error(pixels, output.images)
-        return Reconstructions(self._images(output.images), _numpy(mse))
+        return self._reconstructions(pixels, noise)
 
     @torch.inference_mode()
     def score(self, images: Rows) -> Scores:
@@ -160,6 +155,11 @@ class Engine:
         mse = _numpy(mean_squared_error(pixels, output.images))
         error_map = self._images((pixels - output.images).square())
         return ScoreMaps(mse, mse, _numpy(output.posterior.kl()), error_map)
+
+    def _reconstructions(self, pixels: Tensor, noise: Tensor | None = None) -> Reconstructions:
+        output = self._network(pixels, noise)
+        mse = mean_squared_error(pixels, output.images)
+        return Reconstructions(self._images(output.images), _numpy(mse))
 
     def _pixels(self, images: Rows) -> Tensor:
         return self._batch(images, self.bundle.config.pixels)  # (N, P)

@@ -26,7 +26,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - it listens on all
     connection = HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")

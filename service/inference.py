@@ -14,6 +14,7 @@ from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, NotReadyError, QueueFullError
 from service.metrics import Metrics
+from service.readers import unit_pixels
 from service.sampling import standard_normal
 
 R = TypeVar("R", bound=Columns)
@@ -63,9 +64,7 @@ class Inference:
         """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
-        pixels = images.reshape(len(images), -1)
-        if pixels.dtype == np.uint8:
-            pixels = np.divide(pixels, 255, dtype=np.float32)
+        pixels = unit_pixels(images).reshape(len(images), -1)
         noise = standard_normal((len(images), self.engine.bundle.config.latent_size), seed)
         rows = np.concatenate([pixels, noise], axis=1)
         return await self._submit(self.engine.reconstruct_drawn, rows, context)

@@ -134,15 +134,17 @@ async def anomaly_score(
         return await media.write(accepted, Answer(fields=fields, array=scores.score))
     maps = await service.inference.score_map(images, context)
     fields |= {"score": maps.score, "mse": maps.mse, "kl": maps.kl}
-    fields["anomaly_map"] = error_map = without_grey_channel(maps.error_map)
-    if accepted != media.PNG:
-        return await media.write(accepted, Answer(fields=fields, array=error_map))
+    fields["anomaly_map"] = without_grey_channel(maps.error_map)
+    drawn_over = (
+        unit_pixels(images).reshape(maps.error_map.shape) if accepted == media.PNG else None
+    )
     return await media.write(
         accepted,
         Answer(
             fields=fields,
             array=maps.error_map,
-            backdrop=unit_pixels(images).reshape(maps.error_map.shape),
+            drawable=True,
+            backdrop=drawn_over,
             scale=query.scale,
             max_png_pixels=service.settings.max_image_pixels,
         ),
