@@ -2,9 +2,10 @@
 
 ::
 
-    config.json         format, name, architecture, preprocessing, provenance, metrics
-    model.safetensors   the weights, float32
-    README.md           the model card
+    config.json                format, name, architecture, preprocessing, provenance, metrics
+    model.safetensors          the weights, and what scores know of the training images; float32
+    calibration.safetensors    clean images' scores, sorted, a table for each score; may be missing
+    README.md                  the model card, with pictures in plots/
 """
 
 from __future__ import annotations
@@ -12,22 +13,36 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.calibration import Calibration
 from model.config import VAEConfig
 from model.preprocessing import PREPROCESSING
+from model.scoring import ScoreStatistics, offered_scores
 from model.vae import VAE, weight_shapes
 
-FORMAT: Final = 1
-"""Grows when an older version of this file could misread a newer bundle."""
+T = TypeVar("T")
+
+FORMAT: Final = 2
+"""Grows when an older version of this file could misread a newer bundle. 1 had no calibration."""
+
+STATISTICS_PREFIX: Final = "statistics."
+"""Of the names in model.safetensors that are no weights."""
+
+CALIBRATION_FILE: Final = "calibration.safetensors"
+
+MAX_CALIBRATION_BYTES: Final = 1 << 28
+"""Room for eight tables of 8 million images."""
 
 PRETRAINED: Final = Path(__file__).parent / "pretrained"
 """Bundles that ship, each under its name."""
@@ -48,19 +63,22 @@ class Bundle:
     """A network with its weights and where they come from.
 
     `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None where the
-    training had none. `provenance` and `metrics` are plain JSON values.
+    training had none. `statistics` and `calibration` are None where there were no images to make
+    them of, as with imported weights. `provenance` and `metrics` are plain JSON values.
     """
 
     name: str
     config: VAEConfig
     weights: Mapping[str, Tensor]
     pixel_variance: float | None = None
+    statistics: ScoreStatistics | None = None
+    calibration: Calibration | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def version(self) -> str:
-        """Start of the sha256 of model.safetensors: same weights, same version."""
+        """Start of the sha256 of model.safetensors: same version, same scores."""
         return _sha256(self._safetensors())[:VERSION_DIGITS]
 
     def network(self) -> VAE:
@@ -79,6 +97,7 @@ class Bundle:
         """
         self._check()
         data = self._safetensors()
+        tables = self._calibration_tables()
         content = {
             "format": FORMAT,
             "name": self.name,
@@ -86,21 +105,32 @@ class Bundle:
             "config": self.config.to_json(),
             "preprocessing": PREPROCESSING,
             "pixel_variance": self.pixel_variance,
+            "calibration": self.calibration
+            and {
+                "data_set": self.calibration.data_set,
+                "date": self.calibration.date,
+                "sha256": _sha256(tables),
+            },
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
         config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = {
             "model.safetensors": data,
+            CALIBRATION_FILE: tables,
             "README.md": card.encode(),
             "config.json": config.encode(),
         }
+        if self.calibration is None:
+            del files[CALIBRATION_FILE]
         directory.mkdir(parents=True, exist_ok=True)
         try:
             for name, text in files.items():
                 (directory / f".{name}.part").write_bytes(text)
             for name in files:
                 (directory / f".{name}.part").replace(directory / name)
+            if self.calibration is None:
+                (directory / CALIBRATION_FILE).unlink(missing_ok=True)
         finally:
             for name in files:
                 (directory / f".{name}.part").unlink(missing_ok=True)
@@ -113,9 +143,24 @@ class Bundle:
         if variance is not None and not 0 < variance < math.inf:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
         check_weights(self.weights, self.config)
+        if self.statistics is not None:
+            shapes = ScoreStatistics.shapes(self.config.latent_size)
+            _check_tensors(self.statistics.tensors(), shapes)
+        if self.calibration is not None:
+            names = offered_scores(self.statistics, self.pixel_variance)
+            if lacking := sorted(set(names) - set(self.calibration.scores)):
+                raise BundleError(f"{CALIBRATION_FILE} lacks the score {lacking[0]!r}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        statistics = self.statistics.tensors() if self.statistics else {}
+        return dict(self.weights) | {STATISTICS_PREFIX + n: t for n, t in statistics.items()}
 
     def _safetensors(self) -> bytes:
-        return safetensors.torch.save({n: t.contiguous() for n, t in self.weights.items()})
+        return safetensors.torch.save({n: t.contiguous() for n, t in self._tensors().items()})
+
+    def _calibration_tables(self) -> bytes:
+        tables = self.calibration.scores if self.calibration else {}
+        return safetensors.numpy.save(dict(tables))
 
 
 def find_bundle(name_or_directory: str) -> Path:
@@ -177,11 +222,19 @@ def _load(directory: Path) -> Bundle:
     if variance is not None and type(variance) not in (int, float):
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
     config = VAEConfig.from_json(content["config"])
+    tensors = _load_tensors(directory / "model.safetensors", config, content["weights_sha256"])
+    statistics = {
+        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(STATISTICS_PREFIX)
+    }
     bundle = Bundle(
         name=content["name"],
         config=config,
-        weights=_load_weights(directory / "model.safetensors", config, content["weights_sha256"]),
+        weights=tensors,
         pixel_variance=variance,
+        statistics=_statistics(statistics, config) if statistics else None,
+        calibration=_load_calibration(directory, content.get("calibration")),
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
@@ -196,28 +249,55 @@ def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _load_weights(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tensor]:
-    shapes = weight_shapes(config)
-    limit = sum(math.prod(shape) * 4 for shape in shapes.values()) + MAX_HEADER_BYTES
-    if (size := path.stat().st_size) > limit:
-        raise BundleError(f"{path.name} has {size:,} bytes > {limit:,}, all its config allows")
+def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tensor]:
+    shapes = [*weight_shapes(config).values(), *ScoreStatistics.shapes(config.latent_size).values()]
+    limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
+    return _read(path, sha256, limit, safetensors.torch.load)
+
+
+def _statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> ScoreStatistics:
+    _check_tensors(tensors, ScoreStatistics.shapes(config.latent_size))
+    return ScoreStatistics(**tensors)
+
+
+def _load_calibration(directory: Path, content: Any) -> Calibration | None:
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), str) for key in ("data_set", "date", "sha256")
+    ):
+        raise BundleError("calibration is no object with the texts data_set, date and sha256")
+    path = directory / CALIBRATION_FILE
+    tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, safetensors.numpy.load)
+    for name, table in tables.items():
+        if table.dtype != np.float32 or table.ndim != 1:
+            raise BundleError(f"{path.name}: {name} is {table.dtype}, shape {table.shape}")
+    return Calibration(scores=tables, data_set=content["data_set"], date=content["date"])
+
+
+def _read(path: Path, sha256: str, max_bytes: int, parse: Callable[[bytes], T]) -> T:
+    """A safetensors file whose bytes are the ones that config.json names."""
+    if (size := path.stat().st_size) > max_bytes:
+        raise BundleError(f"{path.name} has {size:,} bytes > {max_bytes:,}, all its config allows")
     data = path.read_bytes()
     if _sha256(data) != sha256:
         raise BundleError(f"{path.name} is damaged: its sha256 is not the one in config.json")
     try:
-        weights = safetensors.torch.load(data)
+        return parse(data)
     except Exception as error:  # SafetensorError derives from Exception directly
         raise BundleError(f"{path.name} is damaged: {error}") from error
-    return weights
 
 
 def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
     """Raise `BundleError` unless these are float32, finite, and just what `config` needs."""
-    shapes = weight_shapes(config)
-    if odd := sorted(set(weights) ^ set(shapes)):
+    _check_tensors(weights, weight_shapes(config))
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if odd := sorted(set(tensors) ^ set(shapes)):
         kind = "lacks" if odd[0] in shapes else "has an unknown"
         raise BundleError(f"the weights' file {kind} tensor {odd[0]!r}")
-    for name, tensor in weights.items():
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name]:
             raise BundleError(f"{name} has shape {tuple(tensor.shape)}, not {shapes[name]}")
         if tensor.dtype != torch.float32:

@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+Architecture = Literal["mlp", "conv"]
+"""Fully connected or convolutional layers; see `model.vae`."""
+
 Head = Literal["log_variance", "relu"]
 """How the last encoder layer becomes μ and σ; see `model.vae`."""
 
@@ -15,30 +18,46 @@ MAX_PIXELS = 3 * 1024 * 1024
 MAX_WIDTH = 65_536
 """Largest hidden or latent size, for the same reason."""
 
+CONV_SIDES = (16, 256)
+"""Least and most of an image's sides for `conv`: smaller has nothing to halve, larger is slow."""
+
+PATCH = 4
+"""Side of the squares of pixels that `conv` begins and ends with."""
+
+MAX_CONV_GRID = 8
+"""`conv_sizes` halves the grid until its sides are at most so many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """Architecture of a fully connected VAE.
+    """Architecture of a VAE.
 
     >>> VAEConfig().encoder_sizes
     (784, 256, 64, 20)
     >>> VAEConfig().decoder_sizes
     (10, 64, 256, 784)
+    >>> VAEConfig(architecture="conv", hidden_sizes=(64, 128), latent_size=32).grid
+    (7, 7)
 
     Raises `ValueError`, naming the field, the value and the limit, for anything that is no network.
     """
 
-    architecture: Literal["mlp"] = "mlp"
+    architecture: Architecture = "mlp"
     image_shape: tuple[int, int, int] = (1, 28, 28)
     """C, H, W."""
     hidden_sizes: tuple[int, ...] = (256, 64)
-    """Widths between pixels and latent, from the encoder's side; the decoder mirrors them."""
+    """Widths between pixels and latent, from the encoder's side; the decoder mirrors them.
+
+    Of `conv`, the last is that of a fully connected layer, and those before it are channels: of the
+    grid of patches, then after each time that the grid's sides are halved.
+    """
     latent_size: int = 10
     head: Head = "log_variance"
 
     def __post_init__(self) -> None:
-        if self.architecture != "mlp":
-            raise ValueError(f"architecture is {self.architecture!r}, this version knows 'mlp'")
+        if self.architecture not in get_args(Architecture):
+            known = ", ".join(get_args(Architecture))
+            raise ValueError(f"architecture is {self.architecture!r}, this version knows {known}")
         if self.head not in get_args(Head):
             raise ValueError(f"head is {self.head!r}, expected one of {', '.join(get_args(Head))}")
         if len(self.image_shape) != 3 or not all(_is_size(n) for n in self.image_shape):
@@ -47,11 +66,23 @@ class VAEConfig:
             raise ValueError(f"image_shape has {self.image_shape[0]} channels, expected 1 or 3")
         if self.pixels > MAX_PIXELS:
             raise ValueError(f"image_shape has {self.pixels:,} pixels > maximum {MAX_PIXELS:,}")
+        if self.architecture == "conv":
+            self._check_conv()
         for name, size in [("latent_size", self.latent_size)] + [
             ("hidden_sizes", size) for size in self.hidden_sizes
         ]:
             if not _is_size(size) or size > MAX_WIDTH:
                 raise ValueError(f"{name} holds {size!r}, expected whole numbers 1..{MAX_WIDTH:,}")
+
+    def _check_conv(self) -> None:
+        least, most = CONV_SIDES
+        if not all(least <= side <= most for side in self.image_shape[1:]):
+            sides = " × ".join(map(str, self.image_shape[1:]))
+            raise ValueError(f"image_shape has sides {sides}, conv takes {least} to {most}")
+        if len(self.hidden_sizes) < 2:
+            raise ValueError(f"hidden_sizes is {self.hidden_sizes!r}, conv needs at least two")
+        if self.head != "log_variance":
+            raise ValueError(f"head is {self.head!r}, conv has log_variance only")
 
     @property
     def pixels(self) -> int:
@@ -67,6 +98,18 @@ class VAEConfig:
     def decoder_sizes(self) -> tuple[int, ...]:
         """Layer widths of the decoder."""
         return (self.latent_size, *reversed(self.hidden_sizes), self.pixels)
+
+    @property
+    def reduction(self) -> int:
+        """How many pixels of a side become one place of `grid`."""
+        reduction: int = PATCH << (len(self.hidden_sizes) - 2)
+        return reduction
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Of `conv`: places between the convolutions and the fully connected layers."""
+        _, height, width = self.image_shape
+        return (math.ceil(height / self.reduction), math.ceil(width / self.reduction))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for a JSON file."""
@@ -84,6 +127,18 @@ class VAEConfig:
             if not isinstance(item, list):
                 raise ValueError(f"{name} is {item!r}, expected a list of whole numbers")
         return cls(**value | {name: tuple(item) for name, item in lists.items()})
+
+
+def conv_sizes(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """`hidden_sizes` that suit `conv` for images of a shape.
+
+    >>> conv_sizes((1, 28, 28)), conv_sizes((3, 64, 64))
+    ((64, 128), (64, 64, 128))
+    """
+    halvings, side = 0, math.ceil(max(image_shape[1:]) / PATCH)
+    while side > MAX_CONV_GRID:
+        halvings, side = halvings + 1, math.ceil(side / 2)
+    return (64,) * (1 + halvings) + (128,)
 
 
 def _is_size(value: object) -> bool:

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from model.bundle import Bundle
 from model.device import describe_device, resolve_device
-from model.scoring import SCORES, mean_squared_error
+from model.scoring import (
+    DRAWN_SCORES,
+    draw_log_likelihoods,
+    mean_squared_error,
+    offered_scores,
+)
+from model.vae import Reconstruction
 
 Floats = NDArray[np.float32]
 Rows = NDArray[Any] | Sequence[NDArray[Any]]
@@ -50,7 +56,7 @@ class Reconstructions(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """How strange each image is. `score` is the default of `model.scoring.SCORES`."""
+    """How strange each image is, by the score that was asked for."""
 
     score: Floats  # (N,)
     mse: Floats  # (N,), mean squared error of a pixel at z = μ
@@ -64,6 +70,13 @@ class ScoreMaps(NamedTuple):
     mse: Floats  # (N,)
     kl: Floats  # (N,), nats
     error_map: Floats  # (N, C, H, W), squared error of each pixel at z = μ; its mean is the mse
+
+
+class Draws(NamedTuple):
+    """How likely each image is, given one draw z ~ q(z|x)."""
+
+    log_likelihood: Floats  # (N,), log p(x|z), nats
+    log_weight: Floats  # (N,), log p(x|z) + log p(z) − log q(z|x), nats
 
 
 class Engine:
@@ -80,6 +93,8 @@ class Engine:
         self.bundle = bundle
         self._device = resolve_device(device)
         self._network = bundle.network().to(self._device)
+        statistics = bundle.statistics and bundle.statistics.to(self._device)
+        self._scores = offered_scores(statistics, bundle.pixel_variance)
 
     @property
     def device(self) -> str:
@@ -94,7 +109,12 @@ class Engine:
     @property
     def scores(self) -> tuple[str, ...]:
         """Names of the scores on offer; the first is the default."""
-        return SCORES
+        return (*self._scores, *self.drawn_scores)
+
+    @property
+    def drawn_scores(self) -> tuple[str, ...]:
+        """Those of `scores` that `drawn_score` gives; the others are `score`'s."""
+        return tuple(DRAWN_SCORES) if self.bundle.pixel_variance is not None else ()
 
     def warm_up(self, batch_images: int) -> None:
         """Run each kind of pass at batch 1 and `batch_images`, so that no client waits for it."""
@@ -107,8 +127,11 @@ class Engine:
             self.reconstruct_drawn(
                 np.zeros((n, config.pixels + config.latent_size), dtype=np.float32)
             )
-            self.score(images)
+            for name in self._scores:
+                self.score(images, name)
             self.score_map(images)
+            if self.drawn_scores:
+                self.draw(np.zeros((n, config.pixels + config.latent_size), dtype=np.float32))
 
     @torch.inference_mode()
     def encode(self, images: Rows) -> Encoding:
@@ -134,32 +157,75 @@ class Engine:
         A row is the C·H·W pixels in [0, 1], then the D numbers of ε: the queue holds one array for
         a request.
         """
-        config = self.bundle.config
-        batch = self._batch(rows, config.pixels + config.latent_size)
-        pixels, noise = torch.split(batch, [config.pixels, config.latent_size], dim=1)
-        return self._reconstructions(pixels, noise)
+        return self._reconstructions(*self._pixels_and_noise(rows))
 
     @torch.inference_mode()
-    def score(self, images: Rows) -> Scores:
-        """How strange each image is."""
+    def score(self, images: Rows, name: str | None = None) -> Scores:
+        """How strange each image is, by one of `scores` that is not drawn, or the default."""
         pixels = self._pixels(images)
-        output = self._network(pixels)
-        mse = _numpy(mean_squared_error(pixels, output.images))
-        return Scores(mse, mse, _numpy(output.posterior.kl()))
+        return self._scored(name, pixels, self._network(pixels))
 
     @torch.inference_mode()
-    def score_map(self, images: Rows) -> ScoreMaps:
+    def score_map(self, images: Rows, name: str | None = None) -> ScoreMaps:
         """How strange each image is, and where."""
         pixels = self._pixels(images)
         output = self._network(pixels)
-        mse = _numpy(mean_squared_error(pixels, output.images))
         error_map = self._images((pixels - output.images).square())
-        return ScoreMaps(mse, mse, _numpy(output.posterior.kl()), error_map)
+        return ScoreMaps(*self._scored(name, pixels, output), error_map)
+
+    @torch.inference_mode()
+    def draw(self, rows: Rows) -> Draws:
+        """How likely each image is given a draw z = μ + σ·ε; rows as in `reconstruct_drawn`.
+
+        For a bundle with a pixel variance: where `drawn_scores` has names.
+        """
+        variance = self.bundle.pixel_variance
+        if variance is None:
+            raise ValueError("the bundle has no pixel variance, so its images have no likelihood")
+        pixels, noise = self._pixels_and_noise(rows)
+        posterior = self._network.encode(pixels)
+        z = posterior.sample(noise)
+        decoded = self._network.decode(z)
+        found = draw_log_likelihoods(pixels, posterior, z, decoded, variance)
+        return Draws(*map(_numpy, found))
+
+    def draw_rows(self, images: NDArray[Any], noise: Floats) -> Floats:
+        """Rows for `draw` and `reconstruct_drawn`: each image, (N, …), with each of its ε.
+
+        `noise` is (N, K, D); the rows are (N·K, C·H·W + D), the K of an image together.
+        """
+        n, draws, latent_size = noise.shape
+        pixels = images.reshape(n, 1, self.bundle.config.pixels)
+        rows = np.empty((n, draws, pixels.shape[2] + latent_size), dtype=np.float32)
+        if pixels.dtype == np.uint8:
+            np.divide(pixels, np.float32(255), out=rows[..., :-latent_size])
+        else:
+            rows[..., :-latent_size] = pixels
+        rows[..., -latent_size:] = noise
+        return rows.reshape(n * draws, -1)
+
+    def drawn_score(self, name: str, draws: Draws, n: int) -> Floats:
+        """One of `drawn_scores` of `n` images, from what `draw` made of their rows."""
+        likelihoods, weights = (values.reshape(n, -1) for values in draws)  # (N, K) each
+        return DRAWN_SCORES[name](likelihoods, weights)
+
+    def _scored(self, name: str | None, pixels: Tensor, output: Reconstruction) -> Scores:
+        mse = _numpy(mean_squared_error(pixels, output))
+        score = self._scores[name or self.scores[0]]
+        strange = mse if score is mean_squared_error else _numpy(score(pixels, output))
+        return Scores(strange, mse, _numpy(output.posterior.kl()))
 
     def _reconstructions(self, pixels: Tensor, noise: Tensor | None = None) -> Reconstructions:
         output = self._network(pixels, noise)
-        mse = mean_squared_error(pixels, output.images)
-        return Reconstructions(self._images(output.images), _numpy(mse))
+        return Reconstructions(
+            self._images(output.images), _numpy(mean_squared_error(pixels, output))
+        )
+
+    def _pixels_and_noise(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        config = self.bundle.config
+        batch = self._batch(rows, config.pixels + config.latent_size)
+        pixels, noise = torch.split(batch, [config.pixels, config.latent_size], dim=1)
+        return pixels, noise
 
     def _pixels(self, images: Rows) -> Tensor:
         return self._batch(images, self.bundle.config.pixels)  # (N, P)

@@ -1,20 +1,216 @@
-"""Scores of one image, from the image, its posterior and its reconstruction.
+"""Scores of one image, from the image, its posterior and its reconstruction. Larger is stranger.
 
-Larger is stranger. Scores are deterministic: z = μ. A Bernoulli log-likelihood is never one of
-them: on grey pixels it grows with the share of dark ones, and so prefers simple images to normal
-ones.
+Those of `SCORES` are deterministic: z = μ, one pass through encoder and decoder. Those of
+`DRAWN_SCORES` average over draws z ~ q(z|x), and cost as many passes.
+
+A Bernoulli log-likelihood is never one of them: on grey pixels it grows with the share of dark
+ones, and so prefers simple images to normal ones.
+
+N images, P = C·H·W pixels each, D latent dimensions, K draws.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Final, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-SCORES: Final = ("mse",)
-"""Names of the scores on offer; the first is the default."""
+from model.vae import DiagonalGaussian, Reconstruction
+
+WORST_SHARE: Final = 0.05
+"""Share of an image's pixels that `mse_top5` looks at."""
+
+PEARSON_FLOOR: Final = 0.03
+"""Added to x̂(1 − x̂), which is 0 where the decoder is sure: the square of 0.17 grey levels."""
+
+TAIL: Final = 0.99
+"""The quantile of clean images that the parts of `fused` are made to agree on, with the median."""
+
+RIDGE: Final = 1e-6
+"""Added to the variances of the latent means: a dimension that training gave up has none."""
+
+LOG_2PI: Final = math.log(2 * math.pi)
+TINY: Final = 1e-30
+"""Added inside logarithms: an image that is reconstructed without any error has a score too."""
 
 
-def mean_squared_error(pixels: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over the pixels of (x − x̂)², an image each: (N, P), (N, P) to (N,)."""
-    return (pixels - reconstruction).square().mean(dim=1)
+@dataclass(frozen=True, kw_only=True)
+class ScoreStatistics:
+    """What scores need to know of the training images. Part of the weights' file.
+
+    A small training set, even a single image, gives finite statistics.
+    """
+
+    latent_mean: Tensor  # (D,), of the posteriors' means
+    latent_precision: Tensor  # (D, D), inverse covariance of the posteriors' means
+    contrast: Tensor  # (1,), mean over the images of the variance of an image's pixels
+    fused_median: Tensor  # (2,), of each part of `fused`
+    fused_tail: Tensor  # (2,), its quantile at TAIL, less the median
+
+    @classmethod
+    def shapes(cls, latent_size: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+        d = latent_size
+        shapes = ((d,), (d, d), (1,), (2,), (2,))
+        return {field.name: shape for field, shape in zip(fields(cls), shapes, strict=True)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return type(self)(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+
+Score = Callable[[Tensor, Reconstruction], Tensor]
+"""Pixels in [0, 1], (N, P), and what the network makes of them at z = μ, to (N,)."""
+
+
+def mean_squared_error(pixels: Tensor, output: Reconstruction) -> Tensor:
+    """Mean over the pixels of (x − x̂)²: (N,)."""
+    return (pixels - output.images).square().mean(dim=1)
+
+
+def worst_pixels(pixels: Tensor, output: Reconstruction) -> Tensor:
+    """Mean of the `WORST_SHARE` largest (x − x̂)², so that a small defect counts: (N,)."""
+    return _largest_mean((pixels - output.images).square(), WORST_SHARE)
+
+
+def kl(_: Tensor, output: Reconstruction) -> Tensor:
+    """KL(q(z|x) ‖ N(0, I)) in nats: (N,)."""
+    return output.posterior.kl()
+
+
+def negative_elbo(pixel_variance: float) -> Score:
+    """−log p(x|z) + KL in nats, for p(x|z) = N(x̂, σ² I) at z = μ, with the σ² that was learned."""
+
+    def score(pixels: Tensor, output: Reconstruction) -> Tensor:
+        return output.posterior.kl() - _log_likelihood(pixels, output.images, pixel_variance)
+
+    return score
+
+
+def latent_mahalanobis(statistics: ScoreStatistics) -> Score:
+    """Mahalanobis distance of μ from the training images' μ: (N,)."""
+
+    def score(_: Tensor, output: Reconstruction) -> Tensor:
+        offset = output.posterior.mean - statistics.latent_mean  # (N, D)
+        return ((offset @ statistics.latent_precision) * offset).sum(dim=1).clamp_min(0).sqrt()
+
+    return score
+
+
+def fused(statistics: ScoreStatistics) -> Score:
+    """The larger of `relative_errors`, each on a scale where clean images agree.
+
+    A part's logarithm is shifted and stretched so that the median of the training images is 0 and
+    their 99 % quantile is 1. The larger of two such values stands for the smaller of their two
+    p-values, and goes on where an empirical p-value ends. Calibration makes the result a p-value
+    again. (N,)
+    """
+
+    def score(pixels: Tensor, output: Reconstruction) -> Tensor:
+        parts = relative_errors(pixels, output, statistics.contrast)
+        return ((parts - statistics.fused_median) / statistics.fused_tail).amax(dim=1)
+
+    return score
+
+
+def relative_errors(pixels: Tensor, output: Reconstruction, contrast: Tensor) -> Tensor:
+    """Logarithms of two errors, over the image as a whole and at its worst, (N, 2).
+
+    The first is the mean of (x − x̂)² / (x̂(1 − x̂) + `PEARSON_FLOOR`), as Pearson's residuals are
+    for a share: where the decoder says black or white, an error is worse than where it says grey.
+    The second is that of `worst_pixels`. Both are divided by the variance of the image's pixels
+    plus the training images' mean of that variance: an image of much contrast has larger errors
+    without being stranger.
+    """
+    error = (pixels - output.images).square()
+    doubt = output.images * (1 - output.images) + PEARSON_FLOOR
+    variance = pixels.square().mean(dim=1) - pixels.mean(dim=1).square()
+    parts = torch.stack([(error / doubt).mean(dim=1), _largest_mean(error, WORST_SHARE)], dim=1)
+    return (parts / (variance + contrast)[:, None] + TINY).log()
+
+
+def offered_scores(
+    statistics: ScoreStatistics | None, pixel_variance: float | None
+) -> dict[str, Score]:
+    """The deterministic scores of a network by name; the first is the default.
+
+    Without statistics, as for an imported checkpoint, those that need them are left out.
+    """
+    offered: dict[str, Score] = {}
+    if statistics is not None:
+        offered["fused"] = fused(statistics)
+    offered |= {"mse_top5": worst_pixels, "mse": mean_squared_error, "kl": kl}
+    if pixel_variance is not None:
+        offered["neg_elbo"] = negative_elbo(pixel_variance)
+    if statistics is not None:
+        offered["latent_mahalanobis"] = latent_mahalanobis(statistics)
+    return offered
+
+
+def draw_log_likelihoods(
+    pixels: Tensor, posterior: DiagonalGaussian, z: Tensor, images: Tensor, pixel_variance: float
+) -> tuple[Tensor, Tensor]:
+    """For one draw z ~ q(z|x) an image, decoded to `images`: log p(x|z) and its importance weight.
+
+    The weight is log p(x|z) + log p(z) − log q(z|x), in nats. Both (N,).
+    """
+    likelihood = _log_likelihood(pixels, images, pixel_variance)
+    noise = (z - posterior.mean) / posterior.std
+    prior = -0.5 * (z.square() + LOG_2PI).sum(dim=1)
+    proposal = -0.5 * (noise.square() + posterior.log_variance + LOG_2PI).sum(dim=1)
+    return likelihood, likelihood + prior - proposal
+
+
+def reconstruction_probability(likelihoods: NDArray[np.float32], _: object) -> NDArray[np.float32]:
+    """−mean over K draws of log p(x|z), (N, K) to (N,), nats.
+
+    Source: An and Cho 2015, "Variational autoencoder based anomaly detection using reconstruction
+    probability". Theirs has a variance for each pixel, ours one for all.
+    """
+    mean: NDArray[np.float32] = -likelihoods.mean(axis=1)
+    return mean
+
+
+def iwae(_: object, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """−log of the mean over K draws of the importance weights: bounds −log p(x) from above, nats.
+
+    (N, K) to (N,). Source: Burda, Grosse and Salakhutdinov 2016, "Importance weighted
+    autoencoders".
+    """
+    largest = weights.max(axis=1, keepdims=True)
+    mean = np.exp(weights - largest).mean(axis=1)
+    bound: NDArray[np.float32] = -(largest[:, 0] + np.log(mean))
+    return bound
+
+
+DRAWN_SCORES: Final[
+    Mapping[str, Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]]
+] = {"reconstruction_probability": reconstruction_probability, "iwae": iwae}
+"""From the log-likelihoods and log-weights of K draws, both (N, K). They need a pixel variance."""
+
+
+def _log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Tensor:
+    """log N(x; x̂, σ² I): (N,)."""
+    error = (pixels - images).square().sum(dim=1)
+    return -0.5 * (
+        error / pixel_variance + pixels.shape[1] * math.log(2 * math.pi * pixel_variance)
+    )
+
+
+def _largest_mean(values: Tensor, share: float) -> Tensor:
+    """Mean of a row's largest `share` of values, at least one: (N,)."""
+    count = max(1, round(share * values.shape[1]))
+    if values.device.type == "cpu":  # numpy's partition takes a fifth of the time of topk
+        array = values.numpy()
+        return torch.from_numpy(np.partition(array, -count, axis=1)[:, -count:].mean(axis=1))
+    return values.topk(count, dim=1, sorted=False).values.mean(dim=1)

@@ -20,6 +20,12 @@ LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 """Where the JSON ends and the binary tensors begin."""
 
 DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+"""Of inputs."""
+
+OUTPUT_DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "BOOL": np.dtype(np.bool_),
+}
 
 PARAMETERS: Final = (
     "timeout",
@@ -64,7 +70,7 @@ class Input:
 class Output:
     """A tensor that is asked for, and in which of the two forms."""
 
-    name: str
+    spec: TensorSpec
     binary: bool
 
 
@@ -106,8 +112,9 @@ def infer_response(
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for output in request.outputs:
-        array = np.ascontiguousarray(tensors[output.name], DATATYPES["FP32"])
-        entry: dict[str, Any] = {"name": output.name, "datatype": "FP32", "shape": array.shape}
+        name, datatype = output.spec.name, output.spec.datatype
+        array = np.ascontiguousarray(tensors[name], OUTPUT_DATATYPES[datatype])
+        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
         if output.binary:
             binary.append(array.tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
@@ -201,28 +208,28 @@ def _outputs(
 ) -> Iterator[Output]:
     """The outputs that are asked for, each at most once; all of them if none is named."""
     binary_by_default = parameters.get("binary_data_output") is True
-    names = [spec.name for spec in offered]
+    specs = {spec.name: spec for spec in offered}
     asked = document.get("outputs")
     if asked is not None and not isinstance(asked, simdjson.Array):
         raise BadBodyError(f"outputs is {kind(asked)}, expected a list")
     if not asked or not len(asked):
-        yield from (Output(name, binary_by_default) for name in names)
+        yield from (Output(spec, binary_by_default) for spec in offered)
         return
-    left = list(names)
+    left = dict(specs)
     for index, item in enumerate(asked):
         where = f"outputs[{index}]"
         fields = _fields(item, where, ("name", "parameters"))
         name = _text(fields, "name", where)
         if name not in left:
-            twice = " again" if name in names else ""
+            twice = " again" if name in specs else ""
             raise BadBodyError(
-                f"{where} asks for {name[:64]!r}{twice}, this model has {', '.join(names)}"
+                f"{where} asks for {name[:64]!r}{twice}, this model has {', '.join(specs)}"
             )
-        left.remove(name)
+        spec = left.pop(name)
         own = _parameters(fields, f"{where}.parameters")
         if "classification" in own:
             raise BadBodyError(f"{where} asks for classification, which this server does not have")
-        yield Output(name, own.get("binary_data", binary_by_default) is True)
+        yield Output(spec, own.get("binary_data", binary_by_default) is True)
 
 
 def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, ScoreMaps, Scores
+from model.calibration import DEFAULT_DRAWS, benjamini_hochberg
+from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, NotReadyError, QueueFullError
 from service.metrics import Metrics
-from service.readers import unit_pixels
 from service.sampling import standard_normal
 
 R = TypeVar("R", bound=Columns)
@@ -24,6 +27,34 @@ READY_FOR_S = 5.0
 
 PROBE_TIMEOUT_S = 2.0
 """How long a probe's forward pass may take, with its wait in the queue."""
+
+
+class Verdicts(NamedTuple):
+    """How strange each image is, and whether that is an anomaly."""
+
+    score: Floats  # (N,)
+    p_value: NDArray[np.float64] | None  # (N,); None without calibration
+    is_anomaly: NDArray[np.bool_] | None  # (N,); None without calibration
+    mse: Floats  # (N,), at z = μ
+    kl: Floats  # (N,), nats
+    threshold: float | None
+    """The score above which an image is an anomaly."""
+    error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, where asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreWanted:
+    """What a request asks of its scores."""
+
+    alpha: float
+    name: str | None = None
+    """One of the engine's scores; None is its default."""
+    fdr: bool = False
+    """Bound the false discovery rate over the request by alpha, rather than each false alarm."""
+    map: bool = False
+    draws: int = DEFAULT_DRAWS
+    """K of a drawn score."""
+    seed: int | None = None
 
 
 class Inference:
@@ -43,6 +74,7 @@ class Inference:
             on_batch=self._note_batch,
         )
         metrics.watch_queue(lambda: self._batcher.queued_rows)
+        self._runs: dict[tuple[Callable[..., Any], str], Run[Any]] = {}
         self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 
     async def encode(self, images: Rows, context: RequestContext) -> Encoding:
@@ -64,18 +96,25 @@ class Inference:
         """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
-        pixels = unit_pixels(images).reshape(len(images), -1)
-        noise = standard_normal((len(images), self.engine.bundle.config.latent_size), seed)
-        rows = np.concatenate([pixels, noise], axis=1)
+        rows = self._drawn_rows(images, 1, seed)
         return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
-    async def score(self, images: Rows, context: RequestContext) -> Scores:
-        """How strange each image is."""
-        return await self._submit(self.engine.score, images, context)
+    async def score(self, images: Rows, context: RequestContext, wanted: ScoreWanted) -> Verdicts:
+        """How strange each image is, and what that means.
 
-    async def score_map(self, images: Rows, context: RequestContext) -> ScoreMaps:
-        """How strange each image is, and where."""
-        return await self._submit(self.engine.score_map, images, context)
+        A drawn score takes `draws` rows an image, which all must fit into the queue.
+        """
+        name = wanted.name or self.engine.scores[0]
+        drawn = name in self.engine.drawn_scores
+        method = self.engine.score_map if wanted.map else self.engine.score
+        run = self._run_of(method, "mse" if drawn else name)
+        score, mse, kl, *maps = await self._submit(run, images, context)
+        if drawn:
+            rows = self._drawn_rows(images, wanted.draws, wanted.seed)
+            draws = await self._submit(self.engine.draw, rows, context)
+            score = self.engine.drawn_score(name, draws, len(images))
+        p_value, is_anomaly, threshold = self._judge(name, score, wanted)
+        return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
     async def check_ready(self) -> None:
         """Return if a real forward pass worked lately, running one if need be.
@@ -97,6 +136,30 @@ class Inference:
     def close(self) -> None:
         """End the inference thread, after the batch that runs."""
         self._batcher.close()
+
+    def _judge(
+        self, name: str, score: Floats, wanted: ScoreWanted
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None, float | None]:
+        """p-values, verdicts and the threshold; None, all of them, where there is no calibration.
+
+        A drawn score is calibrated at one number of draws, and has other values at another.
+        """
+        calibration = self.engine.bundle.calibration
+        drawn = name in self.engine.drawn_scores
+        if calibration is None or (drawn and wanted.draws != DEFAULT_DRAWS):
+            return None, None, None
+        p_value = calibration.p_values(name, score)
+        cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
+        return p_value, p_value <= cut, calibration.threshold(name, cut)
+
+    def _run_of(self, method: Callable[..., R], name: str) -> Run[R]:
+        """The engine's method for one score: the same object each time, so that its rows share
+        batches."""
+        return self._runs.setdefault((method, name), partial(method, name=name))
+
+    def _drawn_rows(self, images: Rows, draws: int, seed: int | None) -> Floats:
+        shape = (len(images), draws, self.engine.bundle.config.latent_size)
+        return self.engine.draw_rows(images, standard_normal(shape, seed))
 
     async def _submit(self, run: Run[R], rows: NDArray[Any], context: RequestContext) -> R:
         try:

@@ -22,7 +22,7 @@ from service.body import read_body
 from service.context import RequestContext
 from service.errors import BadBodyError, NotFoundError, NotReadyError
 from service.infer_request import LENGTH_HEADER, InferRequest, TensorSpec, infer_response
-from service.inference import Inference
+from service.inference import ScoreWanted
 from service.open_inference_schemas import (
     INFER,
     MODEL_ANSWERS,
@@ -40,8 +40,8 @@ PLATFORM: Final = "pytorch_vae"
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
-Run = Callable[[Inference, NDArray[Any], RequestContext], Awaitable[Any]]
-"""A method of `Inference`; it gives a named tuple of tensors."""
+Run = Callable[[Service, NDArray[Any], RequestContext], Awaitable[Any]]
+"""Gives a named tuple of tensors; a None among them is not there."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,20 @@ class Model:
 
 
 MODELS: Final[Mapping[str, Model]] = {
-    "encode": Model("images", ("mu", "sigma"), Inference.encode),
-    "decode": Model("z", ("images",), Inference.decode),
-    "reconstruct": Model("images", ("images", "mse"), Inference.reconstruct),
-    # p_value and is_anomaly are outputs of a calibrated bundle, and there is no calibration yet.
-    "anomaly-score": Model("images", ("score", "mse", "kl"), Inference.score),
+    "encode": Model("images", ("mu", "sigma"), lambda s, *work: s.inference.encode(*work)),
+    "decode": Model("z", ("images",), lambda s, *work: s.inference.decode(*work)),
+    "reconstruct": Model(
+        "images", ("images", "mse"), lambda s, *work: s.inference.reconstruct(*work)
+    ),
+    "anomaly-score": Model(
+        "images",
+        ("score", "p_value", "is_anomaly", "mse", "kl"),
+        lambda s, *work: s.inference.score(*work, ScoreWanted(alpha=s.settings.alpha)),
+    ),
 }
+
+NEEDS_CALIBRATION: Final = frozenset({"p_value", "is_anomaly"})
+"""Outputs that a bundle without calibration does not have."""
 
 ModelName = Annotated[str, Path(description="the model", json_schema_extra={"enum": list(MODELS)})]
 Version = Annotated[str, Path(description="the bundle's version, as the metadata tell it")]
@@ -105,7 +113,7 @@ async def model_metadata(request: Request, name: ModelName) -> Response:
             "versions": [service.version],
             "platform": PLATFORM,
             "inputs": [_spec(model.input, config).to_json()],
-            "outputs": [_spec(output, config).to_json() for output in model.outputs],
+            "outputs": [spec.to_json() for spec in _outputs(model, service)],
         }
     )
 
@@ -142,12 +150,10 @@ async def infer(request: Request, name: ModelName) -> Response:
     model = _model(name)
     config = service.inference.engine.bundle.config
     body = await read_body(request, service.settings.max_body_bytes)
-    wanted = InferRequest.parse(
-        body, request.headers.get(LENGTH_HEADER), [_spec(o, config) for o in model.outputs]
-    )
+    wanted = InferRequest.parse(body, request.headers.get(LENGTH_HEADER), _outputs(model, service))
     context.shorten_timeout_us(wanted.timeout_us)
     rows = _rows(wanted, model, config, service.settings.max_images_per_request)
-    result = await model.run(service.inference, rows, context)
+    result = await model.run(service, rows, context)
     return infer_response(wanted, name, service.version, result._asdict())
 
 
@@ -166,7 +172,17 @@ def _spec(name: str, config: VAEConfig) -> TensorSpec:
         "mu": (config.latent_size,),
         "sigma": (config.latent_size,),
     }
-    return TensorSpec(name, "FP32", (-1, *shapes.get(name, ())))
+    datatype = "BOOL" if name == "is_anomaly" else "FP32"
+    return TensorSpec(name, datatype, (-1, *shapes.get(name, ())))
+
+
+def _outputs(model: Model, service: Service) -> list[TensorSpec]:
+    bundle = service.inference.engine.bundle
+    return [
+        _spec(name, bundle.config)
+        for name in model.outputs
+        if bundle.calibration is not None or name not in NEEDS_CALIBRATION
+    ]
 
 
 def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int) -> NDArray[Any]:

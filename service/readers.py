@@ -318,6 +318,14 @@ def check_count(n: int, max_images: int) -> None:
         raise TooLargeError(f"{n:,} images in one request > maximum {max_images:,}")
 
 
+def check_draws(n: int, draws: int, max_images: int) -> None:
+    """Raise `TooLargeError` if the draws of a request's images are more than the limit."""
+    if n * draws > max_images:
+        raise TooLargeError(
+            f"{n:,} images with {draws:,} samples each make {n * draws:,} > maximum {max_images:,}"
+        )
+
+
 def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
     """(N, P) numbers as pixels of `dtype`, uint8 or float32.
 

@@ -11,14 +11,23 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from model.calibration import DEFAULT_DRAWS
 from model.engine import Floats
 from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
 from service.errors import DeadlineError, InvalidContentError
+from service.inference import ScoreWanted
 from service.metrics import Metrics
 from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
-from service.readers import ImagesWanted, LatentsWanted, Pixels, check_count, unit_pixels
+from service.readers import (
+    ImagesWanted,
+    LatentsWanted,
+    Pixels,
+    check_count,
+    check_draws,
+    unit_pixels,
+)
 from service.sampling import draw, standard_normal
 from service.state import Service
 from service.writers import Answer, without_grey_channel
@@ -105,44 +114,44 @@ async def reconstruct(
 async def anomaly_score(
     request: Request, query: Annotated[schemas.ScoreQuery, Query()]
 ) -> Response:
-    """Larger is stranger. `p_value` and `is_anomaly` are null: this bundle has no calibration.
+    """Larger is stranger. `p_value` is the share of clean images that are as strange or stranger,
+    and `is_anomaly` is `p_value ≤ alpha`: of clean images, a share of `alpha` at most is called
+    anomalies. Both are null, as is `threshold`, where nothing is known of clean images.
 
     As an array: [N] scores, or the map with `map=true`. A PNG needs `map=true`.
     """
     service, context = Service.of(request), RequestContext.of(request)
     offered_types = media.IMAGE_ANSWERS if query.map else media.ARRAY_ANSWERS
     accepted = _negotiate(request, offered_types)
-    offered = service.inference.engine.scores
-    name = offered[0] if query.score is None else query.score
-    if name not in offered:
-        raise InvalidContentError(
-            f"score is {name[:64]!r}, this model offers {', '.join(offered)}", ("query", "score")
-        )
+    wanted = _score_wanted(service, query)
     images = await _read_images(request, query)
-    # No calibration yet, so no threshold, p-value or verdict: null, never an invented number.
+    if wanted.name in service.inference.engine.drawn_scores:
+        check_draws(len(images), wanted.draws, service.settings.max_images_per_request)
+    found = await service.inference.score(images, context, wanted)
     fields: dict[str, Any] = {
         "model": service.name,
-        "score_type": name,
-        "alpha": query.alpha,
-        "threshold": None,
-        "p_value": None,
-        "is_anomaly": None,
+        "score_type": wanted.name,
+        "alpha": wanted.alpha,
+        "threshold": found.threshold,
+        "score": found.score,
+        "p_value": found.p_value,
+        "is_anomaly": found.is_anomaly,
+        "mse": found.mse,
+        "kl": found.kl,
     }
-    if not query.map:
-        scores = await service.inference.score(images, context)
-        fields |= {"score": scores.score, "mse": scores.mse, "kl": scores.kl}
-        return await media.write(accepted, Answer(fields=fields, array=scores.score))
-    maps = await service.inference.score_map(images, context)
-    fields |= {"score": maps.score, "mse": maps.mse, "kl": maps.kl}
-    fields["anomaly_map"] = without_grey_channel(maps.error_map)
+    if wanted.fdr:
+        fields["fdr"] = query.fdr
+    if found.error_map is None:
+        return await media.write(accepted, Answer(fields=fields, array=found.score))
+    fields["anomaly_map"] = without_grey_channel(found.error_map)
     drawn_over = (
-        unit_pixels(images).reshape(maps.error_map.shape) if accepted == media.PNG else None
+        unit_pixels(images).reshape(found.error_map.shape) if accepted == media.PNG else None
     )
     return await media.write(
         accepted,
         Answer(
             fields=fields,
-            array=maps.error_map,
+            array=found.error_map,
             drawable=True,
             backdrop=drawn_over,
             scale=query.scale,
@@ -177,6 +186,7 @@ async def model(request: Request) -> dict[str, Any]:
     """What it is, where it comes from, how well it fits, and what it offers."""
     engine = Service.of(request).inference.engine
     bundle = engine.bundle
+    calibration = bundle.calibration
     return {
         "id": bundle.name,
         "version": bundle.version,
@@ -184,7 +194,8 @@ async def model(request: Request) -> dict[str, Any]:
         "image_shape": bundle.config.image_shape,
         "latent_size": bundle.config.latent_size,
         "scores": engine.scores,
-        "calibration": None,
+        "calibration": calibration
+        and {"data_set": calibration.data_set, "n": calibration.n, "date": calibration.date},
         "device": engine.device,
         "dtype": engine.dtype,
         "metrics": bundle.metrics,
@@ -229,6 +240,25 @@ async def metrics(request: Request) -> Response:
 
 def _negotiate(request: Request, offered: Sequence[str]) -> str:
     return media.negotiate(", ".join(request.headers.getlist("accept")), offered)
+
+
+def _score_wanted(service: Service, query: schemas.ScoreQuery) -> ScoreWanted:
+    """Raises `InvalidContentError` for a score that is not offered."""
+    engine = service.inference.engine
+    name = engine.scores[0] if query.score is None else query.score
+    if name not in engine.scores:
+        raise InvalidContentError(
+            f"score is {name[:64]!r}, this model offers {', '.join(engine.scores)}",
+            ("query", "score"),
+        )
+    return ScoreWanted(
+        name=name,
+        alpha=service.settings.alpha if query.alpha is None else query.alpha,
+        fdr=query.fdr is not None,
+        map=query.map,
+        draws=query.samples or DEFAULT_DRAWS,
+        seed=query.seed,
+    )
 
 
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.calibration import DEFAULT_DRAWS
 from service.sampling import MAX_SEED
 
 MAX_SCALE = 64
-DEFAULT_ALPHA = 0.01
+MAX_DRAWS = 4096
 
 Dtype = Literal["uint8", "float32"]
 Seed = Field(
@@ -86,10 +87,38 @@ class ScoreQuery(ImagesQuery):
     """For /anomaly-score."""
 
     score: str | None = Field(
-        None, description="name of a score that /model offers", examples=["mse"]
+        None,
+        description="name of a score that /model offers; its first if left out",
+        examples=["mse"],
     )
-    alpha: float = Field(
-        DEFAULT_ALPHA, gt=0, lt=1, description="false-alarm rate on clean images", examples=[0.05]
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="false-alarm rate on clean images; the service's setting if left out",
+        examples=[0.05],
+    )
+    fdr: Literal["bh"] | None = Field(
+        None,
+        description="bh: is_anomaly bounds the share of false alarms among all alarms of this "
+        "request by alpha (Benjamini and Hochberg), rather than the rate on clean images",
+        examples=["bh"],
+    )
+    samples: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_DRAWS,
+        description="draws an image, for reconstruction_probability and iwae; with another number "
+        f"than the default, {DEFAULT_DRAWS}, there is no p_value",
+        examples=[DEFAULT_DRAWS],
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="makes the draws of reconstruction_probability and iwae repeatable; "
+        "a fresh one if left out",
+        examples=[7],
     )
     map: bool = Field(
         False,
@@ -153,9 +182,16 @@ class ScoreAnswer(BaseModel):
     model: str
     score_type: str
     alpha: float
-    threshold: float | None = Field(description="the score at alpha; null without calibration")
+    fdr: Literal["bh"] | None = Field(None, description="with ?fdr=bh")
+    threshold: float | None = Field(
+        description="an image is an anomaly if its score is larger; null without calibration, or "
+        "where that has too few images for alpha"
+    )
     score: list[float] = Field(description="[N], grows with strangeness")
-    p_value: list[float] | None = Field(description="[N]; null without calibration")
+    p_value: list[float] | None = Field(
+        description="[N], (1 + number of calibration scores ≥ score) / (n + 1); null without "
+        "calibration"
+    )
     is_anomaly: list[bool] | None = Field(
         description="[N], p_value ≤ alpha; null without calibration"
     )

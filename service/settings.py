@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     bundle: str = Field(
         "mnist",
         min_length=1,
-        description="the network: a name that ships (mnist, fashion-mnist) or a bundle's directory",
+        description="the network: a name that ships (mnist, mnist-conv, mnist-2d, fashion-mnist, "
+        "fashion-mnist-conv) or a bundle's directory",
     )
     device: str = Field(
         "auto",
@@ -85,6 +86,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds a request may take, then 504; a caller may ask for less by "
         "X-Request-Timeout",
+    )
+    alpha: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="false-alarm rate on clean images, where a request names none: an image is an "
+        "anomaly if p_value ≤ alpha",
     )
     shutdown_timeout_s: int = Field(
         30, ge=1, le=86_400, description="seconds to finish what was accepted after SIGTERM"

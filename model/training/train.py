@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import VAEConfig
+from model.scoring import ScoreStatistics
+from model.training.augment import jitter
 from model.training.checkpoint import (
     Checkpoint,
     adam_tensors,
@@ -21,14 +23,21 @@ from model.training.checkpoint import (
     restore_adam,
     save_checkpoint,
 )
-from model.training.evaluate import Fit, evaluate_fit
+from model.training.fit import Fit, evaluate_fit
 from model.training.loss import gaussian_loss, tutorial_loss
+from model.training.statistics import score_statistics
 from model.vae import VAE
 
 HELD_OUT_SHARE: Final = 1 / 6
-"""Share of the images kept from training, at most `MAX_HELD_OUT`: MNIST's 60,000 leave 50,000."""
+"""Share of the images, at most `MAX_HELD_OUT`, that the weights owe nothing to: they calibrate."""
 
 MAX_HELD_OUT: Final = 10_000
+
+VALIDATION_SHARE: Final = 1 / 20
+"""Share of the images, at most `MAX_VALIDATION`, that are not trained on but choose the epoch.
+MNIST's 60,000 leave 49,000 to train on."""
+
+MAX_VALIDATION: Final = 1_000
 
 RATE_WARMUP: Final = 0.05
 """Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
@@ -45,6 +54,8 @@ class TrainOptions:
     epochs: int = 60
     batch_size: int = 128
     learning_rate: float = 2e-3
+    augment: float = 0.0
+    """Size of `model.training.augment.jitter`; 0 is none."""
     seed: int = 0
 
 
@@ -62,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The best weights seen, by −ELBO on the held-out images."""
+    """The best weights seen, by −ELBO on the validation images."""
 
     network: VAE
     pixel_variance: float | None
@@ -71,16 +82,29 @@ class Trained:
     """Epochs that these weights have been trained for."""
     fit: Fit
     """On the held-out images."""
-    held_out: NDArray[np.int64]
-    """Indices of the images not trained on."""
+    statistics: ScoreStatistics
+    """Of the images trained on."""
+    split: Split
+    """Which images did what."""
     finished: bool
     """False if it was interrupted."""
 
 
-def held_out_indices(n: int, seed: int) -> NDArray[np.int64]:
-    """Which of `n` images are not trained on: the same for the same `n` and `seed`, sorted."""
-    count = min(MAX_HELD_OUT, max(1, int(n * HELD_OUT_SHARE)))
-    return np.sort(np.random.default_rng(seed).permutation(n)[:count])
+class Split(NamedTuple):
+    """Indices of the images that are for one thing each, sorted; together they are all of them."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split_indices(n: int, seed: int) -> Split:
+    """What each of `n` images is for: the same for the same `n` and `seed`. At least 3 images."""
+    held_out = min(MAX_HELD_OUT, max(1, int(n * HELD_OUT_SHARE)))
+    validation = min(MAX_VALIDATION, max(1, int(n * VALIDATION_SHARE)))
+    order = np.random.default_rng(seed).permutation(n)
+    parts = np.split(order, [held_out, held_out + validation])
+    return Split(*(np.sort(part) for part in reversed(parts)))
 
 
 def train(
@@ -99,11 +123,11 @@ def train(
     After each epoch the state is written to `checkpoint`; with `resume` an existing one is gone on
     from, to the same weights as without the pause. `data_id` says which images these are, to tell
     a checkpoint of other data. Ctrl-C ends it with the best weights so far. Raises `ValueError`
-    for fewer than 2 images or when the loss becomes infinite, and
+    for fewer than 3 images or when the loss becomes infinite, and
     `CheckpointError`.
     """
-    if len(images) < 2:
-        raise ValueError(f"{len(images)} images are too few to train on: at least 2 are needed")
+    if len(images) < 3:
+        raise ValueError(f"{len(images)} images are too few to train on: at least 3 are needed")
     run = _Run(config, images, options, device or torch.device("cpu"))
     identity = {"config": config.to_json(), **asdict(options), "data": data_id}
     if resume and checkpoint and checkpoint.exists():
@@ -131,10 +155,11 @@ class _Run:
     ) -> None:
         self.options = options
         self.epoch = 0
-        self.held_out = held_out_indices(len(images), options.seed)
+        self.split = split_indices(len(images), options.seed)
         flat = torch.from_numpy(images.reshape(len(images), -1))
-        self.held_out_pixels = flat[self.held_out].to(device)
-        self.pixels = flat[np.setdiff1d(np.arange(len(images)), self.held_out)].to(device)
+        self.pixels, self.validation, self.held_out = (
+            flat[indices].to(device) for indices in self.split
+        )
         torch.manual_seed(options.seed)
         self.network = VAE(config).to(device)
         self.loss = gaussian_loss if config.head == "log_variance" else tutorial_loss
@@ -153,6 +178,8 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.options.learning_rate * _rate(done)
             pixels = self.pixels[chosen].float() / 255  # (N, P)
+            if size := self.options.augment:
+                pixels = jitter(pixels, self.network.config.image_shape, size, generator)
             noise = torch.randn(len(pixels), self.network.config.latent_size, generator=generator)
             output = self.network(pixels, noise.to(pixels.device))
             loss = self.loss(pixels, output, beta=min(1.0, done / KL_WARMUP))
@@ -173,8 +200,8 @@ class _Run:
         self.note_if_best()
 
     def note_if_best(self, *, interrupted: bool = False) -> None:
-        """Keep the present weights if no earlier epoch's were better on the held-out images."""
-        fit = evaluate_fit(self.network, self.held_out_pixels)
+        """Keep the present weights if no earlier epoch's were better on the validation images."""
+        fit = evaluate_fit(self.network, self.validation)
         loss = fit.negative_elbo(self.pixels.shape[1], fit.mse_sampled)
         if not math.isfinite(loss):
             if interrupted and self.best is not None:
@@ -209,14 +236,14 @@ class _Run:
         _, epoch, weights = self.best
         self.network.load_state_dict(weights)
         gaussian = self.network.config.head == "log_variance"
+        network, pixels = self.network.cpu(), self.pixels.cpu()
         return Trained(
-            network=self.network.cpu(),
-            pixel_variance=evaluate_fit(self.network, self.pixels.cpu()).mse_sampled
-            if gaussian
-            else None,
+            network=network,
+            pixel_variance=evaluate_fit(network, pixels).mse_sampled if gaussian else None,
             epoch=epoch,
-            fit=evaluate_fit(self.network, self.held_out_pixels.cpu()),
-            held_out=self.held_out,
+            fit=evaluate_fit(network, self.held_out.cpu()),
+            statistics=score_statistics(network, pixels),
+            split=self.split,
             finished=finished,
         )
 

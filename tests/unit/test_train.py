@@ -21,7 +21,7 @@ from torch import Tensor
 from model.config import Head, VAEConfig
 from model.training import train as module
 from model.training.checkpoint import CheckpointError
-from model.training.evaluate import Fit, evaluate_fit
+from model.training.fit import Fit, evaluate_fit
 from model.training.train import Step, Trained, TrainOptions, held_out_indices, train
 from model.vae import VAE
 from tests.unit.samples import assert_one_line

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 from model.config import VAEConfig
 from model.training import evaluate
-from model.training.evaluate import Fit, evaluate_fit
+from model.training.fit import Fit, evaluate_fit
 from model.vae import VAE
 
 

@@ -1,0 +1,120 @@
+"""From scores to p-values: split conformal calibration.
+
+Knows numpy only. Source: Bates, Candès, Lei, Romano and Sesia 2023, "Testing for outliers with
+conformal p-values".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Probabilities = NDArray[np.float64]
+
+COMMON_ALPHAS: Final = (0.05, 0.01)
+"""False-alarm rates that people ask for; a calibration that is too small for one says so."""
+
+
+DEFAULT_DRAWS: Final = 32
+"""Draws an image that drawn scores are calibrated with: with another number their values differ."""
+
+
+class CalibrationError(ValueError):
+    """Scores that cannot calibrate. The message names the value and the limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Scores of clean images that the network was not trained on: what `p_value` compares with.
+
+    If a new clean image is exchangeable with these, then P(p_value ≤ α) ≤ α, whatever the network
+    and the score. Below 1 / (n + 1) nothing is claimed: no p-value is smaller.
+    """
+
+    scores: Mapping[str, Floats]
+    """One table for each score, (n,), sorted, smallest first."""
+    data_set: str
+    date: str
+    """ISO 8601."""
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(table) for name, table in self.scores.items()}
+        if not sizes or 0 in sizes.values() or len(set(sizes.values())) != 1:
+            raise CalibrationError(
+                f"calibration scores have sizes {sizes}, expected one size from 1 for all"
+            )
+        for name, table in self.scores.items():
+            if not np.isfinite(table).all():
+                raise CalibrationError(f"calibration scores of {name!r} hold NaN or infinity")
+            if (np.diff(table) < 0).any():
+                raise CalibrationError(f"calibration scores of {name!r} are not sorted")
+
+    @property
+    def n(self) -> int:
+        """Clean images."""
+        return len(next(iter(self.scores.values())))
+
+    def p_values(self, name: str, scores: Floats) -> Probabilities:
+        """(1 + number of calibration scores ≥ score) / (n + 1), (N,) to (N,)."""
+        table = self.scores[name]
+        at_least = self.n - np.searchsorted(table, scores, side="left")
+        p: Probabilities = (1 + at_least) / (self.n + 1)
+        return p
+
+    def threshold(self, name: str, alpha: float) -> float | None:
+        """The score above which p_value ≤ alpha; None if n is too small for any to be.
+
+        >>> clean = np.arange(99, dtype=np.float32)
+        >>> of_99 = Calibration(scores={"mse": clean}, data_set="counted", date="2026-01-01")
+        >>> of_99.threshold("mse", 0.05)
+        94.0
+        >>> of_99.p_values("mse", np.float32([94, 94.5])).tolist()
+        [0.06, 0.05]
+        """
+        # How many calibration scores may be ≥ the image's. Rounding: α (n + 1) may come out just
+        # below a whole number, and the comparison with alpha decides.
+        allowed = math.floor(alpha * (self.n + 1)) - 1
+        while (allowed + 2) / (self.n + 1) <= alpha:
+            allowed += 1
+        while allowed >= 0 and (allowed + 1) / (self.n + 1) > alpha:
+            allowed -= 1
+        if allowed < 0:
+            return None
+        return float(self.scores[name][self.n - 1 - allowed])
+
+
+def calibration_of(scores: Mapping[str, Floats], *, data_set: str, date: str) -> Calibration:
+    """Sort the clean images' scores, one array for each name. Raises `CalibrationError`."""
+    tables = {name: np.sort(np.asarray(values, np.float32)) for name, values in scores.items()}
+    return Calibration(scores=tables, data_set=data_set, date=date)
+
+
+def too_small_for(n: int) -> list[float]:
+    """Those of `COMMON_ALPHAS` that `n` clean images can never reach: n < 1/α − 1.
+
+    >>> too_small_for(50)
+    [0.01]
+    """
+    return [alpha for alpha in COMMON_ALPHAS if 1 / (n + 1) > alpha]
+
+
+def benjamini_hochberg(p_values: Probabilities, rate: float) -> float:
+    """The cut on these p-values that bounds the false discovery rate by `rate`.
+
+    The largest i · rate / m for which at least i of the m p-values are ≤ it; if there is none, the
+    smallest such bound, rate / m, under which none lies. Source: Benjamini and Hochberg 1995;
+    conformal p-values that share a calibration set keep its promise (Bates et al. 2023, theorem 2).
+
+    >>> benjamini_hochberg(np.array([0.25, 0.5, 0.9, 0.5]), 0.75)
+    0.5625
+    """
+    m = len(p_values)
+    bounds = rate * np.arange(1, m + 1) / m
+    found = np.flatnonzero(np.sort(p_values) <= bounds)
+    return float(bounds[found[-1] if len(found) else 0])

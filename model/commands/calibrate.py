@@ -1,0 +1,81 @@
+"""`python -m model calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from model.bundle import Bundle, find_bundle, load_bundle
+from model.calibration import COMMON_ALPHAS
+from model.commands.common import (
+    DATA_HELP,
+    HelpFormatter,
+    find_data,
+    show_skipped,
+    today,
+    warn_if_few,
+)
+from model.training.calibrate import calibrated
+from model.training.card import model_card
+from model.training.data import DataError, ImageSet, Split, load_images
+
+
+def add(commands: Any) -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="make p-values of a bundle's scores, from your own clean images",
+        description="Score clean images that the network was not trained on, and keep the scores "
+        "in the bundle: p-values and thresholds are then about images like these. The weights "
+        "stay as they are.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--bundle", required=True, help="a bundle's directory, changed in place")
+    parser.add_argument("--data", type=Path, required=True, help=f"clean images: {DATA_HELP}")
+    parser.add_argument(
+        "--split",
+        choices=get_args(Split),
+        help="which images of a data set; test images if unset, or all where there are none",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Calibrate, and write the bundle again."""
+    console = Console(markup=False, highlight=False)
+    directory = find_bundle(arguments.bundle)
+    bundle = load_bundle(directory)
+    data = _clean_images(find_data(arguments.data), arguments.split, bundle)
+    show_skipped(console, data)
+    known = bundle.provenance.get("files_sha256", {})
+    if arguments.split != "test" and any(
+        known.get(name) == sha for name, sha in data.files.items()
+    ):
+        console.print(
+            "warning: the network was trained on these very images; p-values of others will be too "
+            "small, and alarms too many"
+        )
+    bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
+    bundle.save(directory, model_card(bundle))
+    warn_if_few(console, len(data.images))
+    assert bundle.calibration is not None  # noqa: S101 - for mypy: it has just been made
+    name = next(iter(bundle.calibration.scores))
+    for alpha in COMMON_ALPHAS:
+        threshold = bundle.calibration.threshold(name, alpha)
+        if threshold is not None:
+            console.print(f"at alpha {alpha:g}, {name} is an anomaly above {threshold:.4g}")
+    console.print(f"wrote {directory}, calibrated on {len(data.images):,} images of {data.name}")
+    return 0
+
+
+def _clean_images(path: Path, split: Split | None, bundle: Bundle) -> ImageSet:
+    shape = bundle.config.image_shape
+    if split is not None:
+        return load_images(path, split, image_shape=shape)
+    try:
+        return load_images(path, "test", image_shape=shape)
+    except DataError:
+        return load_images(path, "train", image_shape=shape)

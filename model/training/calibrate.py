@@ -1,0 +1,51 @@
+"""Calibration of a bundle on clean images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.calibration import DEFAULT_DRAWS, Floats, calibration_of
+from model.engine import Engine
+
+CHUNK_IMAGES = 512
+"""Images in one pass; the drawn scores take this many draws at once."""
+
+
+def calibrated(bundle: Bundle, images: NDArray[np.uint8], *, data_set: str, date: str) -> Bundle:
+    """`bundle` with a calibration on `images`, (N, C, H, W), that it was not trained on.
+
+    The weights stay as they are. Raises `CalibrationError` for no images.
+    """
+    scores = all_scores(Engine(bundle, device="cpu"), images)
+    return replace(bundle, calibration=calibration_of(scores, data_set=data_set, date=date))
+
+
+def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict[str, Floats]:
+    """Every score of every image, by name, (N,) each; draws are `DEFAULT_DRAWS`, from `seed`."""
+    chunks = [images[i : i + CHUNK_IMAGES] for i in range(0, len(images), CHUNK_IMAGES)]
+    found = {
+        name: _joined([engine.score(chunk, name).score for chunk in chunks])
+        for name in engine.scores
+        if name not in engine.drawn_scores
+    }
+    if not engine.drawn_scores:
+        return found
+    drawn: dict[str, list[Floats]] = {name: [] for name in engine.drawn_scores}
+    generator = np.random.default_rng(seed)
+    few = CHUNK_IMAGES // DEFAULT_DRAWS
+    for i in range(0, len(images), few):
+        part = images[i : i + few]
+        shape = (len(part), DEFAULT_DRAWS, engine.bundle.config.latent_size)
+        noise = generator.standard_normal(shape, dtype=np.float32)
+        draws = engine.draw(engine.draw_rows(part, noise))
+        for name, values in drawn.items():
+            values.append(engine.drawn_score(name, draws, len(part)))
+    return found | {name: _joined(values) for name, values in drawn.items()}
+
+
+def _joined(parts: list[Floats]) -> Floats:
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
