@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint format train bench-doors clean
+.PHONY: help serve test lint format train evaluate bench-doors bench-quality clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Made anew when what is asked for changes. The stamp is written last: a broken install is no install.
 .venv/installed: pyproject.toml constraints.txt
@@ -34,8 +34,16 @@ format: .venv/installed ## put the code in ruff's format
 train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs/mine
 	$(BIN)/python -m model train --data $(DATA) --out $(OUT) $(ARGS)
 
+evaluate: .venv/installed ## how well a bundle fits and tells anomalies: make evaluate BUNDLE=mnist DATA=data/mnist ANOMALIES=data/kmnist
+	$(BIN)/python -m model evaluate --bundle $(BUNDLE) --data $(DATA) --anomalies $(ANOMALIES) $(ARGS)
+
 bench-doors: .venv/installed ## what each body type costs, into benchmarks/results/
 	$(BIN)/python -m benchmarks.doors
+
+bench-quality: .venv/installed ## anomaly detection over seeds, classes and scores, hours: make bench-quality DATA=data
+	$(BIN)/python -m benchmarks.quality --data $(DATA) $(ARGS)
+	$(BIN)/python -m benchmarks.likelihood --data $(DATA)/mnist
+	$(BIN)/python -m benchmarks.score_choice --data $(DATA)
 
 clean: ## remove the environment and all caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

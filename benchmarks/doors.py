@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import RESULTS, cpu_model
+
 IMAGES = 256
 ROUNDS = 40
 WARM_UP = 5
-RESULTS = Path(__file__).parent / "results"
 
 Body = tuple[str, str, bytes]
 """Path, Content-Type, bytes."""
@@ -178,12 +179,11 @@ def main() -> None:
     finally:
         process.terminate()
         process.wait(30)
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     report = {
         "command": "make bench-doors",
         "images": IMAGES,
         "rounds": ROUNDS,
-        "cpu": cpu[1] if cpu else platform.processor(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from model.bundle import BundleError
-from model.commands import calibrate, download, import_checkpoint, train
+from model.commands import calibrate, download, evaluate, import_checkpoint, train
 from model.commands.common import INTERRUPTED
 from model.device import DeviceError
 from model.training.checkpoint import CheckpointError
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m model", description="Train networks for the service and look after them."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, calibrate, import_checkpoint, download):
+    for command in (train, calibrate, evaluate, import_checkpoint, download):
         command.add(commands)
     return parser
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import Tensor
 from model.calibration import Calibration
 from model.config import VAEConfig
 from model.preprocessing import PREPROCESSING
-from model.scoring import ScoreStatistics, offered_scores
+from model.scoring import ScoreStatistics, score_names
 from model.vae import VAE, weight_shapes
 
 T = TypeVar("T")
@@ -38,6 +38,9 @@ FORMAT: Final = 2
 
 STATISTICS_PREFIX: Final = "statistics."
 """Of the names in model.safetensors that are no weights."""
+
+MAX_MIXTURE: Final = 256
+"""Components of a density over latents; training makes 30 at most."""
 
 CALIBRATION_FILE: Final = "calibration.safetensors"
 
@@ -144,12 +147,12 @@ class Bundle:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
         check_weights(self.weights, self.config)
         if self.statistics is not None:
-            shapes = ScoreStatistics.shapes(self.config.latent_size)
-            _check_tensors(self.statistics.tensors(), shapes)
+            _check_statistics(self.statistics.tensors(), self.config)
         if self.calibration is not None:
-            names = offered_scores(self.statistics, self.pixel_variance)
-            if lacking := sorted(set(names) - set(self.calibration.scores)):
-                raise BundleError(f"{CALIBRATION_FILE} lacks the score {lacking[0]!r}")
+            names = set(score_names(self.statistics, self.pixel_variance))
+            if odd := sorted(names ^ set(self.calibration.scores)):
+                kind = "lacks the" if odd[0] in names else "has an unknown"
+                raise BundleError(f"{CALIBRATION_FILE} {kind} score {odd[0]!r}")
 
     def _tensors(self) -> dict[str, Tensor]:
         statistics = self.statistics.tensors() if self.statistics else {}
@@ -223,18 +226,16 @@ def _load(directory: Path) -> Bundle:
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
     config = VAEConfig.from_json(content["config"])
     tensors = _load_tensors(directory / "model.safetensors", config, content["weights_sha256"])
-    statistics = {
-        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(STATISTICS_PREFIX)
-    }
+    statistics = _statistics(tensors, config)
+    calibration = content["calibration"] if content["format"] > 1 else None
+    names = score_names(statistics, variance)
     bundle = Bundle(
         name=content["name"],
         config=config,
         weights=tensors,
         pixel_variance=variance,
-        statistics=_statistics(statistics, config) if statistics else None,
-        calibration=_load_calibration(directory, content.get("calibration")),
+        statistics=statistics,
+        calibration=_load_calibration(directory, calibration, names),
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
@@ -250,17 +251,27 @@ def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tensor]:
-    shapes = [*weight_shapes(config).values(), *ScoreStatistics.shapes(config.latent_size).values()]
+    statistics = ScoreStatistics.shapes(config.latent_size, MAX_MIXTURE)
+    shapes = [*weight_shapes(config).values(), *statistics.values()]
     limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
     return _read(path, sha256, limit, safetensors.torch.load)
 
 
-def _statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> ScoreStatistics:
-    _check_tensors(tensors, ScoreStatistics.shapes(config.latent_size))
-    return ScoreStatistics(**tensors)
+def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
+    """Take those of `tensors` that are no weights out of it."""
+    found = {
+        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(STATISTICS_PREFIX)
+    }
+    if not found:
+        return None
+    _check_statistics(found, config)
+    return ScoreStatistics(**found)
 
 
-def _load_calibration(directory: Path, content: Any) -> Calibration | None:
+def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Calibration | None:
+    """The tables, those of `names` first and in this order: the file has none of its own."""
     if content is None:
         return None
     if not isinstance(content, dict) or not all(
@@ -272,6 +283,7 @@ def _load_calibration(directory: Path, content: Any) -> Calibration | None:
     for name, table in tables.items():
         if table.dtype != np.float32 or table.ndim != 1:
             raise BundleError(f"{path.name}: {name} is {table.dtype}, shape {table.shape}")
+    tables = {name: tables[name] for name in names if name in tables} | tables
     return Calibration(scores=tables, data_set=content["data_set"], date=content["date"])
 
 
@@ -291,6 +303,16 @@ def _read(path: Path, sha256: str, max_bytes: int, parse: Callable[[bytes], T]) 
 def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
     """Raise `BundleError` unless these are float32, finite, and just what `config` needs."""
     _check_tensors(weights, weight_shapes(config))
+
+
+def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
+    weights = tensors.get("mixture_log_weights", torch.empty(0))
+    components = min(max(len(weights) if weights.ndim else 0, 1), MAX_MIXTURE)
+    _check_tensors(tensors, ScoreStatistics.shapes(config.latent_size, components))
+    diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
+    for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
+        if not (scale > 0).all():
+            raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -81,6 +81,11 @@ class VAEConfig:
             raise ValueError(f"image_shape has sides {sides}, conv takes {least} to {most}")
         if len(self.hidden_sizes) < 2:
             raise ValueError(f"hidden_sizes is {self.hidden_sizes!r}, conv needs at least two")
+        if self.reduction >= 2 * max(self.image_shape[1:]):
+            raise ValueError(
+                f"hidden_sizes is {self.hidden_sizes!r}: so many halve a side of "
+                f"{max(self.image_shape[1:])} to less than 1"
+            )
         if self.head != "log_variance":
             raise ValueError(f"head is {self.head!r}, conv has log_variance only")
 

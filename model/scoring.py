@@ -1,6 +1,6 @@
 """Scores of one image, from the image, its posterior and its reconstruction. Larger is stranger.
 
-Those of `SCORES` are deterministic: z = μ, one pass through encoder and decoder. Those of
+Those of `offered_scores` are deterministic: z = μ, one pass through encoder and decoder. Those of
 `DRAWN_SCORES` average over draws z ~ q(z|x), and cost as many passes.
 
 A Bernoulli log-likelihood is never one of them: on grey pixels it grows with the share of dark
@@ -21,18 +21,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.mixture import GaussianMixture
 from model.vae import DiagonalGaussian, Reconstruction
 
 WORST_SHARE: Final = 0.05
 """Share of an image's pixels that `mse_top5` looks at."""
 
 PEARSON_FLOOR: Final = 0.03
-"""Added to x̂(1 − x̂), which is 0 where the decoder is sure: the square of 0.17 grey levels."""
+"""Added to x̂(1 − x̂), which is 0 where the decoder is sure: the square of 0.17 of the range."""
 
-TAIL: Final = 0.99
-"""The quantile of clean images that the parts of `fused` are made to agree on, with the median."""
+CONTRAST_FLOOR: Final = 1e-6
+"""Least variance that errors are divided by: images of one grey have none."""
 
-RIDGE: Final = 1e-6
+TAILS: Final = (0.99, 0.99, 0.995)
+"""The quantile of clean images, for each part of `fused`, that is 1 on the parts' common scale: the
+latent part speaks half as often as an error, as where the latents are few it knows less.
+"""
+
+MAX_DENSITY_LATENTS: Final = 512
+"""Latent sizes up to here get statistics: covariances of more would outweigh the network."""
+
+RIDGE: Final = 1e-4
 """Added to the variances of the latent means: a dimension that training gave up has none."""
 
 LOG_2PI: Final = math.log(2 * math.pi)
@@ -50,15 +59,23 @@ class ScoreStatistics:
     latent_mean: Tensor  # (D,), of the posteriors' means
     latent_precision: Tensor  # (D, D), inverse covariance of the posteriors' means
     contrast: Tensor  # (1,), mean over the images of the variance of an image's pixels
-    fused_median: Tensor  # (2,), of each part of `fused`
-    fused_tail: Tensor  # (2,), its quantile at TAIL, less the median
+    mixture_log_weights: Tensor  # (M,), of the mixture of Gaussians over the posteriors' means
+    mixture_means: Tensor  # (M, D)
+    mixture_roots: Tensor  # (M, D, D)
+    fused_median: Tensor  # (3,), of each part of `fused`
+    fused_tail: Tensor  # (3,), its quantile in TAILS, less the median
 
     @classmethod
-    def shapes(cls, latent_size: int) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, latent_size: int, components: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
-        d = latent_size
-        shapes = ((d,), (d, d), (1,), (2,), (2,))
+        d, m = latent_size, components
+        shapes = ((d,), (d, d), (1,), (m,), (m, d), (m, d, d), (3,), (3,))
         return {field.name: shape for field, shape in zip(fields(cls), shapes, strict=True)}
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        """The density over the posteriors' means."""
+        return GaussianMixture(self.mixture_log_weights, self.mixture_means, self.mixture_roots)
 
     def tensors(self) -> dict[str, Tensor]:
         """By name."""
@@ -107,17 +124,29 @@ def latent_mahalanobis(statistics: ScoreStatistics) -> Score:
     return score
 
 
-def fused(statistics: ScoreStatistics) -> Score:
-    """The larger of `relative_errors`, each on a scale where clean images agree.
+def latent_density(statistics: ScoreStatistics) -> Score:
+    """−log density of μ, in nats, by the mixture of Gaussians over the training images' μ: (N,)."""
+    mixture = statistics.mixture
 
-    A part's logarithm is shifted and stretched so that the median of the training images is 0 and
-    their 99 % quantile is 1. The larger of two such values stands for the smaller of their two
-    p-values, and goes on where an empirical p-value ends. Calibration makes the result a p-value
-    again. (N,)
+    def score(_: Tensor, output: Reconstruction) -> Tensor:
+        return -mixture.log_density(output.posterior.mean)
+
+    return score
+
+
+def fused(statistics: ScoreStatistics) -> Score:
+    """The largest of `relative_errors` and `latent_density`, on a scale where clean images agree.
+
+    A part is shifted and stretched so that the median of the training images is 0 and the quantile
+    that `TAILS` has for it is 1. The largest of three such values stands for the smallest of three
+    weighted p-values, and goes on where an empirical p-value ends. Calibration makes the result a
+    p-value again. (N,)
     """
+    density = latent_density(statistics)
 
     def score(pixels: Tensor, output: Reconstruction) -> Tensor:
-        parts = relative_errors(pixels, output, statistics.contrast)
+        errors = relative_errors(pixels, output, statistics.contrast)
+        parts = torch.cat([errors, density(pixels, output)[:, None]], dim=1)  # (N, 3)
         return ((parts - statistics.fused_median) / statistics.fused_tail).amax(dim=1)
 
     return score
@@ -136,7 +165,8 @@ def relative_errors(pixels: Tensor, output: Reconstruction, contrast: Tensor) ->
     doubt = output.images * (1 - output.images) + PEARSON_FLOOR
     variance = pixels.square().mean(dim=1) - pixels.mean(dim=1).square()
     parts = torch.stack([(error / doubt).mean(dim=1), _largest_mean(error, WORST_SHARE)], dim=1)
-    return (parts / (variance + contrast)[:, None] + TINY).log()
+    contrasts = (variance + contrast).clamp_min(CONTRAST_FLOOR)
+    return (parts / contrasts[:, None] + TINY).log()
 
 
 def offered_scores(
@@ -153,6 +183,7 @@ def offered_scores(
     if pixel_variance is not None:
         offered["neg_elbo"] = negative_elbo(pixel_variance)
     if statistics is not None:
+        offered["latent_density"] = latent_density(statistics)
         offered["latent_mahalanobis"] = latent_mahalanobis(statistics)
     return offered
 
@@ -197,6 +228,14 @@ DRAWN_SCORES: Final[
     Mapping[str, Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]]
 ] = {"reconstruction_probability": reconstruction_probability, "iwae": iwae}
 """From the log-likelihoods and log-weights of K draws, both (N, K). They need a pixel variance."""
+
+
+def score_names(
+    statistics: ScoreStatistics | None, pixel_variance: float | None
+) -> tuple[str, ...]:
+    """All scores of a network, the drawn ones last; the first is the default."""
+    drawn = DRAWN_SCORES if pixel_variance is not None else ()
+    return (*offered_scores(statistics, pixel_variance), *drawn)
 
 
 def _log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Tensor:

@@ -127,10 +127,18 @@ class Client(_Base[httpx.Client]):
         *,
         alpha: float | None = None,
         score: str | None = None,
+        fdr: bool = False,
+        samples: int | None = None,
+        seed: int | None = None,
         invert: bool = False,
     ) -> AnomalyScores:
-        """How strange each image is."""
-        return self._do(anomaly_score_call(images, alpha, score, invert))
+        """How strange each image is.
+
+        `alpha` is the false-alarm rate on clean images, or with `fdr` the share of false alarms
+        among all alarms of this call. `score` is a name that `model()["scores"]` lists; `samples`
+        and `seed` are for those that draw.
+        """
+        return self._do(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
 
     def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
         """The squared error of each pixel, shaped as the images."""
@@ -232,11 +240,16 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         *,
         alpha: float | None = None,
         score: str | None = None,
+        fdr: bool = False,
+        samples: int | None = None,
+        seed: int | None = None,
         invert: bool = False,
     ) -> AnomalyScores:
         """See `Client.anomaly_score`."""
         return await self._do(
-            await asyncio.to_thread(anomaly_score_call, images, alpha, score, invert)
+            await asyncio.to_thread(
+                anomaly_score_call, images, alpha, score, fdr, samples, seed, invert
+            )
         )
 
     async def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:

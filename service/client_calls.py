@@ -77,7 +77,7 @@ class AnomalyScores(NamedTuple):
     """`p_value`, `is_anomaly` and `threshold` are None from a bundle without calibration."""
 
     score: Floats  # (N,), grows with strangeness
-    p_value: Floats | None  # (N,)
+    p_value: NDArray[np.float64] | None  # (N,), share of clean images as strange or stranger
     is_anomaly: NDArray[np.bool_] | None  # (N,)
     mse: Floats  # (N,)
     kl: Floats  # (N,), nats
@@ -254,7 +254,7 @@ def _scores(answer: httpx.Response) -> AnomalyScores:
     p_value, is_anomaly = value["p_value"], value["is_anomaly"]
     return AnomalyScores(
         score=np.array(value["score"], np.float32),
-        p_value=None if p_value is None else np.array(p_value, np.float32),
+        p_value=None if p_value is None else np.array(p_value, np.float64),
         is_anomaly=None if is_anomaly is None else np.array(is_anomaly, np.bool_),
         mse=np.array(value["mse"], np.float32),
         kl=np.array(value["kl"], np.float32),
@@ -319,10 +319,23 @@ def reconstruct_call(
 
 
 def anomaly_score_call(
-    images: ImagesLike, alpha: float | None, score: str | None, invert: bool
+    images: ImagesLike,
+    alpha: float | None,
+    score: str | None,
+    fdr: bool,
+    samples: int | None,
+    seed: int | None,
+    invert: bool,
 ) -> Request[AnomalyScores]:
     """How strange each image is. None leaves a choice to the service."""
-    params = {"alpha": alpha, "score": score, "invert": _flag(invert)}
+    params = {
+        "alpha": alpha,
+        "score": score,
+        "fdr": "bh" if fdr else None,
+        "samples": samples,
+        "seed": seed,
+        "invert": _flag(invert),
+    }
     return Request(_images_call("/anomaly-score", JSON, images, params), _scores)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 _DIGIT: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABZ0lEQVR42r2ST0sCURTF73szvnFMHGWEmlD6My2E"
-    "IIJCkCJs165lyz5GnyCwCFq0cVXb1kFF9AGkTX+QCHcajImk4vSYbJ7OaxEzTqmtort798d5XM45AP8xCPlfgg+I"
-    "pCem0sF2z92IPkjCjpaSa8IQJQpMrkR4JyA+M3eF+1DLppItc0HyfvVBKbtZvq9qrIkHId7OzSoGa9UFMgBRJher"
-    "Fkyh1s3OoZ/XzpyE2kcPXdZQV+2i/U2J5s+nnPwVcxx62UmGEIDPDOWM2iUVAACiF9dJjEDErhKndfSx1wIAABZn"
-    "UXVC3dA8Jw6pVUlgAAC0bNGnO6NeznlX3dj27ZoSwGIo88adrs3sgu5eS0qJsfH911gwTqIS54w2ja2GCzndNZZI"
-    "GIfNiq4LVv7A7PC+E4syRhhjIkvrhnWqjEo7cmzsiIPGf83744vJh4QNAABOkV44I0skTyu/dEwYkqc3nP9Biz8B"
-    "A3F2MPQ+r8kAAAAASUVORK5CYII="
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABWElEQVR4nM2SS0tCURSF1z7Hm+ajCB/QIMvA"
+    "IMK5DaPHPGjapN/Rr2jUz4hoFjQpmgiFBImGJppwffTAR5n33rMbXFPvlebt0eF8Z6+9WPsA/73EbJBGZxfz"
+    "HJ2k3ZDIvhGHB54n5XxP0qcJIhKpUnaLxjJ2Q2g5XNYtih4vdDLshKTtpNfyFyUrrEk5mDAHAMxiYz2VDHTr"
+    "RZITE21Z1RbNy+uy8ZmFDjfkSq56VjGZ73oNMQUbt/WWAiBqea+lID3KAA8hqBAISMPyb7ZWdnMEy0tFsw+y"
+    "I5CBaHwvaSG+JAp5vVDv6vrXsJNZtQchf/B1MT7XM+4zz2R1TAZGcchIzLQS+9u106sPE1BjQwBUs0Gy/KIF"
+    "H95NdrgFwAxW1Gr4wKP8XCtT87HEOFsn5G4ttDrz17K/b5rJiPilHidUj+fBPhNsaXJCaNFY9W3IpiBBsOub"
+    "/FE/A4uGA3H6Sp0AAAAASUVORK5CYII="
 )
 
 IMAGES: Final[dict[str, Any]] = {"images": [_DIGIT]}
@@ -19,18 +19,18 @@ IMAGES: Final[dict[str, Any]] = {"images": [_DIGIT]}
 
 ENCODE: Final[dict[str, Any]] = {
     "model": "mnist",
-    "mu": [[1.6344, -1.1145, 0.745, 1.6656, 0.1079, 0.3781, -1.8722, 2.0247, 0.6591, -0.7023]],
-    "sigma": [[0.0348, 0.0264, 0.0253, 0.0303, 0.0382, 0.0355, 0.039, 0.0423, 0.0342, 0.0315]],
+    "mu": [[1.5516, -1.6305, 1.1636, 1.0058, -0.2404, 0.4007, -1.776, 1.4076, 0.2437, -0.7648]],
+    "sigma": [[0.0295, 0.027, 0.0313, 0.039, 0.032, 0.0438, 0.0454, 0.0403, 0.0364, 0.0339]],
 }
 
 SCORE: Final[dict[str, Any]] = {
     "model": "mnist",
-    "score_type": "mse",
+    "score_type": "fused",
     "alpha": 0.01,
-    "threshold": None,
-    "score": [0.0035014],
-    "p_value": None,
-    "is_anomaly": None,
-    "mse": [0.0035014],
-    "kl": [36.9796],
+    "threshold": 1.16778,
+    "score": [0.535148],
+    "p_value": [0.207279],
+    "is_anomaly": [False],
+    "mse": [0.0031822],
+    "kl": [35.1368],
 }

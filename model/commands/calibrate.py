@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from model.bundle import Bundle, find_bundle, load_bundle
+from model.bundle import PRETRAINED, find_bundle, load_bundle
 from model.calibration import COMMON_ALPHAS
 from model.commands.common import (
     DATA_HELP,
@@ -20,7 +21,7 @@ from model.commands.common import (
 )
 from model.training.calibrate import calibrated
 from model.training.card import model_card
-from model.training.data import DataError, ImageSet, Split, load_images
+from model.training.data import Split, load_images, load_unseen
 
 
 def add(commands: Any) -> None:
@@ -34,8 +35,13 @@ def add(commands: Any) -> None:
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--bundle", required=True, help="a bundle's directory, changed in place")
+    parser.add_argument("--bundle", required=True, help="a bundle's directory, or one that ships")
     parser.add_argument("--data", type=Path, required=True, help=f"clean images: {DATA_HELP}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory to write to; the bundle's own if unset, which no bundle that ships takes",
+    )
     parser.add_argument(
         "--split",
         choices=get_args(Split),
@@ -47,19 +53,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Calibrate, and write the bundle again."""
     console = Console(markup=False, highlight=False)
     directory = find_bundle(arguments.bundle)
+    out: Path = arguments.out or directory
+    if out.resolve().is_relative_to(PRETRAINED):
+        raise ValueError(f"{arguments.bundle!r} ships, and stays as it is: say --out DIR")
     bundle = load_bundle(directory)
-    data = _clean_images(find_data(arguments.data), arguments.split, bundle)
+    path = find_data(arguments.data)
+    shape = bundle.config.image_shape
+    if split := arguments.split:
+        data = load_images(path, split, image_shape=shape)
+    else:
+        data, split = load_unseen(path, image_shape=shape)
     show_skipped(console, data)
     known = bundle.provenance.get("files_sha256", {})
-    if arguments.split != "test" and any(
-        known.get(name) == sha for name, sha in data.files.items()
-    ):
+    if split == "train" and any(known.get(name) == sha for name, sha in data.files.items()):
         console.print(
             "warning: the network was trained on these very images; p-values of others will be too "
             "small, and alarms too many"
         )
     bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
-    bundle.save(directory, model_card(bundle))
+    bundle.save(out, model_card(bundle))
+    if out != directory and (directory / "plots").is_dir():  # the card shows them
+        shutil.copytree(directory / "plots", out / "plots", dirs_exist_ok=True)
     warn_if_few(console, len(data.images))
     assert bundle.calibration is not None  # noqa: S101 - for mypy: it has just been made
     name = next(iter(bundle.calibration.scores))
@@ -67,15 +81,5 @@ def run(arguments: argparse.Namespace) -> int:
         threshold = bundle.calibration.threshold(name, alpha)
         if threshold is not None:
             console.print(f"at alpha {alpha:g}, {name} is an anomaly above {threshold:.4g}")
-    console.print(f"wrote {directory}, calibrated on {len(data.images):,} images of {data.name}")
+    console.print(f"wrote {out}, calibrated on {len(data.images):,} images of {data.name}")
     return 0
-
-
-def _clean_images(path: Path, split: Split | None, bundle: Bundle) -> ImageSet:
-    shape = bundle.config.image_shape
-    if split is not None:
-        return load_images(path, split, image_shape=shape)
-    try:
-        return load_images(path, "test", image_shape=shape)
-    except DataError:
-        return load_images(path, "train", image_shape=shape)

@@ -15,12 +15,14 @@ def jitter(
 ) -> Tensor:
     """Turn, shear, scale and move a random half of `pixels`, (N, P) in [0, 1].
 
-    The standard deviations are `size` / 2 for scaling, turning (radians) and the rest, relative to
-    the image. What comes in from outside is 0.
+    The standard deviations are `size` / 2 for scaling, turning (radians) and shearing, and for
+    moving by halves of a side. What comes in from outside is 0.
     """
     n = len(pixels)
     normal = size / 2 * torch.randn(n, 6, generator=generator)
     chosen = (torch.rand(n, generator=generator) < SHARE).to(pixels.device)
+    if not chosen.any():  # as happens in a last batch of few images
+        return pixels
     scale_x, scale_y, turn, shear, move_x, move_y = normal.to(pixels.device).unbind(dim=1)
     first = torch.stack([1 + scale_x, shear - turn, move_x], dim=1)
     second = torch.stack([turn, 1 + scale_y, move_y], dim=1)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from model.bundle import Bundle
+from model.calibration import COMMON_ALPHAS, DEFAULT_DRAWS, Calibration
+from model.config import PATCH, VAEConfig
+from model.training.evaluation import CalibrationFacts, Evaluation
+from model.training.report import sections
+
+EVALUATION: Final = "evaluation"
+"""Of the metrics, what `python -m model evaluate --update-card` found; the others are data sets."""
 
 _RELU_NOTE = """
 This network has the tutorial's `relu` head (μ ≥ 0, σ ≥ 0). Trained as that tutorial does it, such a
 network collapses and reconstructs little more than the mean image: check the figures before use.
 """
+
+_CALIBRATE = """Your own clean images make a calibration:
+  `python -m model calibrate --bundle DIR --data DIR`."""
 
 
 def model_card(bundle: Bundle) -> str:
@@ -25,8 +36,8 @@ def model_card(bundle: Bundle) -> str:
         f"images, latent size {config.latent_size}.",
         "",
         f"- Version: `{bundle.version}` (start of the sha256 of model.safetensors)",
-        f"- Encoder: {' → '.join(map(str, config.encoder_sizes))}; "
-        f"decoder: {' → '.join(map(str, config.decoder_sizes))}; {parameters:,} parameters",
+        *_network(config),
+        f"- {parameters:,} parameters",
         f"- Head: `{config.head}`",
         "- Pixels: uint8 / 255, in the polarity of the training images",
     ]
@@ -34,27 +45,55 @@ def model_card(bundle: Bundle) -> str:
         lines.append(
             f"- Likelihood: Gaussian, one variance for all pixels, σ² = {bundle.pixel_variance:.5f}"
         )
+    lines.append(_calibration(bundle.calibration))
     if config.head == "relu":
         lines.append(_RELU_NOTE.rstrip())
-    if bundle.metrics:
-        lines += ["", "## Figures", "", *_figures(bundle.metrics)]
-    lines += ["", "## Where it comes from", "", *_items(bundle.provenance)]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "- It has seen images like its training images only. Anything else, it will still encode;",
-        "  the reconstruction error tells how far off that was.",
-        "- Its `score` is an error, not a probability. It has no calibration: `p_value` is null.",
-        "",
-    ]
+    splits = {name: fit for name, fit in bundle.metrics.items() if name != EVALUATION}
+    if splits:
+        lines += ["", "## Figures", "", *_figures(splits)]
+    if EVALUATION in bundle.metrics:
+        lines += ["", *_evaluation(bundle)]
+    else:
+        lines.append("")
+    lines += ["## Where it comes from", "", *_items(bundle.provenance)]
+    lines += ["", "## Limits", "", *_limits(bundle.calibration), ""]
     return "\n".join(lines)
 
 
-def _figures(metrics: Mapping[str, Any]) -> list[str]:
+def _network(config: VAEConfig) -> list[str]:
+    if config.architecture == "mlp":
+        return [
+            f"- Encoder: fully connected, {' → '.join(map(str, config.encoder_sizes))}",
+            f"- Decoder: fully connected, {' → '.join(map(str, config.decoder_sizes))}",
+        ]
+    *maps, dense = config.hidden_sizes
+    rows, columns = config.grid
+    halvings = len(maps) - 1
+    steps = [
+        f"{channels} channels on a grid of {rows << (halvings - i)}×{columns << (halvings - i)}"
+        for i, channels in enumerate(maps)
+    ]
+    return [
+        f"- Encoder: convolutional, patches of {PATCH}×{PATCH} pixels → {' → '.join(steps)} → "
+        f"{dense}, fully connected → {2 * config.latent_size}",
+        f"- Decoder: convolutional, {config.latent_size} → {dense}, fully connected → "
+        f"{' → '.join(reversed(steps))} → patches of {PATCH}×{PATCH} pixels",
+    ]
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "- Calibration: none, so `p_value` is null"
+    return (
+        f"- Calibration: {calibration.n:,} images, {calibration.data_set}, {calibration.date}; "
+        f"scores: {', '.join(f'`{name}`' for name in sorted(calibration.scores))}"
+    )
+
+
+def _figures(splits: Mapping[str, Any]) -> list[str]:
     rows = ["| images | n | MSE, z = μ | MSE, z drawn | KL, nats | −ELBO, nats |"]
     rows += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for split, fit in metrics.items():
+    for split, fit in splits.items():
         elbo = fit["negative_elbo"]
         rows.append(
             f"| {split.replace('_', ' ')} | {fit['n']:,} | {fit['mse']:.5f} | "
@@ -62,6 +101,14 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
             f"{'–' if elbo is None else format(elbo, '.1f')} |"
         )
     return rows
+
+
+def _evaluation(bundle: Bundle) -> list[str]:
+    evaluation = Evaluation.from_json(bundle.metrics[EVALUATION])
+    alarms = evaluation.false_alarms
+    measured = alarms and alarms.calibration
+    current = bundle.calibration and CalibrationFacts.of(bundle.calibration)
+    return sections(evaluation, alarms_are_current=measured == current)
 
 
 def _items(provenance: Mapping[str, Any]) -> list[str]:
@@ -73,3 +120,32 @@ def _items(provenance: Mapping[str, Any]) -> list[str]:
         else:
             lines.append(f"- {key.replace('_', ' ')}: {value}")
     return lines
+
+
+def _limits(calibration: Calibration | None) -> list[str]:
+    lines = [
+        "- It has seen images like its training images only. Anything else, it will still encode;",
+        "  the reconstruction error tells how far off that was.",
+        "- A `score` is no probability. Larger is stranger; scores of different names or bundles",
+        "  do not compare.",
+    ]
+    if calibration is None:
+        return [
+            *lines,
+            "- It has no calibration: `p_value` is null, and nothing is said of false alarms.",
+            f"  {_CALIBRATE}",
+        ]
+    alpha, n = COMMON_ALPHAS[0], calibration.n
+    spread = 1.96 * math.sqrt(alpha * (1 - alpha) / n)
+    return [
+        *lines,
+        f"- `p_value` is (1 + how many of {n:,} calibration images score as high) / {n + 1:,}.",
+        "  It is not the probability that the image is normal.",
+        "- For a clean image that is exchangeable with the calibration images,",
+        "  P(`p_value` ≤ α) ≤ α, whatever the network and the score: on average over calibrations.",
+        f"  This single one, of {n:,} images, may be off by {spread:.2g} at α = {alpha:g} (95 %).",
+        "- Images from elsewhere (another camera, other writers, another preparation) are not",
+        f"  exchangeable with them, and may raise far more false alarms. {_CALIBRATE}",
+        f"- Nothing is claimed below 1/(n + 1) = {1 / (n + 1):.2g}: no `p_value` is smaller.",
+        f"- Scores that average over draws are calibrated with {DEFAULT_DRAWS} draws an image.",
+    ]

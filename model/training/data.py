@@ -26,6 +26,12 @@ IDX_NAMES: Final[Mapping[Split, str]] = {
 }
 """Names of the MNIST family's image files, with or without .gz."""
 
+LABEL_NAMES: Final[Mapping[Split, str]] = {
+    "train": "train-labels-idx1-ubyte",
+    "test": "t10k-labels-idx1-ubyte",
+}
+"""Names of the files beside them that say what the images show."""
+
 NPZ_KEYS: Final[Mapping[Split, tuple[str, ...]]] = {
     "train": ("images", "x_train", "train_images"),
     "test": ("x_test", "test_images"),
@@ -86,6 +92,26 @@ def load_images(path: Path, split: Split, *, image_shape: tuple[int, int, int]) 
     return ImageSet(name=path.stem, images=images, files=files)
 
 
+def load_unseen(path: Path, *, image_shape: tuple[int, int, int]) -> tuple[ImageSet, Split]:
+    """The test images at `path`, or all images where there is no test split, as in a folder.
+
+    Raises `DataError`: for broken test images too, which must not become training images unsaid.
+    """
+    split: Split = "test" if _has_test(path) else "train"
+    return load_images(path, split, image_shape=image_shape), split
+
+
+def load_labels(path: Path, split: Split) -> NDArray[np.uint8] | None:
+    """What each image of `load_images` shows, (N,), or None where no IDX file says so.
+
+    Raises `DataError` for a file that is damaged.
+    """
+    files = _find_idx(path, LABEL_NAMES)
+    if split not in files or split not in _find_idx(path):
+        return None
+    return _read_idx(files[split], 1)
+
+
 def stored_shape(path: Path) -> tuple[int, int, int] | None:
     """The (C, H, W) that IDX or .npz data at `path` have, or None for a folder of image files."""
     if path.suffix == ".npz":
@@ -103,32 +129,53 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     The format: two zero bytes, 8 for uint8, the number of dimensions, each dimension as a
     big-endian uint32, then the values. Raises `DataError`.
     """
+    return _read_idx(path, 3)
+
+
+def _read_idx(path: Path, dimensions: Literal[1, 3]) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if data[:4] != b"\x00\x00\x08\x03" or len(data) < 16:
-        raise DataError(f"{path} is no IDX file of images: it begins with {data[:4].hex(' ')!r}")
-    shape: tuple[int, ...] = struct.unpack_from(">3I", data, 4)
-    if len(data) - 16 != math.prod(shape) or 0 in shape:
+    start = 4 + 4 * dimensions
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < start:
+        what = "images" if dimensions == 3 else "labels"
+        raise DataError(f"{path} is no IDX file of {what}: it begins with {data[:4].hex(' ')!r}")
+    shape: tuple[int, ...] = struct.unpack_from(f">{dimensions}I", data, 4)
+    if len(data) - start != math.prod(shape) or 0 in shape:
+        what = "pixels" if dimensions == 3 else "labels"
         raise DataError(
-            f"{path} holds {len(data) - 16:,} pixels, but its header says {shape}, "
+            f"{path} holds {len(data) - start:,} {what}, but its header says {shape}, "
             f"{math.prod(shape):,}"
         )
-    pixels: NDArray[np.uint8] = np.frombuffer(data, np.uint8, offset=16).copy()  # torch: writable
-    return pixels.reshape(shape)
+    values: NDArray[np.uint8] = np.frombuffer(
+        data, np.uint8, offset=start
+    ).copy()  # torch: writable
+    return values.reshape(shape)
 
 
-def _find_idx(directory: Path) -> dict[Split, Path]:
+def _find_idx(directory: Path, names: Mapping[Split, str] = IDX_NAMES) -> dict[Split, Path]:
     found: dict[Split, Path] = {}
-    for split, name in IDX_NAMES.items():
+    for split, name in names.items():
         for path in (directory / name, directory / f"{name}.gz"):
             if path.is_file():
                 found[split] = path
                 break
     return found
+
+
+def _has_test(path: Path) -> bool:
+    if path.suffix != ".npz":
+        return "test" in _find_idx(path)
+    try:
+        if not zipfile.is_zipfile(path):  # np.load would open it, and not close it again
+            return False
+        with np.load(path, allow_pickle=False) as archive:
+            return any(key in archive for key in NPZ_KEYS["test"])
+    except Exception:  # zipfile and numpy raise a dozen types; who loads it will say which
+        return False
 
 
 def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:

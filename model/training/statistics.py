@@ -6,31 +6,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.scoring import RIDGE, TAIL, ScoreStatistics, relative_errors
+from model.scoring import (
+    MAX_DENSITY_LATENTS,
+    RIDGE,
+    TAILS,
+    ScoreStatistics,
+    relative_errors,
+)
 from model.training.fit import CHUNK
+from model.training.mixture import fit_mixture
 from model.vae import VAE
 
 
 @torch.inference_mode()
-def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics:
-    """Measure uint8 `images`, (N, P)."""
+def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
+    """Measure uint8 `images`, (N, P). None for more than `MAX_DENSITY_LATENTS` latents."""
+    if network.config.latent_size > MAX_DENSITY_LATENTS:
+        return None
     contrast = _mean_contrast(images)
     means: list[Tensor] = []
-    parts: list[Tensor] = []
+    errors: list[Tensor] = []
     for chunk in torch.split(images, CHUNK):
         pixels = chunk.float() / 255
         output = network(pixels)
         means.append(output.posterior.mean.cpu())
-        parts.append(relative_errors(pixels, output, contrast).cpu())
-    latents = torch.cat(means).double()  # (N, D)
-    spread = torch.cov(latents.T, correction=0).reshape(latents.shape[1], latents.shape[1])
-    median, tail = np.quantile(torch.cat(parts).double().numpy(), [0.5, TAIL], axis=0)
+        errors.append(relative_errors(pixels, output, contrast).cpu())
+    latents = torch.cat(means)  # (N, D)
+    mixture = fit_mixture(latents)
+    density = torch.cat([mixture.log_density(part) for part in torch.split(latents, CHUNK)])
+    parts = torch.cat([torch.cat(errors), -density[:, None]], dim=1).double().numpy()  # (N, 3)
+    median = np.median(parts, axis=0)
+    tail = np.array([np.quantile(part, q) for part, q in zip(parts.T, TAILS, strict=True)])
     # Images that are all alike have no tail; any positive scale then does.
     scale = np.maximum(tail - median, RIDGE)
+    size = network.config.latent_size
+    spread = torch.cov(latents.double().T, correction=0).reshape(size, size)
     return ScoreStatistics(
-        latent_mean=latents.mean(dim=0).float(),
-        latent_precision=torch.linalg.inv(spread + RIDGE * torch.eye(len(spread))).float(),
+        latent_mean=latents.double().mean(dim=0).float(),
+        latent_precision=torch.linalg.inv(spread + RIDGE * torch.eye(size)).float(),
         contrast=contrast.cpu(),
+        mixture_log_weights=mixture.log_weights,
+        mixture_means=mixture.means,
+        mixture_roots=mixture.roots,
         fused_median=torch.from_numpy(median).float(),
         fused_tail=torch.from_numpy(scale).float(),
     )

@@ -82,8 +82,8 @@ class Trained:
     """Epochs that these weights have been trained for."""
     fit: Fit
     """On the held-out images."""
-    statistics: ScoreStatistics
-    """Of the images trained on."""
+    statistics: ScoreStatistics | None
+    """Of the images trained on; None where the latents are too many."""
     split: Split
     """Which images did what."""
     finished: bool
@@ -163,7 +163,9 @@ class _Run:
         torch.manual_seed(options.seed)
         self.network = VAE(config).to(device)
         self.loss = gaussian_loss if config.head == "log_variance" else tutorial_loss
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=options.learning_rate, fused=True
+        )
         self.batches = math.ceil(len(self.pixels) / options.batch_size)
         self.steps = self.batches * options.epochs
         self.best: tuple[float, int, dict[str, Tensor]] | None = None

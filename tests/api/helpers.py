@@ -110,17 +110,17 @@ async def queue_holds(client: AsyncClient, images: int) -> None:
 class HeldPass:
     """A kind of forward pass that waits until the test lets it go, and keeps the record."""
 
-    def __init__(self, run: Callable[[Any], Any]) -> None:
+    def __init__(self, run: Callable[..., Any]) -> None:
         self.batches: list[int] = []
         self._run = run
         self._begun = threading.Event()
         self._gate = threading.Semaphore(0)
 
-    def __call__(self, parts: Sequence[NDArray[Any]]) -> Any:
+    def __call__(self, parts: Sequence[NDArray[Any]], **options: Any) -> Any:
         self.batches.append(sum(map(len, parts)))
         self._begun.set()
         assert self._gate.acquire(timeout=HANG_S)
-        return self._run(parts)
+        return self._run(parts, **options)
 
     async def begun(self) -> None:
         assert await asyncio.to_thread(self._begun.wait, HANG_S)

@@ -65,9 +65,7 @@ async def test_anomaly_score(client: AsyncClient, engine: Engine, four: NDArray[
     expected = engine.score(four)
     for key in ("score", "mse", "kl"):
         assert np.array(answer[key]) == near(getattr(expected, key))
-    assert (answer["score_type"], answer["alpha"]) == ("mse", 0.01)
-    # No calibration: null, never an invented number.
-    assert [answer[key] for key in ("threshold", "p_value", "is_anomaly")] == [None] * 3
+    assert (answer["score_type"], answer["alpha"]) == ("fused", 0.01)
 
 
 async def test_anomaly_score_says_what_was_asked(
@@ -94,8 +92,6 @@ async def test_model(client: AsyncClient, engine: Engine) -> None:
     }
     assert answer["image_shape"] == [1, 28, 28]
     assert answer["latent_size"] == 10
-    assert answer["scores"] == ["mse"]
-    assert answer["calibration"] is None
     assert answer["device"] == "cpu"
     assert answer["dtype"] == "float32"
 

@@ -850,7 +850,7 @@ async def test_a_map_shows_where_the_error_is(client: AsyncClient, four: Images)
     assert colour[:5, :5].min() > 2 * colour[6:, 6:].mean()
 
 
-@pytest.mark.parametrize("score", ["nope", "kl", "MSE"])
+@pytest.mark.parametrize("score", ["nope", "bernoulli", "MSE"])
 async def test_a_score_that_is_not_offered(client: AsyncClient, score: str) -> None:
     for query in ("", "&map=true"):
         answer = await post(client, f"/anomaly-score?score={score}{query}", npy(BLANK), NPY)

@@ -126,13 +126,23 @@ def test_images_of_every_kind(
 
     scores = use(server.url, "anomaly_score", images, alpha=0.05, score="mse")
     assert isinstance(scores, AnomalyScores)
-    expected = ask(http, "/anomaly-score?alpha=0.05&map=true", uint8_body(four))
+    expected = ask(http, "/anomaly-score?alpha=0.05&score=mse&map=true", uint8_body(four))
     for name in ("score", "mse", "kl"):
         values = getattr(scores, name)
         assert values.dtype == np.float32
         assert values == near(expected[name])
-    for name in ("p_value", "is_anomaly", "threshold", "score_type", "alpha"):
+    for name in ("p_value", "is_anomaly"):
+        assert getattr(scores, name).tolist() == pytest.approx(expected[name], abs=2e-4)
+    for name in ("threshold", "score_type", "alpha"):
         assert getattr(scores, name) == expected[name]
+    drawn, again = (
+        use(server.url, "anomaly_score", images, score="iwae", samples=4, seed=7) for _ in range(2)
+    )
+    assert drawn.score.tolist() == again.score.tolist()
+    assert drawn.p_value is drawn.is_anomaly is drawn.threshold is None
+    discovered = use(server.url, "anomaly_score", images, alpha=0.5, fdr=True)
+    bounded = ask(http, "/anomaly-score?alpha=0.5&fdr=bh", uint8_body(four))
+    assert discovered.is_anomaly.tolist() == bounded["is_anomaly"]
 
     error_map = use(server.url, "anomaly_map", images)
     assert error_map.shape == (4, 28, 28)
@@ -586,7 +596,10 @@ def check_score(score: ImageScore, expected: AnomalyScores, i: int) -> None:
     assert score.score == pytest.approx(expected.score[i], rel=1e-5)
     assert score.mse == pytest.approx(expected.mse[i], rel=1e-5)
     assert score.kl == pytest.approx(expected.kl[i], rel=1e-5)
-    assert score.p_value is score.is_anomaly is None
+    assert expected.p_value is not None
+    assert expected.is_anomaly is not None
+    assert score.p_value == pytest.approx(expected.p_value[i], abs=2e-4)
+    assert score.is_anomaly == expected.is_anomaly[i]
 
 
 def test_the_first_scores_come_before_the_last_images(server: Server, digits: Images) -> None:
@@ -666,7 +679,8 @@ def test_a_table(server: Server, http: httpx.Client, four: Images, paths: list[P
     for i, (path, line) in enumerate(zip(paths, lines, strict=True)):
         name, score, p_value, anomaly, mse, kl = line.split()
         assert name == str(path)
-        assert (p_value, anomaly) == ("–", "–")
+        assert float(p_value) == pytest.approx(expected["p_value"][i], abs=1e-4)
+        assert anomaly == ("yes" if expected["is_anomaly"][i] else "no")
         for text, key in ((score, "score"), (mse, "mse"), (kl, "kl")):
             assert float(text) == pytest.approx(expected[key][i], abs=0.006, rel=0.01)
 

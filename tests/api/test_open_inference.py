@@ -30,9 +30,9 @@ MODELS = {
     "encode": ("images", ["mu", "sigma"]),
     "decode": ("z", ["images"]),
     "reconstruct": ("images", ["images", "mse"]),
-    "anomaly-score": ("images", ["score", "mse", "kl"]),
+    "anomaly-score": ("images", ["score", "p_value", "is_anomaly", "mse", "kl"]),
 }
-"""Each model's input and outputs. There is no p_value or is_anomaly without calibration."""
+"""Each model's input and outputs."""
 
 SHAPES = {"images": [-1, 1, 28, 28], "z": [-1, 10], "mu": [-1, 10], "sigma": [-1, 10]}
 LENGTH = "Inference-Header-Content-Length"
@@ -90,7 +90,7 @@ def outputs_of(forms: dict[str, bool]) -> list[Any]:
 def check(result: Any, expected: Arrays) -> None:
     for name, values in expected.items():
         found = result.as_numpy(name)
-        assert found.dtype == np.float32
+        assert found.dtype == (np.bool_ if name == "is_anomaly" else np.float32)
         assert found.shape == values.shape
         assert found == pytest.approx(values, abs=1e-5)
 
@@ -111,7 +111,14 @@ def test_the_models(client: Any, version: str, model: str) -> None:
     name, outputs = MODELS[model]
 
     def specs(names: list[str]) -> list[dict[str, Any]]:
-        return [{"name": n, "datatype": "FP32", "shape": SHAPES.get(n, [-1])} for n in names]
+        return [
+            {
+                "name": n,
+                "datatype": "BOOL" if n == "is_anomaly" else "FP32",
+                "shape": SHAPES.get(n, [-1]),
+            }
+            for n in names
+        ]
 
     for asked in ("", version):
         assert client.is_model_ready(model, asked) is True

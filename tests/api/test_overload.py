@@ -237,7 +237,7 @@ async def test_a_fault_of_ours_is_told_without_its_inside(
     digits: NDArray[np.uint8],
     route: str,
 ) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a secret of the network")
 
     for name in ("encode", "decode", "reconstruct", "score"):
@@ -265,10 +265,10 @@ async def test_a_request_that_breaks_its_batch_breaks_only_itself(
     real = engine_of(small_app).score
     poison = np.full(784, 255, dtype=np.uint8)
 
-    def fragile(parts: Sequence[NDArray[np.uint8]]) -> Any:
+    def fragile(parts: Sequence[NDArray[np.uint8]], **options: Any) -> Any:
         if any((part.reshape(len(part), -1) == poison).all(axis=1).any() for part in parts):
             raise ValueError("poison")
-        return real(parts)
+        return real(parts, **options)
 
     monkeypatch.setattr(engine_of(small_app), "score", fragile)
     bodies = [uint8_body(digits[i : i + 1]) for i in range(3)]

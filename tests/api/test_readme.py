@@ -55,8 +55,8 @@ def test_the_tour_works_as_printed(server: Server, tmp_path: Path) -> None:
         answers.append(answer)
         output = output[end:].lstrip()
     one, sheet, latent, again, model, ready = answers
-    assert round(one["score"][0], 3) == 0.004
-    assert round(sheet["score"][0], 2) == 0.03
+    assert (round(one["p_value"][0], 2), one["is_anomaly"]) == (0.21, [False])
+    assert (round(sheet["p_value"][0], 4), sheet["is_anomaly"]) == (0.0001, [True])
     assert len(latent["mu"][0]) == len(latent["sigma"][0]) == 10
     assert again == one
     assert model["id"] == "mnist"
@@ -80,6 +80,19 @@ def test_every_door_opens_as_printed(server: Server, tmp_path: Path) -> None:
     raw = np.fromfile(tmp_path / "digits.raw", np.uint8).reshape(digits.shape)
     assert (np.rint(digits * 255) == raw).all()
     assert np.load(tmp_path / "latents.npy").shape == (64, 2, 10)
+    assert size_of(tmp_path / "map.png") == (28 * 8, 28 * 8)
+
+
+def test_the_scores_are_as_printed(server: Server, tmp_path: Path) -> None:
+    run(shell_block("tour"), server, tmp_path)
+    run(shell_block("doors"), server, tmp_path)
+    output = run(shell_block("scores"), server, tmp_path)
+    answers = [json.loads(part) for part in re.findall(r"{.*?}(?={|\s*$)", output, re.DOTALL)]
+    bounded, plain, drawn, mapped = answers
+    assert (bounded["fdr"], bounded["alpha"], len(bounded["p_value"])) == ("bh", 0.05, 64)
+    assert plain["score"] == plain["mse"]
+    assert (drawn["score_type"], drawn["p_value"]) == ("iwae", None)
+    assert np.shape(mapped["anomaly_map"]) == (1, 28, 28)
     assert size_of(tmp_path / "map.png") == (28 * 8, 28 * 8)
 
 

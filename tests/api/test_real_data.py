@@ -46,7 +46,7 @@ def test_digits_posted_as_png_come_back(server: Server, test_images: LoadImages)
             back = np.asarray(Image.open(BytesIO(answer.raise_for_status().content)))
             errors.append(np.square((back.astype(float) - image[0]) / 255).mean())
     print(f"\n{len(images):,} MNIST test digits, PNG over HTTP and back: MSE {np.mean(errors):.4f}")
-    assert np.mean(errors) <= 0.0140
+    assert np.mean(errors) <= 0.0125
 
 
 def test_fashion_scores_higher_than_digits(server: Server, test_images: LoadImages) -> None:
@@ -54,4 +54,4 @@ def test_fashion_scores_higher_than_digits(server: Server, test_images: LoadImag
     labels = [0] * len(digits) + [1] * len(fashion)
     auroc = roc_auc_score(labels, digits + fashion)
     print(f"\nMNIST → Fashion-MNIST, {len(labels):,} images over HTTP: AUROC {auroc:.4f}")
-    assert auroc >= 0.985
+    assert auroc >= 0.995

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.bundle import Bundle
+from model.calibration import calibration_of
 from model.config import VAEConfig
+from model.engine import Engine
+from model.scoring import ScoreStatistics
 from model.vae import VAE
 
 TINY = VAEConfig(image_shape=(1, 4, 5), hidden_sizes=(7,), latent_size=3)
@@ -27,6 +31,36 @@ def tiny_bundle(seed: int = 0, config: VAEConfig = TINY, **fields: Any) -> Bundl
         torch.manual_seed(seed)
         weights = VAE(config).state_dict()
     return Bundle(**{"name": "tiny", "config": config, "weights": weights, **fields})
+
+
+def some_statistics(latent_size: int = TINY.latent_size, seed: int = 0) -> ScoreStatistics:
+    """What some training images could have left behind; the mixture has two components."""
+    generator = torch.Generator().manual_seed(seed)
+    roots = torch.randn(3, latent_size, latent_size, generator=generator).tril()
+    roots.diagonal(dim1=1, dim2=2).abs_().add_(0.5)
+    mean, *means = torch.randn(3, latent_size, generator=generator)
+    return ScoreStatistics(
+        latent_mean=mean,
+        latent_precision=roots[0] @ roots[0].T,
+        contrast=torch.tensor([0.1]),
+        mixture_log_weights=torch.tensor([0.3, 0.7]).log(),
+        mixture_means=torch.stack(means),
+        mixture_roots=roots[1:].clone(),
+        fused_median=torch.tensor([-1.0, 0.5, 4.0]),
+        fused_tail=torch.tensor([0.25, 2.0, 3.0]),
+    )
+
+
+def whole_bundle(seed: int = 0, n: int = 7, **fields: Any) -> Bundle:
+    """`tiny_bundle` with all that a bundle may have; calibrated on `n` images that never were."""
+    statistics = some_statistics(seed=seed)
+    plain = tiny_bundle(seed, **{"pixel_variance": 0.25, "statistics": statistics, **fields})
+    numbers = np.random.default_rng(seed)
+    scores = {
+        name: numbers.standard_normal(n, np.float32) for name in Engine(plain, device="cpu").scores
+    }
+    made = calibration_of(scores, data_set="clean digits", date="2026-01-02")
+    return replace(plain, calibration=made)
 
 
 def idx_bytes(images: NDArray[np.uint8]) -> bytes:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle import (
+    CALIBRATION_FILE,
     FORMAT,
+    MAX_CALIBRATION_BYTES,
     MAX_HEADER_BYTES,
     Bundle,
     BundleError,
@@ -24,21 +31,34 @@ from model.bundle import (
     load_bundle,
     pretrained_names,
 )
+from model.calibration import Calibration
 from model.config import VAEConfig
+from model.preprocessing import PREPROCESSING
+from model.scoring import ScoreStatistics
 from model.training.card import model_card
 from model.vae import VAE
-from tests.unit.samples import TINY, assert_one_line, damaged, tiny_bundle
+from tests.unit.samples import (
+    TINY,
+    assert_one_line,
+    damaged,
+    some_statistics,
+    tiny_bundle,
+    whole_bundle,
+)
 
-BUNDLE_FILES = {"README.md", "config.json", "model.safetensors"}
+UNCALIBRATED_FILES = {"README.md", "config.json", "model.safetensors"}
+BUNDLE_FILES = UNCALIBRATED_FILES | {CALIBRATION_FILE}
 FIELDS = {
-    *("format", "name", "weights_sha256", "config"),
+    *("format", "name", "weights_sha256", "config", "calibration"),
     *("preprocessing", "pixel_variance", "provenance", "metrics"),
 }
-WHOLE = tiny_bundle(
-    pixel_variance=0.25,
+WHOLE = whole_bundle(
     provenance={"data_set": "digits", "seed": 7, "files_sha256": {"a.gz": "00ff"}},
     metrics={"test": {"n": 3, "mse": 0.5, "mse_sampled": 0.6, "kl": 1.5, "negative_elbo": None}},
 )
+
+
+each_file = pytest.mark.parametrize("name", sorted(BUNDLE_FILES - {"README.md"}))
 
 
 @pytest.fixture
@@ -66,6 +86,27 @@ def replace_weights(directory: Path, data: bytes) -> None:
     """Other bytes for model.safetensors, with their hash in config.json."""
     (directory / "model.safetensors").write_bytes(data)
     edit(directory, weights_sha256=hashlib.sha256(data).hexdigest())
+
+
+def replace_calibration(directory: Path, data: bytes) -> None:
+    """Other bytes for calibration.safetensors, with their hash in config.json."""
+    (directory / CALIBRATION_FILE).write_bytes(data)
+    facts = json.loads((directory / "config.json").read_text())["calibration"]
+    edit(directory, calibration=facts | {"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def same_calibration(one: Calibration | None, other: Calibration | None) -> bool:
+    assert one is not None
+    assert other is not None
+    return (
+        (one.data_set, one.date) == (other.data_set, other.date)
+        and list(one.scores) == list(other.scores)
+        and all(np.array_equal(table, other.scores[name]) for name, table in one.scores.items())
+    )
 
 
 def same_weights(one: Bundle, other: Bundle) -> bool:
@@ -102,8 +143,76 @@ def test_it_comes_back_as_it_was_saved(
     assert loaded.metrics == saved.metrics
     assert loaded.version == saved.version
     assert same_weights(loaded, saved)
-    assert {path.name for path in (tmp_path / "deep" / "down").iterdir()} == BUNDLE_FILES
+    assert (loaded.statistics, loaded.calibration) == (None, None)
+    assert files(tmp_path / "deep" / "down") == UNCALIBRATED_FILES
     assert (tmp_path / "deep" / "down" / "README.md").read_text() == "the card"
+
+
+def test_statistics_and_calibration_come_back_as_they_were_saved(directory: Path) -> None:
+    loaded = load_bundle(directory)
+    assert WHOLE.statistics is not None
+    assert loaded.statistics is not None
+    saved = WHOLE.statistics.tensors()
+    assert set(saved) == set(loaded.statistics.tensors())
+    for name, tensor in loaded.statistics.tensors().items():
+        assert torch.equal(tensor, saved[name])
+    assert same_calibration(loaded.calibration, WHOLE.calibration)
+    assert loaded.version == WHOLE.version
+    assert same_weights(loaded, WHOLE)
+    assert files(directory) == BUNDLE_FILES
+
+
+@pytest.mark.parametrize("statistics", [None, some_statistics()], ids=["none", "some"])
+@pytest.mark.parametrize("pixel_variance", [None, 0.25])
+def test_whichever_scores_there_are_their_calibration_comes_back(
+    statistics: ScoreStatistics | None, pixel_variance: float | None, tmp_path: Path
+) -> None:
+    saved = whole_bundle(statistics=statistics, pixel_variance=pixel_variance)
+    saved.save(tmp_path, "")
+    assert same_calibration(load_bundle(tmp_path).calibration, saved.calibration)
+
+
+def test_a_bundle_of_format_1_still_loads(tmp_path: Path) -> None:
+    """As written before there were statistics and calibrations."""
+    weights = safetensors.torch.save(dict(WHOLE.weights))
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    content = {
+        "format": 1,
+        "name": "old",
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "config": {
+            "architecture": "mlp",
+            "image_shape": [1, 4, 5],
+            "hidden_sizes": [7],
+            "latent_size": 3,
+            "head": "log_variance",
+        },
+        "preprocessing": json.loads(json.dumps(PREPROCESSING)),
+        "pixel_variance": 0.25,
+        "provenance": {"data_set": "digits"},
+        "metrics": {},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    loaded = load_bundle(tmp_path)
+    assert same_weights(loaded, WHOLE)
+    assert loaded.name == "old"
+    assert (loaded.statistics, loaded.calibration) == (None, None)
+    loaded.save(tmp_path, "")  # and becomes one of today's
+    again = load_bundle(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT == 2
+    assert (again.version, again.calibration) == (loaded.version, None)
+
+
+def test_saved_without_calibration_it_keeps_none_of_an_earlier_one(directory: Path) -> None:
+    replace(WHOLE, calibration=None).save(directory, "")
+    assert files(directory) == UNCALIBRATED_FILES
+    assert load_bundle(directory).calibration is None
+
+
+def test_a_calibration_that_the_config_does_not_name_is_none(directory: Path) -> None:
+    """As of a save cut short before the older file was removed."""
+    edit(directory, calibration=None)
+    assert load_bundle(directory).calibration is None
 
 
 def test_the_network_has_the_weights_and_does_not_learn() -> None:
@@ -115,16 +224,28 @@ def test_the_network_has_the_weights_and_does_not_learn() -> None:
         assert torch.equal(tensor, WHOLE.weights[name])
 
 
-def test_the_version_follows_the_weights_alone(directory: Path) -> None:
-    assert tiny_bundle(name="other", metrics={"a": 1}).version == WHOLE.version
+def test_the_version_follows_weights_and_statistics_alone(directory: Path) -> None:
+    assert replace(WHOLE, name="other", metrics={"a": 1}).version == WHOLE.version
+    assert replace(WHOLE, calibration=None).version == WHOLE.version
+    assert whole_bundle(n=8).version == WHOLE.version
     backwards = dict(reversed(list(WHOLE.weights.items())))
-    assert tiny_bundle(weights=backwards).version == WHOLE.version
+    assert replace(WHOLE, weights=backwards).version == WHOLE.version
     changed = {name: tensor.clone() for name, tensor in WHOLE.weights.items()}
     changed["decoder.0.bias"][0] += 1e-6
-    assert tiny_bundle(weights=changed).version != WHOLE.version
+    assert replace(WHOLE, weights=changed).version != WHOLE.version
     weights_file = (directory / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights_file).hexdigest().startswith(WHOLE.version)
     assert len(WHOLE.version) == 16
+
+
+def test_each_of_the_statistics_is_part_of_the_version() -> None:
+    """Same version, same scores: and scores depend on them."""
+    tensors = some_statistics().tensors()
+    versions = {replace(WHOLE, statistics=None).version, WHOLE.version}
+    for name, tensor in tensors.items():
+        changed = ScoreStatistics(**(tensors | {name: tensor + 1e-3}))
+        versions.add(replace(WHOLE, statistics=changed).version)
+    assert len(versions) == 2 + len(tensors)
 
 
 def test_saving_again_gives_the_same_bytes(directory: Path, tmp_path: Path) -> None:
@@ -138,16 +259,26 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("before", ["absent", "present"])
-@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize(
+    ("other", "steps"),
+    [
+        *((tiny_bundle(seed=1), steps) for steps in range(6)),
+        *((whole_bundle(seed=1), steps) for steps in range(8)),
+        *((replace(whole_bundle(n=9), name="anew"), steps) for steps in range(8)),
+    ],
+    ids=lambda value: value if isinstance(value, int) else value.name,
+)
 def test_a_save_cut_short_does_not_load_as_something_else(
-    steps: int, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    other: Bundle, steps: int, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut in any of its writes or renamings: an older bundle is as it was, or nothing loads."""
+    """Cut in any of its writes or renamings: an older bundle is as it was, or nothing loads.
+
+    The last `other` has the weights of the one before, calibrated anew.
+    """
     if before == "present":
         WHOLE.save(tmp_path, model_card(WHOLE))
-    other = tiny_bundle(seed=1)
     left = steps
-    write, replace = Path.write_bytes, Path.replace
+    write, rename = Path.write_bytes, Path.replace
 
     def cut_write(path: Path, data: bytes) -> int:
         nonlocal left
@@ -162,19 +293,20 @@ def test_a_save_cut_short_does_not_load_as_something_else(
         if left == 0:
             raise Stop
         left -= 1
-        return replace(path, target)
+        return rename(path, target)
 
     monkeypatch.setattr(Path, "write_bytes", cut_write)
     monkeypatch.setattr(Path, "replace", cut_replace)
     with pytest.raises(Stop):
         other.save(tmp_path, model_card(other))
     monkeypatch.undo()
-    assert {path.name for path in tmp_path.iterdir()} <= BUNDLE_FILES
+    assert files(tmp_path) <= BUNDLE_FILES
     try:
         loaded = load_bundle(tmp_path)
     except BundleError:
         return
     assert (tmp_path / "README.md").read_text() == model_card(loaded)
+    assert same_calibration(loaded.calibration, WHOLE.calibration)
 
 
 @pytest.mark.parametrize(
@@ -183,24 +315,27 @@ def test_a_save_cut_short_does_not_load_as_something_else(
         {"metrics": {"mse": float("nan")}},
         {"weights": {name: tensor * float("nan") for name, tensor in WHOLE.weights.items()}},
         {"name": " "},
+        {"statistics": some_statistics(latent_size=4)},
+        {"statistics": None},  # and so without some of the scores that are calibrated
+        {"pixel_variance": None},
     ],
-    ids=["metrics", "weights", "name"],
+    ids=["metrics", "weights", "name", "statistics", "no statistics", "no variance"],
 )
 def test_what_would_not_load_is_not_saved(directory: Path, fields: dict[str, Any]) -> None:
     """And what was there before is as it was: a training that failed does not cost it."""
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     with pytest.raises((BundleError, ValueError)):
-        tiny_bundle(**fields).save(directory, "other card")
+        replace(WHOLE, **fields).save(directory, "other card")
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@each_file
 def test_a_missing_file_is_named(directory: Path, name: str) -> None:
     (directory / name).unlink()
     assert name in refused(directory)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@each_file
 def test_a_directory_in_a_files_place(directory: Path, name: str) -> None:
     (directory / name).unlink()
     (directory / name).mkdir()
@@ -281,6 +416,14 @@ def test_a_missing_field_is_named(directory: Path, field: str) -> None:
         ("weights_sha256", "0" * 64, "sha256"),
         ("weights_sha256", None, "sha256"),
         ("weights_sha256", ["0"], "sha256"),
+        ("calibration", [], "calibration is no object"),
+        ("calibration", "2026", "calibration is no object"),
+        ("calibration", True, "calibration is no object"),
+        ("calibration", {}, "data_set, date and sha256"),
+        ("calibration", {"data_set": "d", "date": 2026, "sha256": "00"}, "data_set, date"),
+        ("calibration", {"data_set": None, "date": "2026", "sha256": "00"}, "data_set, date"),
+        ("calibration", {"data_set": "d", "date": "2026"}, "data_set, date and sha256"),
+        ("calibration", {"data_set": "d", "date": "2026", "sha256": "00"}, "is damaged"),
     ],
 )
 def test_a_wrong_field_is_told(directory: Path, field: str, value: object, reason: str) -> None:
@@ -343,6 +486,96 @@ def test_wrong_weights_are_told(directory: Path, weights: dict[str, Tensor], rea
     assert reason in refused(directory)
 
 
+Tensors = dict[str, Tensor]
+Tables = dict[str, NDArray[Any]]
+
+
+def mixture(components: int) -> Tensors:
+    shapes = ScoreStatistics.shapes(TINY.latent_size, components).items()
+    return {f"statistics.{name}": torch.ones(shape) for name, shape in shapes if "mixture" in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.pop("statistics.contrast"), "lacks tensor 'contrast'"),
+        (lambda t: t.pop("statistics.latent_mean"), "lacks tensor 'latent_mean'"),
+        (lambda t: t.update({"statistics.more": torch.ones(1)}), "unknown tensor 'more'"),
+        (lambda t: t.update({"statistics.": torch.ones(1)}), "unknown tensor ''"),
+        (lambda t: t.update({"statistics.contrast": torch.ones(2)}), "shape (2,), not (1,)"),
+        (lambda t: t.update({"statistics.latent_mean": torch.ones(4)}), "shape (4,), not (3,)"),
+        (lambda t: t["statistics.latent_precision"].fill_(math.nan), "latent_precision holds NaN"),
+        (lambda t: t["statistics.fused_tail"].fill_(math.inf), "fused_tail holds NaN or infinity"),
+        (lambda t: t.update({"statistics.contrast": torch.ones(1).double()}), "torch.float64"),
+        (lambda t: t.update({"statistics.fused_tail": torch.ones(2)}), "shape (2,), not (3,)"),
+        (lambda t: t.pop("statistics.mixture_log_weights"), "lacks tensor 'mixture_log_weights'"),
+        (lambda t: t.update(mixture(0)), ", not (1"),
+        (lambda t: t.update(mixture(257)), ", not (256"),
+        (lambda t: t["statistics.mixture_means"].fill_(math.nan), "mixture_means holds NaN"),
+        (
+            lambda t: t.update({"statistics.mixture_log_weights": torch.tensor(1.0)}),
+            ", not (1",
+        ),
+        (
+            lambda t: t.update({"statistics.mixture_roots": torch.ones(1, 3, 3)}),
+            "mixture_roots has shape (1, 3, 3), not (2, 3, 3)",
+        ),
+        (lambda t: [t.pop(name) for name in list(t) if "." in name], "lacks tensor"),
+        (lambda t: [t.pop(name) for name in list(t) if "stat" in name], "unknown score 'fused'"),
+    ],
+)
+def test_wrong_statistics_are_told(
+    directory: Path, change: Callable[[Tensors], object], reason: str
+) -> None:
+    tensors = safetensors.torch.load((directory / "model.safetensors").read_bytes())
+    change(tensors)
+    replace_weights(directory, safetensors.torch.save(tensors))
+    assert reason in refused(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.pop("fused"), "lacks the score 'fused'"),
+        (lambda t: t.pop("iwae"), "lacks the score 'iwae'"),
+        (lambda t: t.update(ssim=t["mse"]), "unknown score 'ssim'"),
+        (lambda t: t.update(mse=t["mse"].astype(np.float64)), "mse is float64, shape (7,)"),
+        (lambda t: t.update(mse=t["mse"].astype(np.int32)), "mse is int32, shape (7,)"),
+        (lambda t: t.update(mse=t["mse"][None]), "mse is float32, shape (1, 7)"),
+        (lambda t: t.update(mse=np.array(1, np.float32)), "mse is float32, shape ()"),
+        (lambda t: t.update(mse=t["mse"][:6]), "'mse': 6"),
+        (lambda t: t.update({name: table[:0] for name, table in t.items()}), "'mse': 0"),
+        (lambda t: t.update(mse=t["mse"][::-1].copy()), "'mse' are not sorted"),
+        (lambda t: t["kl"].__setitem__(-1, np.inf), "'kl' hold NaN or infinity"),
+        (lambda t: t["kl"].__setitem__(3, np.nan), "'kl' hold NaN or infinity"),
+        (lambda t: t.clear(), "sizes {}"),
+    ],
+)
+def test_a_wrong_calibration_is_told(
+    directory: Path, change: Callable[[Tables], object], reason: str
+) -> None:
+    tables = safetensors.numpy.load((directory / CALIBRATION_FILE).read_bytes())
+    change(tables)
+    replace_calibration(directory, safetensors.numpy.save(tables))
+    assert reason in refused(directory)
+
+
+def test_a_calibration_of_another_bundle_is_refused(directory: Path) -> None:
+    whole_bundle(n=9).save(directory.parent / "other", "")
+    (directory.parent / "other" / CALIBRATION_FILE).replace(directory / CALIBRATION_FILE)
+    assert f"{CALIBRATION_FILE} is damaged" in refused(directory)
+
+
+def test_every_truncation_of_the_calibration_is_refused(directory: Path) -> None:
+    path = directory / CALIBRATION_FILE
+    data = path.read_bytes()
+    for length in range(0, len(data), 41):
+        path.write_bytes(data[:length])
+        assert "damaged" in refused(directory)
+        replace_calibration(directory, data[:length])
+        assert "damaged" in refused(directory)
+
+
 def test_every_truncation_of_the_weights_is_refused(directory: Path) -> None:
     path = directory / "model.safetensors"
     data = path.read_bytes()
@@ -372,11 +605,18 @@ def test_a_pickle_is_not_even_tried(directory: Path, tmp_path: Path) -> None:
     assert "damaged" in refused(directory)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("model.safetensors", MAX_HEADER_BYTES + 100_000),
+        (CALIBRATION_FILE, MAX_CALIBRATION_BYTES + 1),
+    ],
+)
 def test_too_large_a_file_is_refused_unread(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, size: int, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (directory / "model.safetensors").open("r+b") as file:
-        file.truncate(MAX_HEADER_BYTES + 100_000)  # sparse
+    with (directory / name).open("r+b") as file:
+        file.truncate(size)  # sparse
     read: list[str] = []
     whole = Path.read_bytes
 
@@ -385,29 +625,35 @@ def test_too_large_a_file_is_refused_unread(
         return whole(path)
 
     monkeypatch.setattr(Path, "read_bytes", noting)
-    assert f"{MAX_HEADER_BYTES + 100_000:,} bytes > " in refused(directory)
-    assert "model.safetensors" not in read
+    assert f"{name} has {size:,} bytes > " in refused(directory)
+    assert name not in read
+
+
+class Saved(NamedTuple):
+    """One directory for all examples of a property, and what was in it."""
+
+    directory: Path
+    contents: dict[str, bytes]
+
+    def restored(self) -> Path:
+        for name, data in self.contents.items():
+            (self.directory / name).write_bytes(data)
+        return self.directory
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One directory for all examples of a property."""
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     directory = tmp_path_factory.mktemp("fuzzed") / "bundle"
     WHOLE.save(directory, model_card(WHOLE))
-    return directory
+    return Saved(directory, {path.name: path.read_bytes() for path in directory.iterdir()})
 
 
-def saved_file(name: str, directory: Path) -> bytes:
-    WHOLE.save(directory, "")
-    return (directory / name).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@settings(max_examples=300, deadline=None)
+@each_file
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_is_refused_or_harmless(name: str, fuzzed: Path, data: st.DataObject) -> None:
-    whole = saved_file(name, fuzzed)
-    (fuzzed / name).write_bytes(data.draw(damaged(whole)))
+def test_damage_is_refused_or_harmless(name: str, saved: Saved, data: st.DataObject) -> None:
+    fuzzed = saved.restored()
+    (fuzzed / name).write_bytes(data.draw(damaged(saved.contents[name])))
     try:
         loaded = load_bundle(fuzzed)
     except BundleError as error:
@@ -415,16 +661,19 @@ def test_damage_is_refused_or_harmless(name: str, fuzzed: Path, data: st.DataObj
     else:
         assert same_weights(loaded, WHOLE)
         assert loaded.config == WHOLE.config
+        if loaded.calibration is not None:
+            tables = replace(loaded.calibration, data_set="clean digits", date="2026-01-02")
+            assert same_calibration(tables, WHOLE.calibration)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damage_with_a_right_hash_is_refused_or_a_network(
-    fuzzed: Path, data: st.DataObject
+    saved: Saved, data: st.DataObject
 ) -> None:
     """As a file by someone who means harm would be."""
-    whole = saved_file("model.safetensors", fuzzed)
-    replace_weights(fuzzed, data.draw(damaged(whole)))
+    fuzzed = saved.restored()
+    replace_weights(fuzzed, data.draw(damaged(saved.contents["model.safetensors"])))
     try:
         loaded = load_bundle(fuzzed)
     except BundleError as error:
@@ -432,6 +681,28 @@ def test_damage_with_a_right_hash_is_refused_or_a_network(
     else:
         network = loaded.network()
         assert all(weight.isfinite().all() for weight in network.parameters())
+        statistics = loaded.statistics.tensors() if loaded.statistics else {}
+        assert all(tensor.isfinite().all() for tensor in statistics.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_calibration_with_a_right_hash_is_refused_or_one(
+    saved: Saved, data: st.DataObject
+) -> None:
+    fuzzed = saved.restored()
+    replace_calibration(fuzzed, data.draw(damaged(saved.contents[CALIBRATION_FILE])))
+    try:
+        loaded = load_bundle(fuzzed)
+    except BundleError as error:
+        assert_one_line(error, fuzzed)
+    else:
+        assert loaded.calibration is not None
+        assert WHOLE.calibration is not None
+        assert set(loaded.calibration.scores) == set(WHOLE.calibration.scores)
+        for table in loaded.calibration.scores.values():
+            assert np.array_equal(table, np.sort(table))
+            assert np.isfinite(table).all()
 
 
 json_values = st.recursive(
@@ -449,9 +720,9 @@ json_values = st.recursive(
 @example("format", float("inf"))
 @example("name", "two\nlines")
 def test_any_value_of_any_field_is_refused_or_harmless(
-    fuzzed: Path, field: str, value: object
+    saved: Saved, field: str, value: object
 ) -> None:
-    WHOLE.save(fuzzed, "")
+    fuzzed = saved.restored()
     edit(fuzzed, **{field: value})
     try:
         loaded = load_bundle(fuzzed)

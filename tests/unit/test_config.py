@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import MAX_PIXELS, MAX_WIDTH, VAEConfig
+from model import config as module
+from model.config import MAX_PIXELS, MAX_WIDTH, VAEConfig, conv_sizes
+from tests.unit.samples import assert_one_line
 
 JSON: dict[str, Any] = json.loads(json.dumps(VAEConfig().to_json()))
 
@@ -20,6 +24,22 @@ configs = st.builds(
     latent_size=st.integers(1, MAX_WIDTH),
     head=st.sampled_from(["log_variance", "relu"]),
 )
+
+
+conv_shapes = st.tuples(st.sampled_from([1, 3]), st.integers(16, 256), st.integers(16, 256))
+conv_configs = st.builds(
+    VAEConfig,
+    architecture=st.just("conv"),
+    image_shape=conv_shapes,
+    hidden_sizes=st.lists(st.integers(1, MAX_WIDTH), min_size=2, max_size=4).map(tuple),
+    latent_size=st.integers(1, MAX_WIDTH),
+)
+
+
+def test_its_examples_are_true() -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= 4
+    assert result.failed == 0
 
 
 def test_the_default_is_the_tutorials_shape() -> None:
@@ -38,7 +58,7 @@ def test_the_decoder_mirrors_the_encoder(config: VAEConfig) -> None:
 
 
 @settings(deadline=None)
-@given(configs)
+@given(configs | conv_configs)
 def test_json_and_back(config: VAEConfig) -> None:
     assert VAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
@@ -50,7 +70,8 @@ def test_to_json_and_from_json_are_each_others_reverse() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("architecture", "conv"),
+        ("architecture", "transformer"),
+        ("architecture", None),
         ("head", "softplus"),
         ("head", ""),
         ("image_shape", (28, 28)),
@@ -86,6 +107,56 @@ def test_a_wrong_value_is_named_with_its_field(field: str, value: Any) -> None:
 
 def test_the_limits_themselves_are_allowed() -> None:
     assert VAEConfig(image_shape=(3, 1024, 1024), hidden_sizes=(MAX_WIDTH,)).pixels == MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_shape": (1, 15, 28)}, ["image_shape", "15 × 28", "16 to 256"]),
+        ({"image_shape": (1, 28, 15)}, ["image_shape", "28 × 15", "16 to 256"]),
+        ({"image_shape": (3, 257, 28)}, ["image_shape", "257 × 28", "16 to 256"]),
+        ({"image_shape": (3, 256, 257)}, ["image_shape", "256 × 257", "16 to 256"]),
+        ({"hidden_sizes": ()}, ["hidden_sizes", "()", "at least two"]),
+        ({"hidden_sizes": (64,)}, ["hidden_sizes", "(64,)", "at least two"]),
+        ({"hidden_sizes": (64, 0)}, ["hidden_sizes", "0"]),
+        ({"hidden_sizes": (4, 4, 4, 4, 4, 8)}, ["hidden_sizes", "(4, 4, 4, 4, 4, 8)", "28"]),
+        ({"hidden_sizes": (1,) * 40}, ["hidden_sizes", "28"]),
+        ({"head": "relu"}, ["head", "'relu'", "log_variance"]),
+    ],
+    ids=str,
+)
+def test_what_conv_cannot_be_is_told(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"^{words[0]} ") as raised:
+        VAEConfig(**{"architecture": "conv", "hidden_sizes": (64, 128)} | fields)
+    assert_one_line(raised.value, *words)
+
+
+def test_the_limits_of_conv_are_allowed() -> None:
+    for sides in ((16, 16), (16, 256), (256, 256)):
+        VAEConfig(architecture="conv", image_shape=(3, *sides))
+    deepest = VAEConfig(architecture="conv", hidden_sizes=(4, 4, 4, 4, 8))
+    assert (deepest.reduction, deepest.grid) == (32, (1, 1))
+
+
+@settings(deadline=None)
+@given(conv_configs)
+def test_the_grid_just_covers_the_image(config: VAEConfig) -> None:
+    assert config.reduction == 2 ** len(config.hidden_sizes)
+    for side, places in zip(config.image_shape[1:], config.grid, strict=True):
+        assert (places - 1) * config.reduction < side <= places * config.reduction
+
+
+@settings(deadline=None)
+@given(conv_shapes)
+def test_conv_sizes_suit_every_shape(image_shape: tuple[int, int, int]) -> None:
+    """A grid of at most 8 places a side, after no more halvings than that takes."""
+    sizes = conv_sizes(image_shape)
+    config = VAEConfig(architecture="conv", image_shape=image_shape, hidden_sizes=sizes)
+    assert max(config.grid) <= 8
+    assert sizes == (64,) * (len(sizes) - 1) + (128,)
+    if len(sizes) > 2:
+        shallower = replace(config, hidden_sizes=sizes[1:])
+        assert max(shallower.grid) > 8
 
 
 @pytest.mark.parametrize("field", JSON)

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.quality_tables import markdown
+from model.bundle import PRETRAINED, pretrained_names
+from model.calibration import DEFAULT_DRAWS
+from model.engine import Engine
 from service.settings import Settings
 from tests.conftest import Server
 
@@ -40,8 +44,26 @@ def test_every_setting_named_exists(text: str) -> None:
     assert set(re.findall(r"\bVAE_[A-Z_]+", text)) - known == set()
 
 
-def test_the_benchmark_s_table_is_the_one_committed() -> None:
+def test_the_benchmarks_tables_are_those_committed() -> None:
     assert (ROOT / "benchmarks/results/doors.md").read_text(encoding="utf-8") in README
+    quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\|.*?\n(?=\n)", quality, re.MULTILINE | re.DOTALL)
+    assert tables[0] in README
+
+
+def test_the_quality_tables_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks/results/quality.json").read_text(encoding="utf-8"))
+    quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
+    assert markdown(results) == quality
+
+
+def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:
+    match = re.search(r"<!-- offered.*?-->\n(.*?)\n\n", README, re.DOTALL)
+    assert match
+    named = re.findall(r"^\| `(\w+)`", match[1], re.MULTILINE)
+    assert sorted(named) == sorted(engine.scores)
+    assert named[0] == engine.scores[0]
+    assert f"default number, {DEFAULT_DRAWS}," in README
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:
@@ -92,9 +114,10 @@ def test_the_wheel_carries_the_weights(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for bundle in ("mnist", "fashion-mnist"):
-        for file in ("config.json", "model.safetensors", "README.md"):
-            assert f"model/pretrained/{bundle}/{file}" in names
+    for bundle in pretrained_names():
+        for path in (PRETRAINED / bundle).rglob("*.*"):
+            assert f"model/pretrained/{path.relative_to(PRETRAINED).as_posix()}" in names
+        assert f"model/training/recipes/{bundle}.toml" in names
     assert not any(name.startswith("tests") for name in names)
 
 

@@ -6,16 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import logsumexp
+from scipy.stats import norm
 
+from model.bundle import Bundle
 from model.config import VAEConfig
 from model.engine import Engine
-from tests.unit.samples import TINY, tiny_bundle
+from model.scoring import ScoreStatistics, offered_scores
+from model.training.train import TrainOptions, train
+from tests.unit.samples import TINY, some_statistics, tiny_bundle
 
 N = 24
-PASSES = ["encode", "reconstruct", "score"]
+PASSES = ["encode", "reconstruct", "score", "score_map"]
 
 passes = pytest.mark.parametrize("name", PASSES)
 
@@ -50,6 +56,7 @@ def test_shapes_and_types(engine: Engine, images: NDArray[np.uint8]) -> None:
         "encode": [(N, 10), (N, 10)],
         "reconstruct": [(N, 1, 28, 28), (N,)],
         "score": [(N,), (N,), (N,)],
+        "score_map": [(N,), (N,), (N,), (N, 1, 28, 28)],
     }
     for name, expected in shapes.items():
         results = run(engine, name, images)
@@ -170,7 +177,7 @@ def test_the_passes_agree(engine: Engine, images: NDArray[np.uint8]) -> None:
     errors = (images / 255 - reconstructed) ** 2
     np.testing.assert_allclose(mse, errors.mean(axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(scores.mse, mse)
-    np.testing.assert_array_equal(scores.score, mse)
+    np.testing.assert_array_equal(engine.score(images, "mse").score, mse)
     double = sigma.astype(float) ** 2
     kl = 0.5 * (mu.astype(float) ** 2 + double - np.log(double) - 1).sum(axis=1)
     np.testing.assert_allclose(scores.kl, kl, rtol=1e-4)
@@ -203,5 +210,206 @@ def test_warm_up_changes_nothing(images: NDArray[np.uint8]) -> None:
 def test_it_says_what_it_is() -> None:
     bundle = tiny_bundle()
     engine = Engine(bundle, device="cpu")
-    assert (engine.device, engine.dtype, engine.scores[0]) == ("cpu", "float32", "mse")
+    assert (engine.device, engine.dtype) == ("cpu", "float32")
     assert engine.bundle is bundle
+
+
+# Scores by name
+
+PLAIN = ("mse_top5", "mse", "kl")
+LATENT = ("latent_density", "latent_mahalanobis")
+DRAWN = ("reconstruction_probability", "iwae")
+DETERMINISTIC = ("fused", *PLAIN, "neg_elbo", *LATENT)
+
+
+@pytest.fixture(scope="module")
+def whole(digits: NDArray[np.uint8]) -> Engine:
+    """A small network that has learnt a little, and so has all scores."""
+    config = VAEConfig(hidden_sizes=(32,), latent_size=5)
+    trained = train(config, digits[100:500], TrainOptions(epochs=5, batch_size=32))
+    bundle = Bundle(
+        name="small",
+        config=config,
+        weights=trained.network.state_dict(),
+        pixel_variance=trained.pixel_variance,
+        statistics=trained.statistics,
+    )
+    return Engine(bundle, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("variance", "statistics", "expected"),
+    [
+        (None, None, PLAIN),
+        (0.1, None, (*PLAIN, "neg_elbo", *DRAWN)),
+        (None, some_statistics(), ("fused", *PLAIN, *LATENT)),
+        (0.1, some_statistics(), (*DETERMINISTIC, *DRAWN)),
+    ],
+    ids=["imported", "likelihood", "statistics", "both"],
+)
+def test_which_scores_there_are_and_which_comes_first(
+    variance: float | None, statistics: ScoreStatistics | None, expected: tuple[str, ...]
+) -> None:
+    engine = Engine(tiny_bundle(pixel_variance=variance, statistics=statistics), device="cpu")
+    assert engine.scores == expected
+    assert engine.drawn_scores == (DRAWN if variance else ())
+    pixels = np.random.default_rng(0).random((3, *TINY.image_shape))
+    assert_same(engine.score(pixels), engine.score(pixels, expected[0]))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_score_is_the_one_of_its_name(
+    name: str, whole: Engine, images: NDArray[np.uint8]
+) -> None:
+    network, bundle = whole.bundle.network(), whole.bundle
+    pixels = torch.from_numpy(images.reshape(N, -1)).float() / 255
+    expected = offered_scores(bundle.statistics, bundle.pixel_variance)[name](
+        pixels, network(pixels)
+    )
+    found = whole.score(images, name)
+    np.testing.assert_allclose(found.score, expected, rtol=1e-5, atol=1e-5)
+    assert found.score.dtype == np.float32
+    assert_same(found[1:], whole.score(images)[1:])  # mse and kl, whichever was asked for
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_score_does_not_depend_on_its_batch(
+    name: str, whole: Engine, engine: Engine, images: NDArray[np.uint8]
+) -> None:
+    """Of a network that has learnt little, μ hardly varies, and its rounding errors are seen."""
+    for network, latent_atol in ((engine, 2e-5), (whole, 1e-3)):
+        atol = latent_atol if name in {"fused", *LATENT} else 1e-5
+        together = network.score(images, name).score
+        alone = np.concatenate([network.score(image[None], name).score for image in images])
+        np.testing.assert_allclose(together, alone, rtol=1e-5, atol=atol)
+        backwards = network.score([images[:5:-1], images[5::-1]], name).score
+        np.testing.assert_allclose(backwards[::-1], together, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("name", [None, *DETERMINISTIC])
+def test_a_map_bears_the_same_scores(
+    name: str | None, whole: Engine, images: NDArray[np.uint8]
+) -> None:
+    *scores, error_map = whole.score_map(images, name)
+    assert_same(scores, whole.score(images, name))
+    assert error_map.shape == images.shape
+    np.testing.assert_allclose(error_map.mean(axis=(1, 2, 3)), scores[1], rtol=1e-5)
+    expected = (images / 255 - whole.reconstruct(images).images) ** 2
+    np.testing.assert_allclose(error_map, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ssim", "", *DRAWN])
+def test_what_is_no_score_of_one_pass_is_an_error(
+    name: str, whole: Engine, images: NDArray[np.uint8]
+) -> None:
+    if name:
+        with pytest.raises(KeyError, match=name):
+            whole.score(images, name)
+    with pytest.raises(KeyError):
+        whole.drawn_score("mse", whole.draw(np.zeros((4, 789), np.float32)), 2)
+
+
+# Draws
+
+
+@pytest.fixture(scope="module")
+def noise() -> NDArray[np.float32]:
+    return np.random.default_rng(1).standard_normal((N, 3, 5), np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_each_image_gets_each_of_its_draws(
+    dtype: type[np.generic], whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+) -> None:
+    given_images = images if dtype == np.uint8 else (images / 255).astype(dtype)
+    rows = whole.draw_rows(given_images, noise)
+    assert rows.shape == (3 * N, 784 + 5)
+    assert rows.dtype == np.float32
+    for number, row in enumerate(rows):
+        image, draw = divmod(number, 3)
+        np.testing.assert_allclose(row[:784], images[image].ravel() / 255, atol=1e-7)
+        np.testing.assert_array_equal(row[784:], noise[image, draw])
+    assert_same([whole.draw_rows(given_images.reshape(N, 784), noise)], [rows])
+
+
+def test_a_draw_is_as_by_hand(
+    whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+) -> None:
+    """Encoded, moved by σ·ε, decoded; the likelihoods are scipy's."""
+    draws = whole.draw(whole.draw_rows(images, noise))
+    mu, sigma = (values[:, None].astype(np.float64) for values in whole.encode(images))
+    z = mu + sigma * noise
+    decoded = whole.decode(z.reshape(3 * N, 5)).images.reshape(N, 3, 784)
+    assert whole.bundle.pixel_variance is not None
+    scale = whole.bundle.pixel_variance**0.5
+    pixels = images.reshape(N, 1, 784) / 255
+    likelihood = norm.logpdf(pixels, decoded, scale).sum(axis=2)
+    weight = likelihood + (norm.logpdf(z) - norm.logpdf(z, mu, sigma)).sum(axis=2)
+    np.testing.assert_allclose(draws.log_likelihood, likelihood.ravel(), rtol=1e-4, atol=0.01)
+    np.testing.assert_allclose(draws.log_weight, weight.ravel(), rtol=1e-4, atol=0.01)
+    expected = {
+        "reconstruction_probability": -likelihood.mean(axis=1),
+        "iwae": np.log(3) - logsumexp(weight, axis=1),
+    }
+    assert tuple(expected) == whole.drawn_scores
+    for name, values in expected.items():
+        score = whole.drawn_score(name, draws, N)
+        assert score.shape == (N,)
+        assert score.dtype == np.float32
+        np.testing.assert_allclose(score, values, rtol=1e-4, atol=0.01)
+
+
+def test_a_draw_does_not_depend_on_its_batch(
+    whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+) -> None:
+    rows = whole.draw_rows(images, noise)
+    together = whole.draw(rows)
+    alone = [np.concatenate(part) for part in zip(*map(whole.draw, rows[:, None]), strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
+    parts = whole.draw([rows[:7], rows[7:50], rows[50:]])
+    np.testing.assert_allclose(parts.log_weight, together.log_weight, rtol=1e-5, atol=1e-3)
+
+
+def test_a_drawn_reconstruction_is_that_draw_decoded(
+    whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+) -> None:
+    found = whole.reconstruct_drawn(whole.draw_rows(images, noise[:, :1]))
+    mu, sigma = whole.encode(images)
+    decoded = whole.decode(mu + sigma * noise[:, 0]).images
+    np.testing.assert_allclose(found.images, decoded, atol=1e-5)
+    errors = ((images / 255 - decoded) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found.mse, errors, rtol=1e-4)
+    still = whole.reconstruct_drawn(whole.draw_rows(images, 0 * noise[:, :1]))
+    assert_same(still, whole.reconstruct(images), atol=1e-6)
+
+
+def test_without_a_pixel_variance_there_are_no_draws() -> None:
+    engine = Engine(tiny_bundle(statistics=some_statistics()), device="cpu")
+    with pytest.raises(ValueError, match="pixel variance"):
+        engine.draw(np.zeros((1, TINY.pixels + TINY.latent_size), np.float32))
+
+
+@pytest.mark.parametrize("variance", [None, 0.1])
+def test_warm_up_runs_every_kind_of_pass(
+    variance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no client is the first, with any score and at the largest batch."""
+    engine = Engine(tiny_bundle(pixel_variance=variance), device="cpu")
+    ran: set[tuple[str, int, Any]] = set()
+    for name in ("encode", "decode", "reconstruct", "reconstruct_drawn", "score", "score_map"):
+        run_it = getattr(engine, name)
+
+        def noted(rows: Any, *args: Any, name: str = name, run_it: Any = run_it) -> Any:
+            ran.add((name, len(rows), args))
+            return run_it(rows, *args)
+
+        monkeypatch.setattr(engine, name, noted)
+    drawn: list[int] = []
+    monkeypatch.setattr(engine, "draw", lambda rows: drawn.append(len(rows)))
+    engine.warm_up(9)
+    passes = ("encode", "decode", "reconstruct", "reconstruct_drawn", "score_map")
+    expected = {(name, n, ()) for name in passes for n in (1, 9)}
+    one_pass = set(engine.scores) - set(engine.drawn_scores)
+    assert ran == expected | {("score", n, (name,)) for name in one_pass for n in (1, 9)}
+    assert drawn == ([] if variance is None else [1, 9])

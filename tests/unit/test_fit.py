@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.distributions import Normal
 
 from model.config import VAEConfig
-from model.training import evaluate
+from model.training import fit as module
 from model.training.fit import Fit, evaluate_fit
 from model.vae import VAE
 
@@ -44,7 +44,7 @@ def test_chunks_do_not_matter(
     network: VAE, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate_fit(network, images)
-    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    monkeypatch.setattr(module, "CHUNK", 7)
     parts = evaluate_fit(network, images)
     assert (parts.mse, parts.kl) == pytest.approx((whole.mse, whole.kl), rel=1e-5)
 

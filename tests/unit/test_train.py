@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,15 +20,19 @@ from torch import Tensor
 
 from model.config import Head, VAEConfig
 from model.training import train as module
-from model.training.checkpoint import CheckpointError
+from model.training.augment import jitter
+from model.training.checkpoint import CheckpointError, load_checkpoint
 from model.training.fit import Fit, evaluate_fit
-from model.training.train import Step, Trained, TrainOptions, held_out_indices, train
+from model.training.statistics import score_statistics
+from model.training.train import Step, Trained, TrainOptions, split_indices, train
 from model.vae import VAE
 from tests.unit.samples import assert_one_line
 
 SMALL = VAEConfig(hidden_sizes=(12,), latent_size=3)
+CONV = VAEConfig(architecture="conv", hidden_sizes=(4, 4, 8), latent_size=3)
 QUICK = TrainOptions(epochs=4, batch_size=32)
-BATCHES = 4  # in an epoch, of the 120 images less those held out
+IDENTITY = {"config": SMALL.to_json(), **asdict(QUICK), "data": None}
+BATCHES = 3  # in an epoch, of the 94 images that are left of 120
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,12 @@ def unbroken(few: NDArray[np.uint8]) -> Trained:
 
 def weights(trained: Trained) -> dict[str, Tensor]:
     return trained.network.state_dict()
+
+
+def known(trained: Trained) -> dict[str, Tensor]:
+    """The statistics of the images trained on."""
+    assert trained.statistics is not None
+    return trained.statistics.tensors()
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -73,8 +83,8 @@ def test_it_learns_real_digits(digits: NDArray[np.uint8]) -> None:
     steps: list[Step] = []
     options = TrainOptions(epochs=30, batch_size=64)
     trained = train(VAEConfig(), digits, options, on_step=steps.append)
-    held_out = digits[trained.held_out] / 255
-    mean_image = np.delete(digits, trained.held_out, axis=0).mean(axis=0) / 255
+    held_out = digits[trained.split.held_out] / 255
+    mean_image = digits[trained.split.train].mean(axis=0) / 255
     of_the_mean = float(((held_out - mean_image) ** 2).mean())
     assert trained.finished
     assert trained.fit.mse < 0.5 * of_the_mean
@@ -100,9 +110,12 @@ def test_one_batch_for_one_epoch_learns_too(few: NDArray[np.uint8]) -> None:
 
 def test_the_figures_are_those_of_the_weights(unbroken: Trained, few: NDArray[np.uint8]) -> None:
     flat = torch.from_numpy(few.reshape(len(few), -1))
-    assert unbroken.fit == evaluate_fit(unbroken.network, flat[unbroken.held_out])
-    rest = np.setdiff1d(np.arange(len(few)), unbroken.held_out)
-    assert unbroken.pixel_variance == evaluate_fit(unbroken.network, flat[rest]).mse_sampled
+    train_images, _, held_out = (flat[indices] for indices in unbroken.split)
+    assert unbroken.fit == evaluate_fit(unbroken.network, held_out)
+    assert unbroken.pixel_variance == evaluate_fit(unbroken.network, train_images).mse_sampled
+    expected = score_statistics(unbroken.network, train_images)
+    assert expected is not None
+    assert same(known(unbroken), expected.tensors())
 
 
 def test_steps_are_counted(few: NDArray[np.uint8]) -> None:
@@ -123,14 +136,16 @@ def test_each_epoch_shuffles_and_draws_anew(few: NDArray[np.uint8]) -> None:
     np.testing.assert_allclose(errors, errors.mean(), rtol=0.2)
 
 
-@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("n", [0, 1, 2])
 def test_too_few_images_are_told(n: int, few: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=f"^{n} images"):
         train(SMALL, few[:n], QUICK)
 
 
-def test_two_images_are_enough(few: NDArray[np.uint8]) -> None:
-    assert train(SMALL, few[:2], QUICK).held_out.shape == (1,)
+def test_three_images_are_enough(few: NDArray[np.uint8]) -> None:
+    trained = train(SMALL, few[:3], QUICK)
+    assert [len(indices) for indices in trained.split] == [1, 1, 1]
+    assert all(tensor.isfinite().all() for tensor in known(trained).values())
 
 
 # It repeats itself
@@ -154,7 +169,7 @@ def test_other_randomness_does_not_matter(few: NDArray[np.uint8], unbroken: Trai
 def test_another_seed_gives_other_weights(few: NDArray[np.uint8], unbroken: Trained) -> None:
     other = train(SMALL, few, replace(QUICK, seed=1))
     assert not same(weights(other), weights(unbroken))
-    assert not np.array_equal(other.held_out, unbroken.held_out)
+    assert not np.array_equal(other.split.held_out, unbroken.split.held_out)
 
 
 def test_images_are_left_alone(few: NDArray[np.uint8]) -> None:
@@ -163,39 +178,130 @@ def test_images_are_left_alone(few: NDArray[np.uint8]) -> None:
     assert np.array_equal(copy, few)
 
 
-# What is held out
+def test_convolutions_learn_and_repeat_themselves_too(few: NDArray[np.uint8]) -> None:
+    steps: list[Step] = []
+    first, second = (train(CONV, few, QUICK, on_step=steps.append) for _ in range(2))
+    assert same(weights(first), weights(second))
+    assert steps[-1].loss < steps[0].loss
+
+
+# What each image is for
 
 
 @settings(deadline=None)
-@given(st.integers(2, 100_000), st.integers(0, 2**40))
-def test_held_out_indices(n: int, seed: int) -> None:
-    indices = held_out_indices(n, seed)
-    assert len(indices) == min(10_000, max(1, n // 6)) < n
-    assert indices.min() >= 0
-    assert indices.max() < n
-    assert (np.diff(indices) > 0).all()
-    assert np.array_equal(indices, held_out_indices(n, seed))
+@given(st.integers(3, 100_000), st.integers(0, 2**40))
+def test_each_image_is_for_one_thing(n: int, seed: int) -> None:
+    split = split_indices(n, seed)
+    assert split._fields == ("train", "validation", "held_out")
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(n))
+    assert all((np.diff(indices) > 0).all() for indices in split)
+    assert len(split.held_out) == min(10_000, max(1, n // 6))
+    assert len(split.validation) == min(1_000, max(1, n // 20))
+    assert len(split.train) >= 1
+    again = split_indices(n, seed)
+    assert all(np.array_equal(one, other) for one, other in zip(split, again, strict=True))
 
 
-def test_held_out_images_do_not_touch_the_weights(few: NDArray[np.uint8], tmp_path: Path) -> None:
-    changed = few.copy()
-    held_out = held_out_indices(len(few), QUICK.seed)
-    changed[held_out] = 255 - changed[held_out]
-    for name, images in (("one", few), ("other", changed)):
-        trained = train(SMALL, images, QUICK, checkpoint=tmp_path / name)
-        assert np.array_equal(trained.held_out, held_out)
+def test_mnist_leaves_49_000_to_train_on() -> None:
+    assert [len(indices) for indices in split_indices(60_000, 0)] == [49_000, 1_000, 10_000]
+
+
+def test_which_image_is_for_what_depends_on_the_seed() -> None:
+    assert not np.array_equal(split_indices(600, 0).held_out, split_indices(600, 1).held_out)
+    held_out = split_indices(60_000, 0).held_out  # from everywhere, not from one end
+    assert held_out.mean() == pytest.approx(30_000, rel=0.02)
+
+
+def inverted(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    changed = images.copy()
+    changed[indices] = 255 - changed[indices]
+    return changed
+
+
+def test_held_out_images_touch_nothing_that_is_learnt(
+    few: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """Neither the weights, nor the choice of epoch, nor the statistics: p-values rest on it."""
+    held_out = split_indices(len(few), QUICK.seed).held_out
+    options = replace(QUICK, epochs=10, learning_rate=0.2)
+    one, other = (
+        train(SMALL, images, options, checkpoint=tmp_path / name)
+        for name, images in (("one", few), ("other", inverted(few, held_out)))
+    )
+    assert np.array_equal(one.split.held_out, held_out)
+    assert np.array_equal(other.split.held_out, held_out)
     assert same(last_weights(tmp_path / "one"), last_weights(tmp_path / "other"))
+    assert same(weights(one), weights(other))
+    assert one.epoch == other.epoch < options.epochs  # at such a rate there was a choice
+    assert same(known(one), known(other))
+    assert one.pixel_variance == other.pixel_variance
+    assert one.fit != other.fit
+
+
+def test_validation_images_choose_the_epoch_and_no_more(
+    few: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The weights of each epoch owe nothing to them, and `fit` is not theirs."""
+    split = split_indices(len(few), QUICK.seed)
+    found = []
+    for name, images in (("one", few), ("other", inverted(few, split.validation))):
+        found.append(train(SMALL, images, QUICK, checkpoint=tmp_path / name))
+    assert same(last_weights(tmp_path / "one"), last_weights(tmp_path / "other"))
+    losses = [load_checkpoint(tmp_path / name, IDENTITY).best_loss for name in ("one", "other")]
+    assert losses[0] != losses[1]
 
 
 def test_all_other_images_do(few: NDArray[np.uint8], tmp_path: Path) -> None:
     train(SMALL, few, QUICK, checkpoint=tmp_path / "one")
-    held_out = set(held_out_indices(len(few), QUICK.seed).tolist())
-    for index in (next(i for i in range(len(few)) if i not in held_out), len(few) - 1):
-        assert index not in held_out
-        changed = few.copy()
-        changed[index] = 255 - changed[index]
-        train(SMALL, changed, QUICK, checkpoint=tmp_path / "other")
+    indices = split_indices(len(few), QUICK.seed).train
+    for index in (indices[:1], indices[-1:]):
+        train(SMALL, inverted(few, index), QUICK, checkpoint=tmp_path / "other")
         assert not same(last_weights(tmp_path / "one"), last_weights(tmp_path / "other"))
+
+
+# Augmentation
+
+
+def test_augmentation_changes_what_is_learnt_and_repeats_itself(
+    few: NDArray[np.uint8], unbroken: Trained
+) -> None:
+    options = replace(QUICK, augment=0.1)
+    first, second = (train(SMALL, few, options) for _ in range(2))
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(unbroken))
+
+
+def test_images_are_augmented_anew_in_each_step(
+    few: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Tensor, Tensor, float]] = []
+
+    def noted(
+        pixels: Tensor, shape: tuple[int, int, int], size: float, generator: torch.Generator
+    ) -> Tensor:
+        before = pixels.clone()
+        result = jitter(pixels, shape, size, generator)
+        assert shape == SMALL.image_shape
+        calls.append((before, result, size))
+        return result
+
+    monkeypatch.setattr(module, "jitter", noted)
+    train(SMALL, few[:14], replace(QUICK, augment=0.25, batch_size=100))
+    assert len(calls) == QUICK.epochs
+    assert {size for *_, size in calls} == {0.25}
+    first, *others = (before[before.sum(dim=1).argsort()] for before, *_ in calls)
+    assert all(torch.equal(first, other) for other in others)  # the images themselves stay
+    moved = [after.sum(dim=1).sort().values for _, after, _ in calls]
+    assert not torch.equal(moved[0], moved[1])
+    train(SMALL, few[:14], QUICK)
+    assert len(calls) == QUICK.epochs
+
+
+@pytest.mark.parametrize("batch_size", [1, 31])
+def test_a_batch_of_one_may_be_augmented(batch_size: int, few: NDArray[np.uint8]) -> None:
+    """94 images in batches of 31 leave one."""
+    options = TrainOptions(epochs=4, batch_size=batch_size, augment=0.1)
+    assert train(SMALL, few, options).finished
 
 
 # It can be interrupted
@@ -203,7 +309,7 @@ def test_all_other_images_do(few: NDArray[np.uint8], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "steps",
-    [[1], [BATCHES], [BATCHES + 1], [2 * BATCHES - 1], [4 * BATCHES], [2, 6, 7, 9, 13]],
+    [[1], [BATCHES], [BATCHES + 1], [2 * BATCHES - 1], [4 * BATCHES], [2, 4, 5, 7, 10]],
     ids=str,
 )
 def test_a_resumed_training_ends_as_an_unbroken_one(
@@ -226,9 +332,22 @@ def test_a_resumed_training_ends_as_an_unbroken_one(
     assert trained.pixel_variance == unbroken.pixel_variance
 
 
+def test_a_resumed_training_augments_as_an_unbroken_one(
+    few: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    options = replace(QUICK, augment=0.1)
+    whole = train(CONV, few, options)
+    keep = {"checkpoint": tmp_path / "checkpoint", "resume": True}
+    run: Callable[..., Trained] = train
+    run(CONV, few, options, **keep, on_step=interrupt_at(2 * BATCHES + 1))
+    resumed = run(CONV, few, options, **keep)
+    assert same(weights(resumed), weights(whole))
+    assert same(known(resumed), known(whole))
+
+
 def test_resuming_does_not_repeat_whole_epochs(few: NDArray[np.uint8], tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
-    train(SMALL, few, QUICK, checkpoint=checkpoint, on_step=interrupt_at(2 * BATCHES + 3))
+    train(SMALL, few, QUICK, checkpoint=checkpoint, on_step=interrupt_at(2 * BATCHES + 2))
     steps: list[Step] = []
     train(SMALL, few, QUICK, checkpoint=checkpoint, resume=True, on_step=steps.append)
     assert steps[0].step == 2 * BATCHES + 1
@@ -264,7 +383,7 @@ def test_an_interruption_gives_a_usable_network(number: int, few: NDArray[np.uin
 def test_the_best_weights_are_kept(
     few: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judged by the held-out images: here the second epoch of four is the best."""
+    """Judged by the validation images: here the second epoch of four is the best."""
     checkpoint, second = tmp_path / "checkpoint", tmp_path / "second"
     errors = iter([0.3, 0.1, 0.2, 0.4] + [0.5] * 9)
 
@@ -333,6 +452,7 @@ def test_an_interruption_after_divergence_keeps_the_best_weights(
         ({"options": replace(QUICK, batch_size=16)}, "batch_size"),
         ({"options": replace(QUICK, learning_rate=0.1)}, "learning_rate"),
         ({"options": replace(QUICK, seed=1)}, "seed"),
+        ({"options": replace(QUICK, augment=0.1)}, "augment"),
         ({"config": replace(SMALL, latent_size=4)}, "config"),
         ({"data_id": {"other.npz": "ff"}}, "data"),
     ],
@@ -373,7 +493,7 @@ def test_the_learning_rate_rises_and_falls(
         whole_step(optimizer)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    train(SMALL, few, TrainOptions(epochs=25, batch_size=25, learning_rate=0.01))
+    train(SMALL, few, TrainOptions(epochs=25, batch_size=24, learning_rate=0.01))
     peak = int(np.argmax(rates))
     assert len(rates) == 100
     assert 2 <= peak <= 8

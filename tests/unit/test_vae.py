@@ -157,6 +157,81 @@ def test_weight_shapes_are_the_networks() -> None:
     assert weight_shapes(VAEConfig()) == expected
 
 
+# Convolutions
+
+
+@st.composite
+def conv_networks(draw: st.DrawFn) -> VAE:
+    """Small ones, for images of any shape that there is."""
+    sides = st.sampled_from([16, 17, 28, 256]) | st.integers(16, 256)
+    torch.manual_seed(draw(st.integers(0, 9)))
+    return VAE(
+        VAEConfig(
+            architecture="conv",
+            image_shape=(draw(st.sampled_from([1, 3])), draw(sides), draw(sides)),
+            hidden_sizes=draw(st.sampled_from([(3, 5), (2, 3, 4), (2, 2, 3, 5)])),
+            latent_size=draw(st.integers(1, 4)),
+        )
+    ).requires_grad_(requires_grad=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(conv_networks(), st.integers(1, 4))
+def test_convolutions_take_every_shape_and_keep_their_rows_apart(vae: VAE, n: int) -> None:
+    config = vae.config
+    x = torch.rand(n, config.pixels)
+    output = vae(x)
+    assert output.images.shape == (n, config.pixels)
+    assert output.images.min() >= 0
+    assert output.images.max() <= 1
+    for tensor in (output.posterior.mean, output.posterior.std, output.posterior.log_variance):
+        assert tensor.shape == (n, config.latent_size)
+        assert tensor.isfinite().all()
+    for i in range(n):
+        alone = vae(x[i : i + 1])
+        torch.testing.assert_close(alone.images[0], output.images[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            alone.posterior.mean[0], output.posterior.mean[i], atol=1e-5, rtol=1e-5
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    assert weight_shapes(config) == shapes
+
+
+RAGGED = VAEConfig(architecture="conv", image_shape=(3, 18, 21), hidden_sizes=(4, 8), latent_size=2)
+"""Sides that are no multiples of 4: 5 × 6 places, of which the last of each row are cut."""
+
+
+def patch(tensor: Tensor) -> set[tuple[int, int]]:
+    """Which places of the grid hold pixels that are not 0 in an image, (P,)."""
+    _, rows, columns = tensor.view(RAGGED.image_shape).nonzero(as_tuple=True)
+    return set(zip((rows // 4).tolist(), (columns // 4).tolist(), strict=True))
+
+
+def around(row: int, column: int) -> set[tuple[int, int]]:
+    """A place and its neighbours, as a 3 × 3 convolution sees them."""
+    rows, columns = range(max(0, row - 1), row + 2), range(max(0, column - 1), column + 2)
+    return {(r, c) for r in rows for c in columns if r < 5 and c < 6}
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 3), (4, 5), (4, 0)])
+def test_a_place_of_the_grid_sees_its_own_part_of_the_image(place: tuple[int, int]) -> None:
+    """Rows, columns and colours are where they are; and the decoder puts them back there."""
+    assert RAGGED.grid == (5, 6)
+    torch.manual_seed(0)
+    vae = VAE(RAGGED)
+    x = torch.rand(1, RAGGED.pixels, requires_grad=True)
+    maps = vae.encoder[:4](x)  # (1, 4, 5, 6)
+    (gradient,) = torch.autograd.grad(maps[0, :, place[0], place[1]].sum(), x)
+    assert patch(gradient[0]) == around(*place)
+    assert all(channel.any() for channel in gradient.view(RAGGED.image_shape))
+
+    decode = vae.decoder[-5:]  # from the grid on
+    grid = torch.rand(1, 4, 5, 6)
+    other = grid.clone()
+    other[0, :, place[0], place[1]] += 1
+    assert patch((decode(other) - decode(grid))[0]) == around(*place)
+
+
 def test_weight_shapes_need_no_memory() -> None:
     huge = VAEConfig(image_shape=(3, 1024, 1024), hidden_sizes=(MAX_WIDTH, MAX_WIDTH))
     assert weight_shapes(huge)["encoder.0.weight"] == (MAX_WIDTH, 3 * 1024 * 1024)  # 800 GB

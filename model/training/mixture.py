@@ -1,0 +1,65 @@
+"""Fitting a mixture of Gaussians to latents."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from model.mixture import GaussianMixture
+from model.scoring import RIDGE
+
+MAX_COMPONENTS: Final = 30
+"""More told strange images no better apart."""
+
+LATENTS_PER_PARAMETER: Final = 10
+"""A component has so many latents, for each of their dimensions, to take its covariance from."""
+
+MAX_LATENTS: Final = 20_000
+"""More make the fit slower, and not better."""
+
+ITERATIONS: Final = 30
+
+
+def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
+    """Maximum likelihood by expectation maximisation (Dempster, Laird and Rubin 1977).
+
+    `latents` is (N, D), any N from 1. Each variance is at least `RIDGE`: a dimension that training
+    gave up hardly varies. The same `seed` gives the same mixture.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(latents), generator=generator)[:MAX_LATENTS]
+    z = latents[chosen].double()
+    n, size = z.shape
+    components = max(1, min(MAX_COMPONENTS, n // (LATENTS_PER_PARAMETER * size)))
+    ridge = RIDGE * torch.eye(size, dtype=torch.float64)
+    whole = torch.cov(z.T, correction=0).reshape(size, size) + ridge
+    mixture = GaussianMixture(
+        torch.full((components,), 1 / components, dtype=torch.float64).log(),
+        z[:components],  # they are in random order
+        _roots(whole.expand(components, size, size)),
+    )
+    for _ in range(ITERATIONS if components > 1 else 1):
+        joint = mixture.log_joint(z)
+        shares = (joint - joint.logsumexp(dim=1, keepdim=True)).exp()  # (N, K)
+        counts = shares.sum(dim=0) + 1e-9  # a component that has lost all its latents stays finite
+        means = (shares.T @ z) / counts[:, None]
+        covariances = torch.stack(
+            [
+                (share[:, None] * (z - mean)).T @ (z - mean) / count + ridge
+                for share, mean, count in zip(shares.T, means, counts, strict=True)
+            ]
+        )
+        mixture = GaussianMixture((counts / n).log(), means, _roots(covariances))
+    return GaussianMixture(
+        mixture.log_weights.float(), mixture.means.float(), mixture.roots.float()
+    )
+
+
+def _roots(covariances: Tensor) -> Tensor:
+    """Lower triangular R with R Rᵀ the inverse of each covariance: (K, D, D)."""
+    roots: Tensor = torch.linalg.cholesky(
+        torch.cholesky_inverse(torch.linalg.cholesky(covariances))
+    )
+    return roots

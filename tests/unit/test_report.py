@@ -1,0 +1,153 @@
+"""An evaluation in Markdown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from model.training.evaluation import (
+    Anomalies,
+    CalibrationFacts,
+    Detection,
+    Estimate,
+    Evaluation,
+    ExchangeableRate,
+    FalseAlarmRate,
+    FalseAlarms,
+    SetFacts,
+)
+from model.training.fit import Fit
+from model.training.report import PICTURES, number, picture_names, report, sections
+
+ALARMS = FalseAlarms(
+    calibration=CalibrationFacts(
+        data_set="mnist, held out", n=9_000, date="2026-01-02", fingerprint="00ff"
+    ),
+    rates=(
+        FalseAlarmRate(score="fused", alpha=0.05, rate=0.0474),
+        FalseAlarmRate(score="fused", alpha=0.01, rate=0.0096),
+        FalseAlarmRate(score="mse", alpha=0.05, rate=0.0452),
+        FalseAlarmRate(score="mse", alpha=0.01, rate=0.0085),
+    ),
+    halvings=200,
+    exchangeable=(
+        ExchangeableRate(alpha=0.05, mean=0.0501, std=0.0044),
+        ExchangeableRate(alpha=0.01, mean=0.0099, std=0.002),
+    ),
+)
+
+
+def detection(score: str, area: float, **fields: Any) -> Detection:
+    values: dict[str, Any] = {
+        "score": score,
+        "auroc": Estimate(value=area, low=area - 0.01, high=area + 0.005),
+        "fpr_at_95_tpr": Estimate(value=0.25, low=0.2, high=0.3),
+        "is_rival": False,
+        "reversed": False,
+    }
+    return Detection(**values | fields)
+
+
+def facts(name: str, n: int) -> SetFacts:
+    return SetFacts(name=name, n=n, files={}, skipped=0)
+
+
+EVALUATION = Evaluation(
+    bundle="mnist",
+    version="0123456789abcdef",
+    date="2026-03-04",
+    clean=facts("mnist", 10_000),
+    notes=(),
+    fit=Fit(mse=0.01234, mse_sampled=0.0156, kl=25.5),
+    negative_elbo=-512.25,
+    latent_size=10,
+    active_units=9,
+    false_alarms=ALARMS,
+    anomalies=(
+        Anomalies(
+            images=facts("letters", 1_234),
+            detections=(
+                detection("fused", 0.98),
+                detection("mse", 0.9),
+                detection("PNG size", 0.75, is_rival=True),
+                detection("mean intensity", 0.8, is_rival=True, reversed=True),
+            ),
+        ),
+    ),
+)
+
+
+def test_it_holds_every_figure() -> None:
+    text = report(EVALUATION)
+    for line in (
+        "# Evaluation of mnist",
+        "| mnist | 10,000 | 0.01234 | 0.01560 | 25.50 | -512.2 | 9 of 10 |",
+        "| `fused` | 0.0474 | 0.0096 |",
+        "| `mse` | 0.0452 | 0.0085 |",
+        "| what exchangeable sets give, 95 % | 0.0500 ± 0.0062 | 0.0100 ± 0.0028 |",
+        "| letters | 1,234 | 0.9800 (0.9700–0.9850) | 0.2500 (0.2000–0.3000) | "
+        "mean intensity, 0.8000 |",
+        "### letters, 1,234 images",
+        "| `mse` | 0.9000 (0.8900–0.9050) | 0.2500 (0.2000–0.3000) |",
+        "| rival: PNG size, larger is stranger | 0.7500 (0.7400–0.7550) | 0.2500 (0.2000–0.3000) |",
+    ):
+        assert line in text.splitlines()
+    for part in (
+        "`0123456789abcdef`",
+        "2026-03-04",
+        "9,000 images (mnist, held out, 2026-01-02)",
+        "0.0501 ± 0.0044 at α = 0.05 and 0.0099 ± 0.0020 at α = 0.01",
+        "rival: mean intensity, smaller is stranger",
+        "9 of 10 latent dimensions are active",
+    ):
+        assert part in text
+
+
+def test_its_tables_are_tables() -> None:
+    lines = report(EVALUATION).splitlines()
+    for above, line in pairwise(lines):
+        if above.startswith("|") and line.startswith("|"):
+            assert above.count("|") == line.count("|"), line
+    assert not any(re.search(r"\s$", line) for line in lines)
+
+
+def test_it_shows_the_pictures_that_there_are() -> None:
+    def shown(evaluation: Evaluation, **options: bool) -> set[str]:
+        text = "\n".join(sections(evaluation, **options))
+        return set(re.findall(r"!\[[^\]]+\]\(plots/(\w+)\.png\)", text))
+
+    assert shown(EVALUATION) == set(PICTURES) - {"manifold"}
+    assert shown(replace(EVALUATION, latent_size=2)) == set(PICTURES)
+    plain = replace(EVALUATION, false_alarms=None)
+    assert shown(plain) == set(picture_names(plain)) == set(PICTURES) - {"manifold", "p_values"}
+    assert "p_values" not in shown(EVALUATION, alarms_are_current=False)
+
+
+def test_it_says_what_is_not_known() -> None:
+    plain = report(replace(EVALUATION, false_alarms=None, negative_elbo=None))
+    assert "no calibration" in plain
+    assert "| 25.50 | – | 9 of 10 |" in plain
+    stale = "\n".join(sections(EVALUATION, alarms_are_current=False))
+    assert "calibrated anew" in stale
+    assert "0.0474" not in stale
+    assert "> **Note:** Beware." in report(replace(EVALUATION, notes=("Beware.",)))
+
+
+def test_a_name_cannot_break_a_table() -> None:
+    odd = facts("a|b\nc", 12)
+    anomalies = (replace(EVALUATION.anomalies[0], images=odd),)
+    lines = report(replace(EVALUATION, clean=odd, anomalies=anomalies)).splitlines()
+    assert any(line.startswith(r"| a\|b c | 12 | 0.9800") for line in lines)
+    assert any(line.startswith(r"| a\|b c | 12 | 0.01234") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1.0000"), (0.99999, "0.9999"), (0.98765, "0.9877"), (0.0, "0.0000")],
+)
+def test_what_is_not_one_does_not_look_like_it(value: float, text: str) -> None:
+    assert number(value) == text
