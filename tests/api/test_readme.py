@@ -56,7 +56,7 @@ def test_the_tour_works_as_printed(server: Server, tmp_path: Path) -> None:
         output = output[end:].lstrip()
     one, sheet, latent, again, model, ready = answers
     assert (round(one["p_value"][0], 2), one["is_anomaly"]) == (0.21, [False])
-    assert (round(sheet["p_value"][0], 4), sheet["is_anomaly"]) == (0.0001, [True])
+    assert (round(sheet["p_value"][0], 4), sheet["is_anomaly"]) == (0.0003, [True])
     assert len(latent["mu"][0]) == len(latent["sigma"][0]) == 10
     assert again == one
     assert model["id"] == "mnist"

@@ -34,7 +34,7 @@ AUROC: Final[Mapping[tuple[str, str], float]] = {
     ("fashion-mnist", "mnist"): 0.997,
     ("fashion-mnist", "kmnist"): 0.998,
     ("fashion-mnist", "upside down"): 0.88,
-    ("fashion-mnist-conv", "mnist"): 0.999,
+    ("fashion-mnist-conv", "mnist"): 0.998,
     ("fashion-mnist-conv", "kmnist"): 0.999,
 }
 """How well the default score tells other images from clean ones, at least."""
@@ -115,7 +115,8 @@ def test_only_formats_that_cannot_run_code() -> None:
     tensors = {"model.safetensors", "calibration.safetensors"}
     assert kinds == {"config.json", "README.md", "*.png", *tensors}
     for path in files:
-        assert not path.read_bytes().startswith((b"\x80", b"PK"))  # pickle, torch's zip
+        pickles = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+        assert not path.read_bytes().startswith((*pickles, b"PK"))  # the last is torch's zip
 
 
 @every_bundle
