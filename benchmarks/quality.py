@@ -12,9 +12,10 @@ import argparse
 import json
 import os
 import platform
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ from benchmarks.machine import RESULTS, cpu_model
 from benchmarks.quality_tables import markdown
 from model.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import today
+from model.commands.train import RECIPES as RECIPE_FILES
 from model.config import VAEConfig, conv_sizes
 from model.engine import Engine
 from model.training.data import load_images, load_labels
@@ -40,16 +42,19 @@ KEPT: Final = Path("runs/quality")
 SHAPE: Final = (1, 28, 28)
 OTHERS: Final = {"mnist": ("fashion-mnist", "kmnist"), "fashion-mnist": ("mnist", "kmnist")}
 
-OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "full/mlp": {"epochs": 120, "augment": 0.08},
-    "full/conv": {"epochs": 30},
-    "one-class/mlp": {"epochs": 120},
+RECIPES: Final = {"mlp": "mnist", "conv": "mnist-conv"}
+"""Which of `model/training/recipes` trains a kind of network; those of Fashion-MNIST are alike."""
+
+CHANGES: Final[dict[str, dict[str, Any]]] = {
+    "full/mlp": {},
+    "full/conv": {},
+    "one-class/mlp": {"epochs": 120, "augment": 0.0},
     "one-class/conv": {"epochs": 50},
-    "left-out/mlp": {"epochs": 30, "augment": 0.08},
+    "left-out/mlp": {"epochs": 30},
     "left-out/conv": {"epochs": 8},
 }
-"""How each kind of task is trained: `full` as the recipes of the bundles that ship, one-class
-longer, as there are a tenth of the images, and left-out shorter, as there are ten of them."""
+"""What each kind of task changes of its recipe: one-class is longer, as there are a tenth of the
+images, and left-out shorter, as there are ten of them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,14 @@ class Task:
         """Of its file."""
         label = "" if self.label is None else f"-{self.label}"
         return f"{self.kind}-{self.data_set}-{self.arch}{label}-seed{self.seed}"
+
+
+def options_of(task: Task) -> TrainOptions:
+    """How a task is trained."""
+    recipe = tomllib.loads((RECIPE_FILES / f"{RECIPES[task.arch]}.toml").read_text())
+    names = {field.name for field in fields(TrainOptions)}
+    chosen = {name: value for name, value in recipe.items() if name in names}
+    return replace(TrainOptions(seed=task.seed), **chosen | CHANGES[f"{task.kind}/{task.arch}"])
 
 
 def tasks(seeds: Sequence[int]) -> Iterator[Task]:
@@ -109,6 +122,8 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
     names = [name for name in engine.scores if name not in engine.drawn_scores]
     clean_scores = _scores(engine, test, names)
     return asdict(task) | {
+        "options": asdict(options_of(task)),
+        "made_with": made_with(),
         "fit": asdict(evaluate_fit(engine.bundle.network(), torch.from_numpy(_flat(test)))),
         "auroc": {
             name: _aurocs(clean_scores, _scores(engine, found, names))
@@ -127,8 +142,7 @@ def _trained(task: Task, images: Images) -> Bundle:
         hidden_sizes=conv_sizes(SHAPE) if conv else VAEConfig().hidden_sizes,
         latent_size=32 if conv else VAEConfig().latent_size,
     )
-    options = replace(TrainOptions(seed=task.seed), **OPTIONS[f"{task.kind}/{task.arch}"])
-    found = train(config, images, options)
+    found = train(config, images, options_of(task))
     return Bundle(
         name=task.name,
         config=config,
@@ -163,6 +177,21 @@ def _flat(images: Images) -> Images:
     return images.reshape(len(images), -1)
 
 
+def made_with() -> dict[str, str]:
+    """The machine and the versions that figures come from."""
+    return {
+        "cpu": cpu_model(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def is_done(task: Task) -> bool:
+    """Whether a result is kept, of a training as it would be done now."""
+    path = KEPT / f"{task.name}.json"
+    return path.exists() and json.loads(path.read_text())["options"] == asdict(options_of(task))
+
+
 def main() -> None:
     """Run what is not done yet, then write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
@@ -175,7 +204,7 @@ def main() -> None:
     todo = [
         task
         for task in tasks(arguments.seeds)
-        if task.name.startswith(arguments.only or "") and not (KEPT / f"{task.name}.json").exists()
+        if task.name.startswith(arguments.only or "") and not is_done(task)
     ]
     # Spawned: torch's threads do not survive a fork.
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
@@ -188,10 +217,7 @@ def main() -> None:
     results = {
         "command": "make bench-quality",
         "date": today(),
-        "cpu": cpu_model(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "options": OPTIONS,
+        **made_with(),
         "tasks": found,
     }
     (RESULTS / "quality.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -141,8 +141,8 @@ def _score_row(rows: Sequence[Row], key: tuple[str, str, str], arch: str) -> str
 def _average_rows(rows: Sequence[Row]) -> list[str]:
     """Means over the rows above that are there for both kinds of network."""
     lines = []
+    keys = [key for key in GOALS if all(_aurocs(rows, key, arch, "fused") for arch in _ARCHS)]
     for arch in _ARCHS:
-        keys = [key for key in GOALS if _aurocs(rows, key, arch, "fused")]
         if keys:
             means = [
                 mean(mean(_aurocs(rows, key, arch, score).values()) for key in keys)

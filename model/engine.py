@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,13 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle import Bundle
+from model.calibration import DEFAULT_DRAWS
 from model.device import describe_device, resolve_device
-from model.scoring import (
-    DRAWN_SCORES,
-    draw_log_likelihoods,
-    mean_squared_error,
-    offered_scores,
-)
+from model.draws import DRAWN_SCORES, draw_likelihoods
+from model.scoring import mean_squared_error, offered_scores
 from model.vae import Reconstruction
 
 Floats = NDArray[np.float32]
@@ -73,10 +71,13 @@ class ScoreMaps(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """How likely each image is, given one draw z ~ q(z|x)."""
+    """How likely each row's image is given each of its draws, and how it looks at z = μ."""
 
-    log_likelihood: Floats  # (N,), log p(x|z), nats
-    log_weight: Floats  # (N,), log p(x|z) + log p(z) − log q(z|x), nats
+    log_likelihood: Floats  # (R, K), log p(x|z), nats
+    log_weight: Floats  # (R, K), log p(x|z) + log p(z) − log q(z|x), nats
+    mse: Floats  # (R,)
+    kl: Floats  # (R,), nats
+    error_map: Floats  # (R, C, H, W), squared errors
 
 
 class Engine:
@@ -131,7 +132,8 @@ class Engine:
                 self.score(images, name)
             self.score_map(images)
             if self.drawn_scores:
-                self.draw(np.zeros((n, config.pixels + config.latent_size), dtype=np.float32))
+                width = config.pixels + DEFAULT_DRAWS * config.latent_size
+                self.draw(np.zeros((n, width), dtype=np.float32))
 
     @torch.inference_mode()
     def encode(self, images: Rows) -> Encoding:
@@ -154,10 +156,10 @@ class Engine:
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
         """Each image through a draw z = μ + σ·ε.
 
-        A row is the C·H·W pixels in [0, 1], then the D numbers of ε: the queue holds one array for
-        a request.
+        A row, as `reconstruct_rows` makes it, is the C·H·W pixels in [0, 1], then the D numbers of
+        ε: the queue holds one array for a request.
         """
-        return self._reconstructions(*self._pixels_and_noise(rows))
+        return self._reconstructions(*self._pixels_and_noise(rows, 1))
 
     @torch.inference_mode()
     def score(self, images: Rows, name: str | None = None) -> Scores:
@@ -175,39 +177,62 @@ class Engine:
 
     @torch.inference_mode()
     def draw(self, rows: Rows) -> Draws:
-        """How likely each image is given a draw z = μ + σ·ε; rows as in `reconstruct_drawn`.
+        """How likely each image is given each of `DEFAULT_DRAWS` draws z = μ + σ·ε.
 
-        For a bundle with a pixel variance: where `drawn_scores` has names.
+        A row is as `draw_rows` makes it. For a bundle with a pixel variance, where `drawn_scores`
+        has names; raises `ValueError` for others.
         """
         variance = self.bundle.pixel_variance
         if variance is None:
             raise ValueError("the bundle has no pixel variance, so its images have no likelihood")
-        pixels, noise = self._pixels_and_noise(rows)
-        posterior = self._network.encode(pixels)
-        z = posterior.sample(noise)
-        decoded = self._network.decode(z)
-        found = draw_log_likelihoods(pixels, posterior, z, decoded, variance)
-        return Draws(*map(_numpy, found))
+        pixels, noise = self._pixels_and_noise(rows, DEFAULT_DRAWS)
+        output = self._network(pixels)
+        noise = noise.reshape(len(noise), DEFAULT_DRAWS, self.bundle.config.latent_size)
+        found = draw_likelihoods(self._network, pixels, output.posterior, noise, variance)
+        return Draws(
+            _numpy(found.given_z),
+            _numpy(found.weight),
+            _numpy(mean_squared_error(pixels, output)),
+            _numpy(output.posterior.kl()),
+            self._images((pixels - output.images).square()),
+        )
 
     def draw_rows(self, images: NDArray[Any], noise: Floats) -> Floats:
-        """Rows for `draw` and `reconstruct_drawn`: each image, (N, …), with each of its ε.
+        """Rows for `draw`: N images, and the ε of the K draws of each, (N, K, D).
 
-        `noise` is (N, K, D); the rows are (N·K, C·H·W + D), the K of an image together.
+        A row is an image's pixels, then the ε of `DEFAULT_DRAWS` draws: enough of them to be worth
+        a pass through the encoder, and few enough that a pass is not long. An image has as many
+        rows, one after the other, as its K draws need; the last is filled with zeros.
         """
         n, draws, latent_size = noise.shape
-        pixels = images.reshape(n, 1, self.bundle.config.pixels)
-        rows = np.empty((n, draws, pixels.shape[2] + latent_size), dtype=np.float32)
-        if pixels.dtype == np.uint8:
-            np.divide(pixels, np.float32(255), out=rows[..., :-latent_size])
-        else:
-            rows[..., :-latent_size] = pixels
-        rows[..., -latent_size:] = noise
-        return rows.reshape(n * draws, -1)
+        rows = math.ceil(draws / DEFAULT_DRAWS)
+        filled = np.zeros((n, rows * DEFAULT_DRAWS, latent_size), dtype=np.float32)
+        filled[:, :draws] = noise
+        return self._rows(images, filled.reshape(n, rows, DEFAULT_DRAWS * latent_size))
 
-    def drawn_score(self, name: str, draws: Draws, n: int) -> Floats:
-        """One of `drawn_scores` of `n` images, from what `draw` made of their rows."""
-        likelihoods, weights = (values.reshape(n, -1) for values in draws)  # (N, K) each
+    def reconstruct_rows(self, images: NDArray[Any], noise: Floats) -> Floats:
+        """Rows for `reconstruct_drawn`: N images, and an ε of each, (N, D)."""
+        return self._rows(images, noise[:, None])
+
+    def drawn_score(self, name: str, draws: Draws, noise_shape: tuple[int, ...]) -> Floats:
+        """One of `drawn_scores`, (N,), of what `draw` made of rows of noise (N, K, D)."""
+        n, count, _ = noise_shape
+        likelihoods, weights = (
+            values.reshape(n, -1)[:, :count] for values in (draws.log_likelihood, draws.log_weight)
+        )
         return DRAWN_SCORES[name](likelihoods, weights)
+
+    def _rows(self, images: NDArray[Any], noise: Floats) -> Floats:
+        """Each image, (N, …), before each of its R parts of noise (N, R, W): (N·R, C·H·W + W)."""
+        n, rows, width = noise.shape
+        pixels = images.reshape(n, 1, self.bundle.config.pixels)
+        made = np.empty((n, rows, pixels.shape[2] + width), dtype=np.float32)
+        if pixels.dtype == np.uint8:
+            np.divide(pixels, np.float32(255), out=made[..., :-width])
+        else:
+            made[..., :-width] = pixels
+        made[..., -width:] = noise
+        return made.reshape(n * rows, -1)
 
     def _scored(self, name: str | None, pixels: Tensor, output: Reconstruction) -> Scores:
         mse = _numpy(mean_squared_error(pixels, output))
@@ -221,10 +246,9 @@ class Engine:
             self._images(output.images), _numpy(mean_squared_error(pixels, output))
         )
 
-    def _pixels_and_noise(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        config = self.bundle.config
-        batch = self._batch(rows, config.pixels + config.latent_size)
-        pixels, noise = torch.split(batch, [config.pixels, config.latent_size], dim=1)
+    def _pixels_and_noise(self, rows: Rows, draws: int) -> tuple[Tensor, Tensor]:
+        widths = [self.bundle.config.pixels, draws * self.bundle.config.latent_size]
+        pixels, noise = torch.split(self._batch(rows, sum(widths)), widths, dim=1)
         return pixels, noise
 
     def _pixels(self, images: Rows) -> Tensor:

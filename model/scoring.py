@@ -1,28 +1,27 @@
 """Scores of one image, from the image, its posterior and its reconstruction. Larger is stranger.
 
-Those of `offered_scores` are deterministic: z = μ, one pass through encoder and decoder. Those of
-`DRAWN_SCORES` average over draws z ~ q(z|x), and cost as many passes.
+They are deterministic: z = μ, one pass through encoder and decoder. `model.draws` has those that
+average over draws z ~ q(z|x).
 
 A Bernoulli log-likelihood is never one of them: on grey pixels it grows with the share of dark
 ones, and so prefers simple images to normal ones.
 
-N images, P = C·H·W pixels each, D latent dimensions, K draws.
+N images, P = C·H·W pixels each, D latent dimensions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.mixture import GaussianMixture
-from model.vae import DiagonalGaussian, Reconstruction
+from model.vae import Reconstruction
 
 WORST_SHARE: Final = 0.05
 """Share of an image's pixels that `mse_top5` looks at."""
@@ -109,7 +108,7 @@ def negative_elbo(pixel_variance: float) -> Score:
     """−log p(x|z) + KL in nats, for p(x|z) = N(x̂, σ² I) at z = μ, with the σ² that was learned."""
 
     def score(pixels: Tensor, output: Reconstruction) -> Tensor:
-        return output.posterior.kl() - _log_likelihood(pixels, output.images, pixel_variance)
+        return output.posterior.kl() - log_likelihood(pixels, output.images, pixel_variance)
 
     return score
 
@@ -188,58 +187,8 @@ def offered_scores(
     return offered
 
 
-def draw_log_likelihoods(
-    pixels: Tensor, posterior: DiagonalGaussian, z: Tensor, images: Tensor, pixel_variance: float
-) -> tuple[Tensor, Tensor]:
-    """For one draw z ~ q(z|x) an image, decoded to `images`: log p(x|z) and its importance weight.
-
-    The weight is log p(x|z) + log p(z) − log q(z|x), in nats. Both (N,).
-    """
-    likelihood = _log_likelihood(pixels, images, pixel_variance)
-    noise = (z - posterior.mean) / posterior.std
-    prior = -0.5 * (z.square() + LOG_2PI).sum(dim=1)
-    proposal = -0.5 * (noise.square() + posterior.log_variance + LOG_2PI).sum(dim=1)
-    return likelihood, likelihood + prior - proposal
-
-
-def reconstruction_probability(likelihoods: NDArray[np.float32], _: object) -> NDArray[np.float32]:
-    """−mean over K draws of log p(x|z), (N, K) to (N,), nats.
-
-    Source: An and Cho 2015, "Variational autoencoder based anomaly detection using reconstruction
-    probability". Theirs has a variance for each pixel, ours one for all.
-    """
-    mean: NDArray[np.float32] = -likelihoods.mean(axis=1)
-    return mean
-
-
-def iwae(_: object, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """−log of the mean over K draws of the importance weights: bounds −log p(x) from above, nats.
-
-    (N, K) to (N,). Source: Burda, Grosse and Salakhutdinov 2016, "Importance weighted
-    autoencoders".
-    """
-    largest = weights.max(axis=1, keepdims=True)
-    mean = np.exp(weights - largest).mean(axis=1)
-    bound: NDArray[np.float32] = -(largest[:, 0] + np.log(mean))
-    return bound
-
-
-DRAWN_SCORES: Final[
-    Mapping[str, Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]]
-] = {"reconstruction_probability": reconstruction_probability, "iwae": iwae}
-"""From the log-likelihoods and log-weights of K draws, both (N, K). They need a pixel variance."""
-
-
-def score_names(
-    statistics: ScoreStatistics | None, pixel_variance: float | None
-) -> tuple[str, ...]:
-    """All scores of a network, the drawn ones last; the first is the default."""
-    drawn = DRAWN_SCORES if pixel_variance is not None else ()
-    return (*offered_scores(statistics, pixel_variance), *drawn)
-
-
-def _log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Tensor:
-    """log N(x; x̂, σ² I): (N,)."""
+def log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Tensor:
+    """log N(x; x̂, σ² I) in nats: (N,)."""
     error = (pixels - images).square().sum(dim=1)
     return -0.5 * (
         error / pixel_variance + pixels.shape[1] * math.log(2 * math.pi * pixel_variance)

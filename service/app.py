@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -27,6 +28,8 @@ from service.metrics import Metrics
 from service.openapi import openapi_of
 from service.settings import Settings
 from service.state import Service
+
+log = logging.getLogger("service")
 
 DECODERS = 2
 """Threads that decode image files: each may hold some hundred megabytes while it does."""
@@ -55,6 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     engine.warm_up(settings.max_batch_images)
     bundle = engine.bundle
+    calibration = bundle.calibration
+    if calibration is not None and settings.alpha < (least := 1 / (calibration.n + 1)):
+        log.warning(
+            "alpha is %g, and the bundle's calibration of %d images knows no p-value below %.2g: "
+            "no image will be an anomaly",
+            *(settings.alpha, calibration.n, least),
+        )
     metrics = Metrics(bundle=bundle.name, version=bundle.version)
     inference = Inference(
         engine,

@@ -74,7 +74,7 @@ class Encoding(NamedTuple):
 
 
 class AnomalyScores(NamedTuple):
-    """`p_value`, `is_anomaly` and `threshold` are None from a bundle without calibration."""
+    """`p_value`, `is_anomaly` and `threshold` are None where the score was not calibrated."""
 
     score: Floats  # (N,), grows with strangeness
     p_value: NDArray[np.float64] | None  # (N,), share of clean images as strange or stranger

@@ -96,23 +96,29 @@ class Inference:
         """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
-        rows = self._drawn_rows(images, 1, seed)
+        shape = (len(images), self.engine.bundle.config.latent_size)
+        rows = self.engine.reconstruct_rows(images, standard_normal(shape, seed))
         return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
     async def score(self, images: Rows, context: RequestContext, wanted: ScoreWanted) -> Verdicts:
         """How strange each image is, and what that means.
 
-        A drawn score takes `draws` rows an image, which all must fit into the queue.
+        Of a drawn score, each image takes a row in the queue for every `DEFAULT_DRAWS` draws.
         """
         name = wanted.name or self.engine.scores[0]
-        drawn = name in self.engine.drawn_scores
-        method = self.engine.score_map if wanted.map else self.engine.score
-        run = self._run_of(method, "mse" if drawn else name)
-        score, mse, kl, *maps = await self._submit(run, images, context)
-        if drawn:
-            rows = self._drawn_rows(images, wanted.draws, wanted.seed)
+        maps: list[Floats] = []
+        if name in self.engine.drawn_scores:
+            shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
+            rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             draws = await self._submit(self.engine.draw, rows, context)
-            score = self.engine.drawn_score(name, draws, len(images))
+            score = self.engine.drawn_score(name, draws, shape)
+            first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
+            mse, kl = draws.mse[first], draws.kl[first]
+            maps = [draws.error_map[first]] if wanted.map else []
+        else:
+            method = self.engine.score_map if wanted.map else self.engine.score
+            found = await self._submit(self._run_of(method, name), images, context)
+            score, mse, kl, *maps = found
         p_value, is_anomaly, threshold = self._judge(name, score, wanted)
         return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
@@ -145,8 +151,9 @@ class Inference:
         A drawn score is calibrated at one number of draws, and has other values at another.
         """
         calibration = self.engine.bundle.calibration
-        drawn = name in self.engine.drawn_scores
-        if calibration is None or (drawn and wanted.draws != DEFAULT_DRAWS):
+        if calibration is None or name not in calibration.scores:
+            return None, None, None
+        if name in self.engine.drawn_scores and wanted.draws != DEFAULT_DRAWS:
             return None, None, None
         p_value = calibration.p_values(name, score)
         cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
@@ -156,10 +163,6 @@ class Inference:
         """The engine's method for one score: the same object each time, so that its rows share
         batches."""
         return self._runs.setdefault((method, name), partial(method, name=name))
-
-    def _drawn_rows(self, images: Rows, draws: int, seed: int | None) -> Floats:
-        shape = (len(images), draws, self.engine.bundle.config.latent_size)
-        return self.engine.draw_rows(images, standard_normal(shape, seed))
 
     async def _submit(self, run: Run[R], rows: NDArray[Any], context: RequestContext) -> R:
         try:

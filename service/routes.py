@@ -115,8 +115,8 @@ async def anomaly_score(
     request: Request, query: Annotated[schemas.ScoreQuery, Query()]
 ) -> Response:
     """Larger is stranger. `p_value` is the share of clean images that are as strange or stranger,
-    and `is_anomaly` is `p_value ≤ alpha`: of clean images, a share of `alpha` at most is called
-    anomalies. Both are null, as is `threshold`, where nothing is known of clean images.
+    and `is_anomaly` is `p_value ≤ alpha`, so that `alpha` is the false-alarm rate to be expected on
+    clean images. All three, with `threshold`, are null for a score that was not calibrated.
 
     As an array: [N] scores, or the map with `map=true`. A PNG needs `map=true`.
     """
@@ -132,7 +132,8 @@ async def anomaly_score(
         "model": service.name,
         "score_type": wanted.name,
         "alpha": wanted.alpha,
-        "threshold": found.threshold,
+        # As a float32, like the scores: both are then written with the same digits.
+        "threshold": None if found.threshold is None else np.float32(found.threshold),
         "score": found.score,
         "p_value": found.p_value,
         "is_anomaly": found.is_anomaly,
@@ -198,7 +199,7 @@ async def model(request: Request) -> dict[str, Any]:
         and {"data_set": calibration.data_set, "n": calibration.n, "date": calibration.date},
         "device": engine.device,
         "dtype": engine.dtype,
-        "metrics": bundle.metrics,
+        "metrics": {split: fit for split, fit in bundle.metrics.items() if split != "evaluation"},
         "provenance": bundle.provenance,
     }
 

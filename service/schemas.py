@@ -108,16 +108,17 @@ class ScoreQuery(ImagesQuery):
         None,
         ge=1,
         le=MAX_DRAWS,
-        description="draws an image, for reconstruction_probability and iwae; with another number "
-        f"than the default, {DEFAULT_DRAWS}, there is no p_value",
+        description="draws an image, for reconstruction_probability and iwae; the other scores "
+        f"take none. With another number than the default, {DEFAULT_DRAWS}, there is no p_value. "
+        "Images × samples are limited as images are",
         examples=[DEFAULT_DRAWS],
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="makes the draws of reconstruction_probability and iwae repeatable; "
-        "a fresh one if left out",
+        description="makes the draws of reconstruction_probability and iwae repeatable; a fresh "
+        "one if left out, and the other scores take none",
         examples=[7],
     )
     map: bool = Field(
@@ -185,7 +186,7 @@ class ScoreAnswer(BaseModel):
     fdr: Literal["bh"] | None = Field(None, description="with ?fdr=bh")
     threshold: float | None = Field(
         description="an image is an anomaly if its score is larger; null without calibration, or "
-        "where that has too few images for alpha"
+        "where that has too few images for alpha, or with fdr for the share of it that decides"
     )
     score: list[float] = Field(description="[N], grows with strangeness")
     p_value: list[float] | None = Field(
@@ -193,7 +194,7 @@ class ScoreAnswer(BaseModel):
         "calibration"
     )
     is_anomaly: list[bool] | None = Field(
-        description="[N], p_value ≤ alpha; null without calibration"
+        description="[N], p_value ≤ alpha, or what fdr makes of it; null without calibration"
     )
     mse: list[float] = Field(description="[N], mean squared error of a pixel at z = μ")
     kl: list[float] = Field(description="[N], KL(q(z|x) ‖ N(0, I)) in nats")

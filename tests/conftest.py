@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from model.bundle import find_bundle, load_bundle
 from model.engine import Engine
-from model.training.data import load_images
+from model.training.data import Split, load_images
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 START_TIMEOUT_S = 60
@@ -50,17 +50,23 @@ def digits() -> NDArray[np.uint8]:
 @pytest.fixture(scope="session")
 def test_images() -> Callable[[str], NDArray[np.uint8]]:
     """`test_images("mnist")`: a data set's test images, (N, 1, 28, 28)."""
+    return lambda name: real_images(name, "test")
 
-    def load(name: str) -> NDArray[np.uint8]:
-        directory = SHARED_DATA / name
-        if not directory.is_dir():
-            reason = f"the data set {name} is not at {directory}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        return load_images(directory, "test", image_shape=(1, 28, 28)).images
 
-    return load
+@pytest.fixture(scope="session")
+def training_images() -> Callable[[str], NDArray[np.uint8]]:
+    """`training_images("mnist")`: a data set's training images, (N, 1, 28, 28)."""
+    return lambda name: real_images(name, "train")
+
+
+def real_images(name: str, split: Split) -> NDArray[np.uint8]:
+    directory = SHARED_DATA / name
+    if not directory.is_dir():
+        reason = f"the data set {name} is not at {directory}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return load_images(directory, split, image_shape=(1, 28, 28)).images
 
 
 @pytest.fixture(scope="session")

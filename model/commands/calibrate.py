@@ -14,10 +14,12 @@ from model.calibration import COMMON_ALPHAS
 from model.commands.common import (
     DATA_HELP,
     HelpFormatter,
+    check_target,
     find_data,
     show_skipped,
     today,
     warn_if_few,
+    was_trained_on,
 )
 from model.training.calibrate import calibrated
 from model.training.card import model_card
@@ -42,6 +44,7 @@ def add(commands: Any) -> None:
         type=Path,
         help="directory to write to; the bundle's own if unset, which no bundle that ships takes",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
     parser.add_argument(
         "--split",
         choices=get_args(Split),
@@ -54,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(markup=False, highlight=False)
     directory = find_bundle(arguments.bundle)
     out: Path = arguments.out or directory
+    if out.resolve() != directory.resolve():
+        check_target(out, overwrite=arguments.overwrite)
     if out.resolve().is_relative_to(PRETRAINED):
         raise ValueError(f"{arguments.bundle!r} ships, and stays as it is: say --out DIR")
     bundle = load_bundle(directory)
@@ -64,8 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         data, split = load_unseen(path, image_shape=shape)
     show_skipped(console, data)
-    known = bundle.provenance.get("files_sha256", {})
-    if split == "train" and any(known.get(name) == sha for name, sha in data.files.items()):
+    if split == "train" and was_trained_on(bundle, data):
         console.print(
             "warning: the network was trained on these very images; p-values of others will be too "
             "small, and alarms too many"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from model.bundle import Bundle
 from model.calibration import too_small_for
 from model.training.data import ImageSet
 
@@ -51,15 +52,16 @@ def check_limits(arguments: argparse.Namespace, limits: Mapping[str, tuple[float
             raise ValueError(f"--{name} is {value}, expected {least:,} to {most:,}")
 
 
-def check_target(arguments: argparse.Namespace) -> None:
-    """Raise `ValueError` if --out holds a bundle that is not to be replaced."""
-    if arguments.name is not None and not arguments.name.strip():
-        raise ValueError(f"--name is {arguments.name!r}, expected a text")
-    resumed = "resume" in arguments and arguments.resume
-    if resumed and (arguments.out / CHECKPOINT_NAME).exists():
-        return
-    if (arguments.out / "config.json").exists() and not arguments.overwrite:
-        raise ValueError(f"{arguments.out} already holds a bundle: --overwrite replaces it")
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Raise `ValueError` if `out` holds a bundle that is not to be replaced."""
+    if (out / "config.json").exists() and not overwrite:
+        raise ValueError(f"{out} already holds a bundle: --overwrite replaces it")
+
+
+def check_name(name: str | None) -> None:
+    """Raise `ValueError` for a name that is none."""
+    if name is not None and not name.strip():
+        raise ValueError(f"--name is {name!r}, expected a text")
 
 
 def show_skipped(console: Console, data: ImageSet) -> None:
@@ -68,6 +70,12 @@ def show_skipped(console: Console, data: ImageSet) -> None:
         console.print(f"skipped {line}")
     if data.skipped:
         console.print(f"{len(data.skipped)} files skipped, {len(data.images):,} read")
+
+
+def was_trained_on(bundle: Bundle, data: ImageSet) -> bool:
+    """Whether any file of `data` is one that the bundle names as its own, test images included."""
+    known = bundle.provenance.get("files_sha256", {})
+    return any(known.get(name) == sha for name, sha in data.files.items())
 
 
 def today() -> str:

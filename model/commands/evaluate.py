@@ -16,7 +16,14 @@ from rich.table import Table
 
 from model.bundle import Bundle, find_bundle, load_bundle
 from model.calibration import COMMON_ALPHAS
-from model.commands.common import DATA_HELP, HelpFormatter, find_data, show_skipped, today
+from model.commands.common import (
+    DATA_HELP,
+    HelpFormatter,
+    find_data,
+    show_skipped,
+    today,
+    was_trained_on,
+)
 from model.engine import Engine
 from model.training.card import model_card
 from model.training.data import (
@@ -97,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     clean, split = _load(console, path, bundle)
     labels = _labels(path, split, len(clean.images))
     anomalies = [_load(console, find_data(given), bundle)[0] for given in arguments.anomalies or []]
-    notes = [TRAINED_ON] if split == "train" and _was_trained_on(bundle, clean) else []
+    notes = [TRAINED_ON] if split == "train" and was_trained_on(bundle, clean) else []
     with console.status("") as status:
         observations = observe(
             Engine(bundle, device="cpu"),
@@ -138,11 +145,6 @@ def _labels(path: Path, split: Split, n: int) -> NDArray[np.uint8] | None:
     if labels is not None and len(labels) != n:
         raise DataError(f"{path} holds {n:,} {split} images, but {len(labels):,} labels of them")
     return labels
-
-
-def _was_trained_on(bundle: Bundle, data: ImageSet) -> bool:
-    known = bundle.provenance.get("files_sha256", {})
-    return any(known.get(name) == sha for name, sha in data.files.items())
 
 
 def _training_images(path: Path, split: Split, bundle: Bundle) -> NDArray[np.uint8] | None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from model.commands.common import HelpFormatter, check_target
+from model.commands.common import HelpFormatter, check_name, check_target
 from model.config import Head
 from model.training.card import model_card
 from model.training.import_checkpoint import import_checkpoint
@@ -40,7 +40,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the checkpoint, and write the bundle."""
-    check_target(arguments)
+    check_name(arguments.name)
+    check_target(arguments.out, overwrite=arguments.overwrite)
     bundle = import_checkpoint(
         arguments.checkpoint,
         name=arguments.name or arguments.out.resolve().name,

@@ -24,6 +24,7 @@ from model.commands.common import (
     INTERRUPTED,
     HelpFormatter,
     check_limits,
+    check_name,
     check_target,
     find_data,
     show_skipped,
@@ -73,7 +74,11 @@ def add(commands: Any) -> None:
         required=not data,
         help=f"{DATA_HELP}, which is the default",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory of the bundle to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory of the bundle to write; runs/NAME-OF-DATA if unset",
+    )
     parser.add_argument("--name", help="name of the bundle; the directory's by default")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
     parser.add_argument("--resume", action="store_true", help="go on where a training stopped")
@@ -139,9 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe:
         arguments = with_recipe(arguments, arguments.argv)
     console = Console(markup=False, highlight=False)  # names of files may have brackets
-    check_target(arguments)
+    check_name(arguments.name)
     check_limits(arguments, LIMITS)
     arguments.data = find_data(arguments.data)
+    arguments.out = arguments.out or Path("runs") / arguments.data.resolve().stem
+    goes_on = arguments.resume and (arguments.out / CHECKPOINT_NAME).exists()
+    check_target(arguments.out, overwrite=arguments.overwrite or goes_on)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)

@@ -104,7 +104,10 @@ def _figures(splits: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluation(bundle: Bundle) -> list[str]:
-    evaluation = Evaluation.from_json(bundle.metrics[EVALUATION])
+    try:
+        evaluation = Evaluation.from_json(bundle.metrics[EVALUATION])
+    except (KeyError, TypeError):
+        return ["", "It was evaluated by another version, whose figures this one cannot show."]
     alarms = evaluation.false_alarms
     measured = alarms and alarms.calibration
     current = bundle.calibration and CalibrationFacts.of(bundle.calibration)

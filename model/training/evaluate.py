@@ -210,7 +210,7 @@ def false_alarms(calibration: Calibration, clean: dict[str, Floats]) -> FalseAla
 
 def exchangeable_rates(calibration: Calibration, name: str) -> tuple[ExchangeableRate, ...]:
     """Of random halves of the calibration's own images: one calibrates, the other is measured."""
-    table = calibration.scores[name]
+    table = calibration.scores.get(name, np.empty(0, np.float32))
     if len(table) < 2:
         return ()
     rates = np.empty((HALVINGS, len(COMMON_ALPHAS)))

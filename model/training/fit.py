@@ -10,8 +10,13 @@ from torch import Tensor
 
 from model.vae import VAE
 
-CHUNK: int = 2_000
-"""Images in one pass: large enough to be fast, small enough to need little memory."""
+CHUNK_PIXELS: int = 2_000 * 784
+"""Numbers in one pass: enough of them to be fast, few enough to need little memory."""
+
+
+def chunks(images: Tensor) -> tuple[Tensor, ...]:
+    """(N, P) in parts of so many pixels, an image at least."""
+    return torch.split(images, max(1, CHUNK_PIXELS // images.shape[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ def evaluate_fit(network: VAE, images: Tensor, *, seed: int = 0) -> Fit:
     """Measure uint8 `images`, (N, P). The draws depend on `seed` alone."""
     generator = torch.Generator().manual_seed(seed)
     totals = torch.zeros(3, dtype=torch.float64)
-    for chunk in torch.split(images, CHUNK):
+    for chunk in chunks(images):
         pixels = chunk.float() / 255
         posterior = network.encode(pixels)
         noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)

@@ -13,7 +13,7 @@ from model.scoring import RIDGE
 MAX_COMPONENTS: Final = 30
 """More told strange images no better apart."""
 
-LATENTS_PER_PARAMETER: Final = 10
+LATENTS_PER_DIMENSION: Final = 10
 """A component has so many latents, for each of their dimensions, to take its covariance from."""
 
 MAX_LATENTS: Final = 20_000
@@ -32,7 +32,7 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
     chosen = torch.randperm(len(latents), generator=generator)[:MAX_LATENTS]
     z = latents[chosen].double()
     n, size = z.shape
-    components = max(1, min(MAX_COMPONENTS, n // (LATENTS_PER_PARAMETER * size)))
+    components = max(1, min(MAX_COMPONENTS, n // (LATENTS_PER_DIMENSION * size)))
     ridge = RIDGE * torch.eye(size, dtype=torch.float64)
     whole = torch.cov(z.T, correction=0).reshape(size, size) + ridge
     mixture = GaussianMixture(

@@ -13,7 +13,7 @@ from model.scoring import (
     ScoreStatistics,
     relative_errors,
 )
-from model.training.fit import CHUNK
+from model.training.fit import chunks
 from model.training.mixture import fit_mixture
 from model.vae import VAE
 
@@ -26,14 +26,14 @@ def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
     contrast = _mean_contrast(images)
     means: list[Tensor] = []
     errors: list[Tensor] = []
-    for chunk in torch.split(images, CHUNK):
+    for chunk in chunks(images):
         pixels = chunk.float() / 255
         output = network(pixels)
         means.append(output.posterior.mean.cpu())
         errors.append(relative_errors(pixels, output, contrast).cpu())
     latents = torch.cat(means)  # (N, D)
     mixture = fit_mixture(latents)
-    density = torch.cat([mixture.log_density(part) for part in torch.split(latents, CHUNK)])
+    density = torch.cat([mixture.log_density(part) for part in torch.split(latents, 2_000)])
     parts = torch.cat([torch.cat(errors), -density[:, None]], dim=1).double().numpy()  # (N, 3)
     median = np.median(parts, axis=0)
     tail = np.array([np.quantile(part, q) for part, q in zip(parts.T, TAILS, strict=True)])
@@ -56,6 +56,6 @@ def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
 def _mean_contrast(images: Tensor) -> Tensor:
     """Mean over the images of the variance of an image's pixels: (1,)."""
     total = torch.zeros(1, dtype=torch.float64)
-    for chunk in torch.split(images, CHUNK):
+    for chunk in chunks(images):
         total += (chunk.float() / 255).var(dim=1, correction=0).double().sum().cpu()
     return (total / len(images)).float().to(images.device)

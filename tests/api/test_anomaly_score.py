@@ -19,6 +19,7 @@ from model.training.calibrate import calibrated
 from service.app import create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, problem, uint8_body
+from tests.conftest import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -69,8 +70,7 @@ async def test_p_values_verdicts_and_threshold(
         assert alpha < 1 / (len(table) + 1)
         assert not any(answer["is_anomaly"])
     else:
-        found = [np.float32(s) > np.float32(answer["threshold"]) for s in answer["score"]]
-        assert answer["is_anomaly"] == found
+        assert answer["is_anomaly"] == [s > answer["threshold"] for s in answer["score"]]
 
 
 async def test_the_setting_is_the_default_alpha(
@@ -128,8 +128,7 @@ async def test_benjamini_hochberg_over_the_request(
     cut = alpha * max(passing) / m if passing else 0.0
     assert answer["is_anomaly"] == [value <= cut for value in p]
     assert np.mean(answer["is_anomaly"][8:]) == 1  # the noise
-    above = [np.float32(s) > np.float32(answer["threshold"]) for s in answer["score"]]
-    assert answer["is_anomaly"] == above
+    assert answer["is_anomaly"] == [s > answer["threshold"] for s in answer["score"]]
 
 
 async def test_it_differs_from_the_plain_rule(engine: Engine, tmp_path: Path) -> None:
@@ -148,6 +147,29 @@ async def test_it_differs_from_the_plain_rule(engine: Engine, tmp_path: Path) ->
 
 async def test_another_correction_is_refused(client: AsyncClient, four: NDArray[np.uint8]) -> None:
     problem(await client.post("/anomaly-score?fdr=no", json=uint8_body(four)), 422, "fdr", "'no'")
+
+
+async def test_a_table_of_p_values_that_is_lacking(
+    engine: Engine, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """As of a score that the version that calibrated did not know."""
+    assert engine.bundle.calibration is not None
+    tables = {"mse": engine.bundle.calibration.scores["mse"]}
+    bundle = replace(engine.bundle, calibration=replace(engine.bundle.calibration, scores=tables))
+    async with client_of(app_of(bundle, tmp_path / "b")) as client:
+        for name, known in (("fused", False), ("iwae", False), ("mse", True)):
+            response = await client.post(f"/anomaly-score?score={name}", json=uint8_body(images))
+            assert (response.json()["p_value"] is not None) == known
+
+
+def test_an_alpha_that_calls_nothing_an_anomaly_is_told_at_the_start(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app_of(engine.bundle, tmp_path / "b", alpha=0.0002)
+    assert "alpha" not in caplog.text
+    app_of(engine.bundle, tmp_path / "b", alpha=0.00005)
+    assert "alpha is 5e-05" in caplog.text
+    assert "10000 images" in caplog.text
 
 
 # Draws
@@ -267,22 +289,38 @@ async def test_an_imported_bundle_offers_what_it_can(
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist-conv"])
-async def test_false_alarms_on_mnists_test_images(
-    test_images: Callable[[str], NDArray[np.uint8]], name: str
+def test_false_alarms_on_mnists_test_images(
+    start_server: Callable[..., Server], test_images: Callable[[str], NDArray[np.uint8]], name: str
 ) -> None:
     """Every one of the 10,000, over HTTP, at the default score."""
-    clean = test_images("mnist")
     headers = {"Content-Type": "application/octet-stream"}
-    app = create_app(Settings(bundle=name, threads=1))
     p_values: list[float] = []
-    async with client_of(app) as client:
-        for part in np.split(clean, 5):
-            response = await client.post("/anomaly-score", content=part.tobytes(), headers=headers)
-            p_values += response.json()["p_value"]
+    with start_server("--bundle", name).client() as client:
+        for part in np.split(test_images("mnist"), 5):
+            answer = client.post("/anomaly-score", content=part.tobytes(), headers=headers)
+            p_values += answer.json()["p_value"]
     rates = {alpha: float(np.mean(np.array(p_values) <= alpha)) for alpha in (0.05, 0.01)}
-    print(f"{name}: false-alarm rates on MNIST's test set {rates}")
+    print(f"\n{name}: false-alarm rates on MNIST's test set, over HTTP, {rates}")
     assert rates[0.05] == pytest.approx(0.050, abs=0.006)
     assert rates[0.01] == pytest.approx(0.010, abs=0.003)
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist-conv", "fashion-mnist", "fashion-mnist-conv"])
+def test_alone_and_in_a_batch(name: str, test_images: Callable[[str], NDArray[np.uint8]]) -> None:
+    """The same to 1e-5, with the same verdict, by every score."""
+    images = test_images("fashion-mnist" if name.startswith("fashion") else "mnist")[:128]
+    engine = Engine(load_bundle(find_bundle(name)), device="cpu", threads=1)
+    assert engine.bundle.calibration is not None
+    for score in SCORES:
+        together = engine.score(images, score).score
+        alone = np.concatenate([engine.score(image[None], score).score for image in images])
+        np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5)
+        for alpha in (0.01, 0.05):
+            one, other = (
+                engine.bundle.calibration.p_values(score, found) <= alpha
+                for found in (together, alone)
+            )
+            np.testing.assert_array_equal(one, other)
 
 
 def test_the_shipped_bundles_are_calibrated() -> None:

@@ -32,7 +32,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def one_by_one(engine: Engine, images: NDArray[np.uint8]) -> dict[str, Floats]:
-    """Every score, an image and a draw at a time."""
+    """Every score, an image at a time."""
     found: dict[str, Floats] = {
         name: np.concatenate([engine.score(image[None], name).score for image in images])
         for name in engine.scores
@@ -42,11 +42,9 @@ def one_by_one(engine: Engine, images: NDArray[np.uint8]) -> dict[str, Floats]:
         noise = np.random.default_rng(0).standard_normal((N, 32, TINY.latent_size), np.float32)
         draws = []
         for image, epsilons in zip(images, noise, strict=True):
-            pixels = image.ravel() / np.float32(255)
-            draws += [engine.draw(np.concatenate([pixels, e])[None]) for e in epsilons]
-        likelihood, weight = (
-            np.concatenate(parts).reshape(N, 32) for parts in zip(*draws, strict=True)
-        )
+            row = np.concatenate([image.ravel() / np.float32(255), epsilons.ravel()])
+            draws.append(engine.draw(row[None]))
+        likelihood, weight = (np.concatenate(parts) for parts in list(zip(*draws, strict=True))[:2])
         found["reconstruction_probability"] = -likelihood.mean(axis=1)
         weight = weight.astype(np.float64)
         found["iwae"] = -np.log(np.exp(weight).mean(axis=1)).astype(np.float32)

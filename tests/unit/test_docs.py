@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality_tables import markdown
-from model.bundle import PRETRAINED, pretrained_names
+from model.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
 from model.calibration import DEFAULT_DRAWS
 from model.engine import Engine
 from service.settings import Settings
@@ -55,6 +55,32 @@ def test_the_quality_tables_are_those_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks/results/quality.json").read_text(encoding="utf-8"))
     quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
     assert markdown(results) == quality
+
+
+def table_of(marker: str) -> list[list[str]]:
+    """The cells of README's first table after `<!-- marker`, without its head."""
+    match = re.search(rf"<!-- {marker}.*?\n(\|.*?)\n\n", README, re.DOTALL)
+    assert match
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in match[1].split("\n")[2:]]
+
+
+def test_the_table_of_bundles_is_theirs() -> None:
+    rows = {name.split("`")[1]: figures for name, _, *figures in table_of("bundles")}
+    assert set(rows) == set(pretrained_names())
+    for name, figures in rows.items():
+        test = load_bundle(find_bundle(name)).metrics["test"]
+        assert figures == [f"{test['mse']:.4f}", f"{test['kl']:.1f}"]
+
+
+def test_the_false_alarms_are_those_of_the_cards() -> None:
+    *rows, (_, _, *halves) = table_of("quality")
+    assert {name.strip("`") for name, *_ in rows} == set(pretrained_names())
+    for name, _, *found in rows:
+        measured = load_bundle(find_bundle(name.strip("`"))).metrics["evaluation"]["false_alarms"]
+        rates = {r["alpha"]: r["rate"] for r in measured["rates"] if r["score"] == "fused"}
+        assert found == [f"{rates[alpha]:.4f}" for alpha in (0.05, 0.01)]
+        split = {r["alpha"]: r for r in measured["exchangeable"]}
+        assert halves == [f"{split[a]['mean']:.4f} ± {split[a]['std']:.4f}" for a in (0.05, 0.01)]
 
 
 def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:

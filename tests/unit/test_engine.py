@@ -306,7 +306,7 @@ def test_what_is_no_score_of_one_pass_is_an_error(
         with pytest.raises(KeyError, match=name):
             whole.score(images, name)
     with pytest.raises(KeyError):
-        whole.drawn_score("mse", whole.draw(np.zeros((4, 789), np.float32)), 2)
+        whole.drawn_score("mse", whole.draw(np.zeros((4, 784 + 160), np.float32)), (4, 32, 5))
 
 
 # Draws
@@ -317,46 +317,64 @@ def noise() -> NDArray[np.float32]:
     return np.random.default_rng(1).standard_normal((N, 3, 5), np.float32)
 
 
+@pytest.mark.parametrize("draws", [1, 31, 32, 33, 70])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_each_image_gets_each_of_its_draws(
-    dtype: type[np.generic], whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+    dtype: type[np.generic], draws: int, whole: Engine, images: NDArray[np.uint8]
 ) -> None:
+    """32 draws a row, and zeros after the last."""
+    noise = np.random.default_rng(2).standard_normal((N, draws, 5), np.float32)
     given_images = images if dtype == np.uint8 else (images / 255).astype(dtype)
     rows = whole.draw_rows(given_images, noise)
-    assert rows.shape == (3 * N, 784 + 5)
+    each = -(-draws // 32)
+    assert rows.shape == (each * N, 784 + 32 * 5)
     assert rows.dtype == np.float32
-    for number, row in enumerate(rows):
-        image, draw = divmod(number, 3)
-        np.testing.assert_allclose(row[:784], images[image].ravel() / 255, atol=1e-7)
-        np.testing.assert_array_equal(row[784:], noise[image, draw])
+    for number in range(N):
+        own = rows[each * number : each * (number + 1)]
+        np.testing.assert_allclose(own[:, :784] - images[number].ravel() / 255, 0, atol=1e-7)
+        epsilons = own[:, 784:].reshape(-1, 5)
+        np.testing.assert_array_equal(epsilons[:draws], noise[number])
+        assert (epsilons[draws:] == 0).all()
     assert_same([whole.draw_rows(given_images.reshape(N, 784), noise)], [rows])
 
 
-def test_a_draw_is_as_by_hand(
-    whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
-) -> None:
+@pytest.mark.parametrize("count", [3, 32, 40])
+def test_draws_are_as_by_hand(whole: Engine, images: NDArray[np.uint8], count: int) -> None:
     """Encoded, moved by σ·ε, decoded; the likelihoods are scipy's."""
+    noise = np.random.default_rng(1).standard_normal((N, count, 5), np.float32)
     draws = whole.draw(whole.draw_rows(images, noise))
     mu, sigma = (values[:, None].astype(np.float64) for values in whole.encode(images))
     z = mu + sigma * noise
-    decoded = whole.decode(z.reshape(3 * N, 5)).images.reshape(N, 3, 784)
+    decoded = whole.decode(z.reshape(count * N, 5)).images.reshape(N, count, 784)
     assert whole.bundle.pixel_variance is not None
     scale = whole.bundle.pixel_variance**0.5
     pixels = images.reshape(N, 1, 784) / 255
     likelihood = norm.logpdf(pixels, decoded, scale).sum(axis=2)
     weight = likelihood + (norm.logpdf(z) - norm.logpdf(z, mu, sigma)).sum(axis=2)
-    np.testing.assert_allclose(draws.log_likelihood, likelihood.ravel(), rtol=1e-4, atol=0.01)
-    np.testing.assert_allclose(draws.log_weight, weight.ravel(), rtol=1e-4, atol=0.01)
+    for found, values in ((draws.log_likelihood, likelihood), (draws.log_weight, weight)):
+        by_image = found.reshape(N, -1)[:, :count]
+        np.testing.assert_allclose(by_image, values, rtol=1e-4, atol=0.01)
     expected = {
         "reconstruction_probability": -likelihood.mean(axis=1),
-        "iwae": np.log(3) - logsumexp(weight, axis=1),
+        "iwae": np.log(count) - logsumexp(weight, axis=1),
     }
     assert tuple(expected) == whole.drawn_scores
     for name, values in expected.items():
-        score = whole.drawn_score(name, draws, N)
+        score = whole.drawn_score(name, draws, noise.shape)
         assert score.shape == (N,)
         assert score.dtype == np.float32
         np.testing.assert_allclose(score, values, rtol=1e-4, atol=0.01)
+
+
+def test_draws_tell_of_the_image_itself_too(
+    whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
+) -> None:
+    """At z = μ, whatever was drawn."""
+    draws = whole.draw(whole.draw_rows(images, noise))
+    expected = whole.score_map(images, "mse")
+    np.testing.assert_allclose(draws.mse, expected.mse, rtol=1e-5)
+    np.testing.assert_allclose(draws.kl, expected.kl, rtol=1e-5)
+    np.testing.assert_allclose(draws.error_map, expected.error_map, atol=1e-6)
 
 
 def test_a_draw_does_not_depend_on_its_batch(
@@ -367,20 +385,20 @@ def test_a_draw_does_not_depend_on_its_batch(
     alone = [np.concatenate(part) for part in zip(*map(whole.draw, rows[:, None]), strict=True)]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
-    parts = whole.draw([rows[:7], rows[7:50], rows[50:]])
+    parts = whole.draw([rows[:7], rows[7:10], rows[10:]])
     np.testing.assert_allclose(parts.log_weight, together.log_weight, rtol=1e-5, atol=1e-3)
 
 
 def test_a_drawn_reconstruction_is_that_draw_decoded(
     whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
 ) -> None:
-    found = whole.reconstruct_drawn(whole.draw_rows(images, noise[:, :1]))
+    found = whole.reconstruct_drawn(whole.reconstruct_rows(images, noise[:, 0]))
     mu, sigma = whole.encode(images)
     decoded = whole.decode(mu + sigma * noise[:, 0]).images
     np.testing.assert_allclose(found.images, decoded, atol=1e-5)
     errors = ((images / 255 - decoded) ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(found.mse, errors, rtol=1e-4)
-    still = whole.reconstruct_drawn(whole.draw_rows(images, 0 * noise[:, :1]))
+    still = whole.reconstruct_drawn(whole.reconstruct_rows(images, 0 * noise[:, 0]))
     assert_same(still, whole.reconstruct(images), atol=1e-6)
 
 

@@ -44,7 +44,7 @@ def test_chunks_do_not_matter(
     network: VAE, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate_fit(network, images)
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 7 * 784)
     parts = evaluate_fit(network, images)
     assert (parts.mse, parts.kl) == pytest.approx((whole.mse, whole.kl), rel=1e-5)
 

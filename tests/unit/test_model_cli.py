@@ -40,7 +40,7 @@ OPTIONS = {
         *("--epochs", "--batch-size", "--learning-rate", "--augment"),
         *("--seed", "--threads", "--device"),
     },
-    "calibrate": {"--bundle", "--data", "--out", "--split"},
+    "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split"},
     "import": {"checkpoint", "--out", "--name", "--overwrite", "--head", "--image-shape"},
     "download": {"name", "--data"},
 }
@@ -606,6 +606,15 @@ def test_calibrate_changes_the_calibration_and_nothing_else(
     assert "warning" not in ended.out
 
 
+def test_without_out_it_goes_to_runs(
+    idx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run(capsys, "train", "--data", idx, *SHORT)
+    assert (ended.status, ended.err) == (0, "")
+    assert load_bundle(tmp_path / "runs" / "digits").name == "digits"
+
+
 def test_one_that_ships_is_calibrated_elsewhere(
     idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -618,6 +627,9 @@ def test_one_that_ships_is_calibrated_elsewhere(
     out = tmp_path / "ours"
     ended = run(capsys, "calibrate", "--bundle", "mnist", "--data", idx, "--out", out)
     assert (ended.status, ended.err) == (0, "")
+    again = run(capsys, "calibrate", "--bundle", "fashion-mnist", "--data", idx, "--out", out)
+    assert again.status == 2
+    assert_one_line(ValueError(again.err.strip()), out, "--overwrite")
     assert contents(shipped) == before
     bundle = load_bundle(out)
     assert bundle.version == load_bundle(shipped).version

@@ -18,24 +18,26 @@ from sklearn.metrics import mean_squared_error as of_sklearn
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from model.draws import (
+    DRAWN_SCORES,
+    draw_log_likelihoods,
+    iwae,
+    reconstruction_probability,
+    score_names,
+)
 from model.scoring import (
     CONTRAST_FLOOR,
-    DRAWN_SCORES,
     PEARSON_FLOOR,
     Score,
     ScoreStatistics,
-    draw_log_likelihoods,
     fused,
-    iwae,
     kl,
     latent_density,
     latent_mahalanobis,
     mean_squared_error,
     negative_elbo,
     offered_scores,
-    reconstruction_probability,
     relative_errors,
-    score_names,
     worst_pixels,
 )
 from model.vae import DiagonalGaussian, Reconstruction

@@ -23,7 +23,7 @@ from model.scoring import (
     latent_mahalanobis,
     relative_errors,
 )
-from model.training import statistics as module
+from model.training import fit
 from model.training.mixture import fit_mixture
 from model.training.statistics import score_statistics
 from model.vae import VAE
@@ -136,7 +136,7 @@ def test_more_latents_than_covariances_are_made_for_have_no_statistics(images: T
 def test_chunks_do_not_matter(
     network: VAE, images: Tensor, found: ScoreStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(fit, "CHUNK_PIXELS", 7 * 784)
     parts = known_of(network, images).tensors()
     for name, tensor in found.tensors().items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-5)
