@@ -32,7 +32,7 @@ format: .venv/installed ## put the code in ruff's format
 	$(BIN)/ruff format .
 
 train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs/mine
-	$(BIN)/python -m model train --data $(DATA) --out $(OUT) $(ARGS)
+	$(BIN)/python -m model train --data $(DATA) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 evaluate: .venv/installed ## how well a bundle fits and tells anomalies: make evaluate BUNDLE=mnist DATA=data/mnist ANOMALIES=data/kmnist
 	$(BIN)/python -m model evaluate --bundle $(BUNDLE) --data $(DATA) --anomalies $(ANOMALIES) $(ARGS)

@@ -96,7 +96,13 @@ def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread} ({len(values)})"
+    return f"{_figure(mean(values), digits)}{spread} ({len(values)})"
+
+
+def _figure(value: float, digits: int = 4) -> str:
+    """Not rounded up to 1: that would say that no image at all was mistaken."""
+    shown = f"{value:.{digits}f}"
+    return f"> {1 - 10**-digits:.{digits}f}" if float(shown) == 1 > value else shown
 
 
 def _name(key: tuple[str, str, str]) -> str:
@@ -134,7 +140,7 @@ def _error_row(rows: Sequence[Row], data_set: str) -> str:
 
 def _score_row(rows: Sequence[Row], key: tuple[str, str, str], arch: str) -> str:
     cells = [list(_aurocs(rows, key, arch, score).values()) for score in SCORES]
-    shown = " | ".join(f"{mean(values):.4f}" if values else "–" for values in cells)
+    shown = " | ".join(_figure(mean(values)) if values else "–" for values in cells)
     return f"| {_name(key)} | {arch} | {shown} |"
 
 
