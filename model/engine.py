@@ -176,8 +176,8 @@ class Engine:
         return ScoreMaps(*self._scored(name, pixels, output), error_map)
 
     @torch.inference_mode()
-    def draw(self, rows: Rows) -> Draws:
-        """How likely each image is given each of `DEFAULT_DRAWS` draws z = μ + σ·ε.
+    def draw(self, rows: Rows, draws: int = DEFAULT_DRAWS) -> Draws:
+        """How likely each image is given each of its row's `draws` draws z = μ + σ·ε.
 
         A row is as `draw_rows` makes it. For a bundle with a pixel variance, where `drawn_scores`
         has names; raises `ValueError` for others.
@@ -185,9 +185,9 @@ class Engine:
         variance = self.bundle.pixel_variance
         if variance is None:
             raise ValueError("the bundle has no pixel variance, so its images have no likelihood")
-        pixels, noise = self._pixels_and_noise(rows, DEFAULT_DRAWS)
+        pixels, noise = self._pixels_and_noise(rows, draws)
         output = self._network(pixels)
-        noise = noise.reshape(len(noise), DEFAULT_DRAWS, self.bundle.config.latent_size)
+        noise = noise.reshape(len(noise), draws, self.bundle.config.latent_size)
         found = draw_likelihoods(self._network, pixels, output.posterior, noise, variance)
         return Draws(
             _numpy(found.given_z),
@@ -200,15 +200,16 @@ class Engine:
     def draw_rows(self, images: NDArray[Any], noise: Floats) -> Floats:
         """Rows for `draw`: N images, and the ε of the K draws of each, (N, K, D).
 
-        A row is an image's pixels, then the ε of `DEFAULT_DRAWS` draws: enough of them to be worth
-        a pass through the encoder, and few enough that a pass is not long. An image has as many
-        rows, one after the other, as its K draws need; the last is filled with zeros.
+        A row is an image's pixels, then the ε of `draws_a_row(K)` draws: of all K, or of so many
+        that a pass is not long. An image has as many rows, one after the other, as its draws need;
+        the last is filled with zeros.
         """
         n, draws, latent_size = noise.shape
-        rows = math.ceil(draws / DEFAULT_DRAWS)
-        filled = np.zeros((n, rows * DEFAULT_DRAWS, latent_size), dtype=np.float32)
+        a_row = draws_a_row(draws)
+        rows = math.ceil(draws / a_row)
+        filled = np.zeros((n, rows * a_row, latent_size), dtype=np.float32)
         filled[:, :draws] = noise
-        return self._rows(images, filled.reshape(n, rows, DEFAULT_DRAWS * latent_size))
+        return self._rows(images, filled.reshape(n, rows, a_row * latent_size))
 
     def reconstruct_rows(self, images: NDArray[Any], noise: Floats) -> Floats:
         """Rows for `reconstruct_drawn`: N images, and an ε of each, (N, D)."""
@@ -270,6 +271,11 @@ class Engine:
 
     def _images(self, pixels: Tensor) -> Floats:
         return _numpy(pixels).reshape(-1, *self.bundle.config.image_shape)  # (N, C, H, W)
+
+
+def draws_a_row(draws: int) -> int:
+    """How many of an image's K draws share a row of `Engine.draw_rows`."""
+    return min(draws, DEFAULT_DRAWS)
 
 
 def _numpy(tensor: Tensor) -> Floats:

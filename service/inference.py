@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.calibration import DEFAULT_DRAWS, benjamini_hochberg
-from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions
+from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, draws_a_row
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, NotReadyError, QueueFullError
@@ -74,7 +74,7 @@ class Inference:
             on_batch=self._note_batch,
         )
         metrics.watch_queue(lambda: self._batcher.queued_rows)
-        self._runs: dict[tuple[Callable[..., Any], str], Run[Any]] = {}
+        self._runs: dict[tuple[Any, ...], Run[Any]] = {}
         self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 
     async def encode(self, images: Rows, context: RequestContext) -> Encoding:
@@ -110,14 +110,15 @@ class Inference:
         if name in self.engine.drawn_scores:
             shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
-            draws = await self._submit(self.engine.draw, rows, context)
+            run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
+            draws = await self._submit(run, rows, context)
             score = self.engine.drawn_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
             mse, kl = draws.mse[first], draws.kl[first]
             maps = [draws.error_map[first]] if wanted.map else []
         else:
             method = self.engine.score_map if wanted.map else self.engine.score
-            found = await self._submit(self._run_of(method, name), images, context)
+            found = await self._submit(self._run_of(method, name=name), images, context)
             score, mse, kl, *maps = found
         p_value, is_anomaly, threshold = self._judge(name, score, wanted)
         return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
@@ -159,10 +160,10 @@ class Inference:
         cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
         return p_value, p_value <= cut, calibration.threshold(name, cut)
 
-    def _run_of(self, method: Callable[..., R], name: str) -> Run[R]:
-        """The engine's method for one score: the same object each time, so that its rows share
+    def _run_of(self, method: Callable[..., R], **option: str | int) -> Run[R]:
+        """The engine's method with an option: the same object each time, so that its rows share
         batches."""
-        return self._runs.setdefault((method, name), partial(method, name=name))
+        return self._runs.setdefault((method, *option.items()), partial(method, **option))
 
     async def _submit(self, run: Run[R], rows: NDArray[Any], context: RequestContext) -> R:
         try:

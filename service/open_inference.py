@@ -177,11 +177,13 @@ def _spec(name: str, config: VAEConfig) -> TensorSpec:
 
 
 def _outputs(model: Model, service: Service) -> list[TensorSpec]:
-    bundle = service.inference.engine.bundle
+    engine = service.inference.engine
+    calibration = engine.bundle.calibration
+    calibrated = calibration is not None and engine.scores[0] in calibration.scores
     return [
-        _spec(name, bundle.config)
+        _spec(name, engine.bundle.config)
         for name in model.outputs
-        if bundle.calibration is not None or name not in NEEDS_CALIBRATION
+        if calibrated or name not in NEEDS_CALIBRATION
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,8 @@ async def test_a_table_of_p_values_that_is_lacking(
         for name, known in (("fused", False), ("iwae", False), ("mse", True)):
             response = await client.post(f"/anomaly-score?score={name}", json=uint8_body(images))
             assert (response.json()["p_value"] is not None) == known
+        outputs = (await client.get("/v2/models/anomaly-score")).json()["outputs"]
+        assert [output["name"] for output in outputs] == ["score", "mse", "kl"]
 
 
 def test_an_alpha_that_calls_nothing_an_anomaly_is_told_at_the_start(
@@ -226,6 +229,27 @@ async def test_samples_are_limited(small_client: AsyncClient, four: NDArray[np.u
     problem(await small_client.post(f"{path}3", json=uint8_body(four)), 413, "4", "3", "12", "8")
     problem(await small_client.post(f"{path}0", json=uint8_body(four)), 422, "samples", "0")
     problem(await small_client.post(f"{path}5000", json=uint8_body(four)), 422, "samples", "4096")
+
+
+async def test_different_numbers_of_samples_at_once(
+    client: AsyncClient, engine: Engine, images: NDArray[np.uint8]
+) -> None:
+    """Each request gets its own: those of K draws do not share a pass with those of another K."""
+    numbers = [1, 2, 31, 32, 33, 100]
+    path = "/anomaly-score?score=iwae&seed=5&samples="
+    body = uint8_body(images)
+    together = await asyncio.gather(*(client.post(f"{path}{k}", json=body) for k in numbers * 2))
+    for k, answer in zip(numbers * 2, together, strict=True):
+        noise = np.random.default_rng(5).standard_normal((16, k, 10), np.float32)
+        found = [
+            engine.drawn_score(
+                "iwae",
+                engine.draw(engine.draw_rows(images[i : i + 1], noise[i : i + 1]), min(k, 32)),
+                (1, k, 10),
+            )[0]
+            for i in range(16)
+        ]
+        assert answer.json()["score"] == pytest.approx(found, rel=1e-5)
 
 
 async def test_draws_of_one_request_do_not_depend_on_others(

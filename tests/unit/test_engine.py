@@ -322,12 +322,12 @@ def noise() -> NDArray[np.float32]:
 def test_each_image_gets_each_of_its_draws(
     dtype: type[np.generic], draws: int, whole: Engine, images: NDArray[np.uint8]
 ) -> None:
-    """32 draws a row, and zeros after the last."""
+    """32 draws a row at most, and zeros after the last."""
     noise = np.random.default_rng(2).standard_normal((N, draws, 5), np.float32)
     given_images = images if dtype == np.uint8 else (images / 255).astype(dtype)
     rows = whole.draw_rows(given_images, noise)
     each = -(-draws // 32)
-    assert rows.shape == (each * N, 784 + 32 * 5)
+    assert rows.shape == (each * N, 784 + min(draws, 32) * 5)
     assert rows.dtype == np.float32
     for number in range(N):
         own = rows[each * number : each * (number + 1)]
@@ -342,7 +342,7 @@ def test_each_image_gets_each_of_its_draws(
 def test_draws_are_as_by_hand(whole: Engine, images: NDArray[np.uint8], count: int) -> None:
     """Encoded, moved by σ·ε, decoded; the likelihoods are scipy's."""
     noise = np.random.default_rng(1).standard_normal((N, count, 5), np.float32)
-    draws = whole.draw(whole.draw_rows(images, noise))
+    draws = whole.draw(whole.draw_rows(images, noise), min(count, 32))
     mu, sigma = (values[:, None].astype(np.float64) for values in whole.encode(images))
     z = mu + sigma * noise
     decoded = whole.decode(z.reshape(count * N, 5)).images.reshape(N, count, 784)
@@ -370,7 +370,7 @@ def test_draws_tell_of_the_image_itself_too(
     whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
 ) -> None:
     """At z = μ, whatever was drawn."""
-    draws = whole.draw(whole.draw_rows(images, noise))
+    draws = whole.draw(whole.draw_rows(images, noise), 3)
     expected = whole.score_map(images, "mse")
     np.testing.assert_allclose(draws.mse, expected.mse, rtol=1e-5)
     np.testing.assert_allclose(draws.kl, expected.kl, rtol=1e-5)
@@ -381,11 +381,12 @@ def test_a_draw_does_not_depend_on_its_batch(
     whole: Engine, images: NDArray[np.uint8], noise: NDArray[np.float32]
 ) -> None:
     rows = whole.draw_rows(images, noise)
-    together = whole.draw(rows)
-    alone = [np.concatenate(part) for part in zip(*map(whole.draw, rows[:, None]), strict=True)]
+    together = whole.draw(rows, 3)
+    each = [whole.draw(row[None], 3) for row in rows]
+    alone = [np.concatenate(part) for part in zip(*each, strict=True)]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
-    parts = whole.draw([rows[:7], rows[7:10], rows[10:]])
+    parts = whole.draw([rows[:7], rows[7:10], rows[10:]], 3)
     np.testing.assert_allclose(parts.log_weight, together.log_weight, rtol=1e-5, atol=1e-3)
 
 
