@@ -228,10 +228,7 @@ class Engine:
         n, rows, width = noise.shape
         pixels = images.reshape(n, 1, self.bundle.config.pixels)
         made = np.empty((n, rows, pixels.shape[2] + width), dtype=np.float32)
-        if pixels.dtype == np.uint8:
-            np.divide(pixels, np.float32(255), out=made[..., :-width])
-        else:
-            made[..., :-width] = pixels
+        _write_scaled(pixels, made[..., :-width])
         made[..., -width:] = noise
         return made.reshape(n * rows, -1)
 
@@ -262,11 +259,7 @@ class Engine:
         start = 0
         for part in parts:
             target = batch[start : (start := start + len(part))]
-            flat = part.reshape(len(part), width)
-            if part.dtype == np.uint8:
-                np.divide(flat, np.float32(255), out=target)
-            else:
-                target[...] = flat
+            _write_scaled(part.reshape(len(part), width), target)
         return torch.from_numpy(batch).to(self._device)
 
     def _images(self, pixels: Tensor) -> Floats:
@@ -276,6 +269,14 @@ class Engine:
 def draws_a_row(draws: int) -> int:
     """How many of an image's K draws share a row of `Engine.draw_rows`."""
     return min(draws, DEFAULT_DRAWS)
+
+
+def _write_scaled(values: NDArray[Any], target: Floats) -> None:
+    """Put numbers into `target`, uint8 scaled to [0, 1] without an array in between."""
+    if values.dtype == np.uint8:
+        np.divide(values, np.float32(255), out=target)
+    else:
+        target[...] = values
 
 
 def _numpy(tensor: Tensor) -> Floats:
