@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -55,7 +56,7 @@ class Calibration:
             if (np.diff(table) < 0).any():
                 raise CalibrationError(f"calibration scores of {name!r} are not sorted")
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Clean images."""
         return len(next(iter(self.scores.values())))

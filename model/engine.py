@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import timeit
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +21,16 @@ from model.bundle import Bundle
 from model.calibration import DEFAULT_DRAWS
 from model.device import describe_device, resolve_device
 from model.draws import DRAWN_SCORES, draw_likelihoods
+from model.forward import MlpForward, ModuleForward, Pass, Rows, count_rows, fill, write_scaled
+from model.native import NativeScores
 from model.scoring import mean_squared_error, offered_scores
 from model.vae import Reconstruction
 
 Floats = NDArray[np.float32]
-Rows = NDArray[Any] | Sequence[NDArray[Any]]
-"""One array with a row an image (or latent), or several that are put together into one batch.
 
-Images are uint8 (0..255) or floats in [0, 1], (N, C, H, W) or anything else with C·H·W numbers a
-row; arrays of both types may share a batch.
-"""
+
+QUICK_S: Final = 0.0005
+"""A pass of this length holds others up less than handing it to a thread would."""
 
 
 class Encoding(NamedTuple):
@@ -94,8 +94,23 @@ class Engine:
         self.bundle = bundle
         self._device = resolve_device(device)
         self._network = bundle.network().to(self._device)
+        self.quick_images = 0
+        """Up to so many, a pass is so short that it may run where others wait for it; found by
+        `warm_up`. 0 on a GPU, which may hang."""
+        on_cpu = self._device.type == "cpu"
+        plain = on_cpu and bundle.config.architecture == "mlp"
+        self._forward = (
+            MlpForward(self._network) if plain else ModuleForward(self._network, self._device)
+        )
         statistics = bundle.statistics and bundle.statistics.to(self._device)
         self._scores = offered_scores(statistics, bundle.pixel_variance)
+        self.drawn_scores: tuple[str, ...] = (
+            () if bundle.pixel_variance is None else tuple(DRAWN_SCORES)
+        )
+        """Those of `scores` that `drawn_score` gives; the others are `score`'s."""
+        self.scores: tuple[str, ...] = (*self._scores, *self.drawn_scores)
+        """Names of the scores on offer; the first is the default."""
+        self._native = NativeScores.of(bundle.config, bundle.statistics) if on_cpu else None
 
     @property
     def device(self) -> str:
@@ -106,16 +121,6 @@ class Engine:
     def dtype(self) -> str:
         """The type that it computes in."""
         return str(next(self._network.parameters()).dtype).removeprefix("torch.")
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of the scores on offer; the first is the default."""
-        return (*self._scores, *self.drawn_scores)
-
-    @property
-    def drawn_scores(self) -> tuple[str, ...]:
-        """Those of `scores` that `drawn_score` gives; the others are `score`'s."""
-        return tuple(DRAWN_SCORES) if self.bundle.pixel_variance is not None else ()
 
     def warm_up(self, batch_images: int) -> None:
         """Run each kind of pass at batch 1 and `batch_images`, so that no client waits for it."""
@@ -134,11 +139,25 @@ class Engine:
             if self.drawn_scores:
                 width = config.pixels + DEFAULT_DRAWS * config.latent_size
                 self.draw(np.zeros((n, width), dtype=np.float32))
+        if self._device.type == "cpu":
+            self.quick_images = self._most_within(QUICK_S, batch_images)
+
+    def _most_within(self, seconds: float, most: int) -> int:
+        """The largest power of two, up to `most`, of images that are scored in `seconds`."""
+        n = 0
+        while (more := max(1, 2 * n)) <= most:
+            images = np.zeros((more, self.bundle.config.pixels), dtype=np.uint8)
+            # The fastest of a few: what else runs on the machine makes it look slow, never fast.
+            if min(timeit.repeat(lambda: self.score(images), number=1, repeat=5)) > seconds:  # noqa: B023 - it is called at once
+                break
+            n = more
+        return n
 
     @torch.inference_mode()
     def encode(self, images: Rows) -> Encoding:
         """The posterior N(μ, diag σ²) of each image."""
-        posterior = self._network.encode(self._pixels(images))
+        heads = self._forward(images).heads.clone()  # which the next pass would write over
+        posterior = self._network.posterior(heads)
         return Encoding(_numpy(posterior.mean), _numpy(posterior.std))
 
     @torch.inference_mode()
@@ -150,7 +169,8 @@ class Engine:
     @torch.inference_mode()
     def reconstruct(self, images: Rows) -> Reconstructions:
         """Each image encoded and decoded again, through z = μ."""
-        return self._reconstructions(self._pixels(images))
+        done = self._forward(images)
+        return Reconstructions(self._images(done.logits.sigmoid()), self._scored("mse", done).mse)
 
     @torch.inference_mode()
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
@@ -159,21 +179,22 @@ class Engine:
         A row, as `reconstruct_rows` makes it, is the C·H·W pixels in [0, 1], then the D numbers of
         ε: the queue holds one array for a request.
         """
-        return self._reconstructions(*self._pixels_and_noise(rows, 1))
+        pixels, noise = self._pixels_and_noise(rows, 1)
+        output = self._network(pixels, noise)
+        mse = mean_squared_error(pixels, output)
+        return Reconstructions(self._images(output.images), _numpy(mse))
 
     @torch.inference_mode()
     def score(self, images: Rows, name: str | None = None) -> Scores:
         """How strange each image is, by one of `scores` that is not drawn, or the default."""
-        pixels = self._pixels(images)
-        return self._scored(name, pixels, self._network(pixels))
+        return self._scored(name or self.scores[0], self._forward(images))
 
     @torch.inference_mode()
     def score_map(self, images: Rows, name: str | None = None) -> ScoreMaps:
         """How strange each image is, and where."""
-        pixels = self._pixels(images)
-        output = self._network(pixels)
-        error_map = self._images((pixels - output.images).square())
-        return ScoreMaps(*self._scored(name, pixels, output), error_map)
+        done = self._forward(images)
+        scores = self._scored(name or self.scores[0], done)
+        return ScoreMaps(*scores, self._images((done.pixels - done.logits.sigmoid()).square()))
 
     @torch.inference_mode()
     def draw(self, rows: Rows, draws: int = DEFAULT_DRAWS) -> Draws:
@@ -228,38 +249,34 @@ class Engine:
         n, rows, width = noise.shape
         pixels = images.reshape(n, 1, self.bundle.config.pixels)
         made = np.empty((n, rows, pixels.shape[2] + width), dtype=np.float32)
-        _write_scaled(pixels, made[..., :-width])
+        write_scaled(pixels, made[..., :-width])
         made[..., -width:] = noise
         return made.reshape(n * rows, -1)
 
-    def _scored(self, name: str | None, pixels: Tensor, output: Reconstruction) -> Scores:
-        mse = _numpy(mean_squared_error(pixels, output))
-        score = self._scores[name or self.scores[0]]
-        strange = mse if score is mean_squared_error else _numpy(score(pixels, output))
-        return Scores(strange, mse, _numpy(output.posterior.kl()))
-
-    def _reconstructions(self, pixels: Tensor, noise: Tensor | None = None) -> Reconstructions:
-        output = self._network(pixels, noise)
-        return Reconstructions(
-            self._images(output.images), _numpy(mean_squared_error(pixels, output))
-        )
+    def _scored(self, name: str, done: Pass) -> Scores:
+        """By C where it has the score, and by torch else."""
+        score = self._scores[name]
+        arrays: tuple[Floats, ...] = ()
+        if self._native:
+            arrays = done.pixels.numpy(), done.logits.numpy(), done.heads.numpy()
+            if name in self._native.names:
+                return Scores(*self._native(name, *arrays))
+        output = Reconstruction(done.logits.sigmoid(), self._network.posterior(done.heads))
+        strange = _numpy(score(done.pixels, output))
+        if self._native:
+            return Scores(strange, *self._native("mse", *arrays)[1:])
+        mse = mean_squared_error(done.pixels, output)
+        return Scores(strange, _numpy(mse), _numpy(output.posterior.kl()))
 
     def _pixels_and_noise(self, rows: Rows, draws: int) -> tuple[Tensor, Tensor]:
         widths = [self.bundle.config.pixels, draws * self.bundle.config.latent_size]
         pixels, noise = torch.split(self._batch(rows, sum(widths)), widths, dim=1)
         return pixels, noise
 
-    def _pixels(self, images: Rows) -> Tensor:
-        return self._batch(images, self.bundle.config.pixels)  # (N, P)
-
     def _batch(self, rows: Rows, width: int) -> Tensor:
         """Put arrays together as (N, width) float32 on the device, uint8 scaled to [0, 1]."""
-        parts = [rows] if isinstance(rows, np.ndarray) else rows
-        batch = np.empty((sum(len(part) for part in parts), width), dtype=np.float32)
-        start = 0
-        for part in parts:
-            target = batch[start : (start := start + len(part))]
-            _write_scaled(part.reshape(len(part), width), target)
+        batch = np.empty((count_rows(rows), width), dtype=np.float32)
+        fill(batch, rows)
         return torch.from_numpy(batch).to(self._device)
 
     def _images(self, pixels: Tensor) -> Floats:
@@ -269,14 +286,6 @@ class Engine:
 def draws_a_row(draws: int) -> int:
     """How many of an image's K draws share a row of `Engine.draw_rows`."""
     return min(draws, DEFAULT_DRAWS)
-
-
-def _write_scaled(values: NDArray[Any], target: Floats) -> None:
-    """Put numbers into `target`, uint8 scaled to [0, 1] without an array in between."""
-    if values.dtype == np.uint8:
-        np.divide(values, np.float32(255), out=target)
-    else:
-        target[...] = values
 
 
 def _numpy(tensor: Tensor) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,10 +25,23 @@ class GaussianMixture:
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(z, k) of each component: (N, D) to (N, K)."""
         components, size = self.means.shape
-        # One product for all components: (N, D) · (D, K·D).
-        turned = z @ self.roots.permute(1, 0, 2).reshape(size, components * size)
-        centres = torch.einsum("kd,kde->ke", self.means, self.roots)  # (K, D)
-        distance = (turned.view(-1, components, size) - centres).square().sum(dim=2)  # (N, K)
-        log_roots = self.roots.diagonal(dim1=1, dim2=2).log().sum(dim=1)  # (K,), ½ log |precision|
-        constants = self.log_weights + log_roots - 0.5 * size * math.log(2 * math.pi)
-        return constants - 0.5 * distance
+        turned = torch.addmm(self._shift, z, self._turn)  # (N, K·D), one product for them all
+        distance = turned.square_().view(-1, components, size).sum(dim=2)  # (N, K)
+        return torch.sub(self._constants, distance, alpha=0.5)
+
+    @cached_property
+    def _turn(self) -> Tensor:
+        """All roots side by side: (D, K·D)."""
+        components, size = self.means.shape
+        return self.roots.permute(1, 0, 2).reshape(size, components * size)
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        """−mₖ Rₖ, (K·D,)."""
+        return -torch.einsum("kd,kde->ke", self.means, self.roots).flatten()
+
+    @cached_property
+    def _constants(self) -> Tensor:
+        """log wₖ + ½ log |Rₖ Rₖᵀ| − ½ D log 2π, (K,)."""
+        log_roots = self.roots.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        return self.log_weights + log_roots - 0.5 * self.means.shape[1] * math.log(2 * math.pi)

@@ -80,11 +80,14 @@ class VAE(nn.Module):
         else:
             self.encoder = _mlp(config.encoder_sizes)
             self.decoder = _mlp(config.decoder_sizes)
-        self.decoder.append(nn.Sigmoid())
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pixels in [0, 1], (N, P), to the posterior."""
-        first, second = self.encoder(pixels).chunk(2, dim=1)  # (N, D), (N, D)
+        return self.posterior(self.encoder(pixels))
+
+    def posterior(self, heads: Tensor) -> DiagonalGaussian:
+        """What the encoder's output, (N, 2D), stands for."""
+        first, second = heads.chunk(2, dim=1)  # (N, D), (N, D)
         if self.config.head == "relu":
             mean, std = first.relu(), second.relu()
             return DiagonalGaussian(mean, std, (std**2 + RELU_HEAD_EPSILON).log())
@@ -93,8 +96,8 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, D) to pixels in [0, 1], (N, P)."""
-        pixels: Tensor = self.decoder(z)  # (N, P)
-        return pixels
+        logits: Tensor = self.decoder(z)  # (N, P)
+        return logits.sigmoid()
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encode, then decode z = μ, or z = μ + σ·ε where `noise` ε (N, D) is given."""

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from model.bundle import BundleError
-from model.device import DeviceError
-from service.app import create_app
 from service.settings import Settings
-
-log = logging.getLogger("service")
+from service.workers import Workers
 
 WRONG_SETTING = 2
 """Exit status for a setting or a bundle that cannot be used."""
@@ -35,37 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         socket.getaddrinfo(settings.host, settings.port)
     except OSError as error:
         return _refuse(f"host (VAE_HOST) is {settings.host!r}: {error.strerror}")
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    for name in ("asyncio", "PIL"):
-        logging.getLogger(name).setLevel("WARNING")  # their debug lines are not about requests
+    settings.set_up_logging()
+    if settings.workers > 1:
+        try:
+            refused = Workers(settings).run()
+        except OSError as error:
+            refused = f"port (VAE_PORT) is {settings.port}: {error.strerror}"
+        return 0 if refused is None else _refuse(refused)
+    # Not before it is needed: a parent of workers has no use for torch.
+    from model.bundle import BundleError
+    from model.device import DeviceError
+    from service.serving import serve
+
     try:
-        app = create_app(settings)
+        serve(settings)
     except (BundleError, DeviceError) as error:
         return _refuse(str(error))
-    engine = app.state.service.inference.engine
-    log.info(
-        "%s, version %s, is in memory on %s",
-        engine.bundle.name,
-        engine.bundle.version,
-        engine.device,
-    )
-    # A stop is exit status 0: before uvicorn takes the signals over, and after, when it raises the
-    # one that stopped it again for whoever had it before.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_timeout_s,
-            ws="none",
-        )
-    ).run()
     return 0
 
 

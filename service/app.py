@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,12 +17,15 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from model.bundle import find_bundle, load_bundle
 from model.engine import Engine
 from service import open_inference, routes
 from service.context import ContextMiddleware, RequestContext
+from service.deadlines import Deadlines
+from service.direct import DirectRoutes
 from service.errors import ServiceError, error_response
 from service.inference import Inference
 from service.metrics import Metrics
@@ -46,7 +50,28 @@ names the value and the limit that it broke.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+class App:
+    """The hot routes, and behind them FastAPI for all else."""
+
+    def __init__(
+        self, fastapi: FastAPI, direct: DirectRoutes, in_context: Callable[[ASGIApp], ASGIApp]
+    ) -> None:
+        self.state = fastapi.state
+        self.openapi = fastapi.openapi
+        self._fastapi = fastapi
+        self._direct = direct
+        self._direct_in_context = in_context(direct)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and (scope["method"], scope["path"]) in self._direct:
+            scope["app"] = self
+            await self._direct_in_context(scope, receive, send)
+        else:
+            await self._fastapi(scope, receive, send)
+
+
+def create_app(settings: Settings) -> App:
     """An app with its network in memory, warmed up: it is ready when this returns.
 
     Raises `BundleError` or `DeviceError`, each with a message of one line.
@@ -90,24 +115,41 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = Service(
-        settings=settings, inference=inference, metrics=metrics, decoders=decoders
+        settings=settings,
+        inference=inference,
+        metrics=metrics,
+        decoders=decoders,
+        deadlines=Deadlines(),
     )
     app.include_router(routes.router)
     app.include_router(open_inference.router)
+    on_error = {
+        ServiceError: _service_error,
+        HTTPException: _http_exception,
+        RequestValidationError: _validation_error,
+    }
+    for kind, handler in on_error.items():
+        app.add_exception_handler(kind, handler)
     app.openapi = openapi_of(app, bundle.config, engine.scores, settings.max_images_per_request)  # type: ignore[method-assign] # as FastAPI's documentation does
-    app.add_middleware(
+    compress = partial(
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )
-    app.add_middleware(
+    direct = DirectRoutes(
+        routes=routes.direct() | open_inference.direct(),
+        on_error=on_error,
+        pack=compress,
+        pack_bytes=COMPRESS_BYTES,
+    )
+    in_context = partial(
         ContextMiddleware,
         model_version=bundle.version,
         metrics=metrics,
         timeout_s=settings.request_timeout_s,
     )
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    return app
+    # Middleware is put around what is there already: the last one is the first to see a request.
+    app.add_middleware(compress)
+    app.add_middleware(in_context)
+    return App(app, direct, in_context)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

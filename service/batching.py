@@ -8,12 +8,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.deadlines import Deadlines
 from service.errors import QueueFullError
 
 Rows = NDArray[Any]
@@ -46,6 +48,7 @@ class _Job:
     rows: Rows
     future: asyncio.Future[Batched[Any]]
     queued_at: float
+    inline: bool
     next_row: int = 0
     pieces: list[Columns] = field(default_factory=list)
     infer_s: float = 0.0
@@ -67,7 +70,9 @@ class MicroBatcher:
     """Joins what waits, splits what is too large, one batch at a time.
 
     There is no timer. When nothing runs, what arrived in this turn of the event loop starts at
-    once; while a batch runs in its thread, the next one gathers. Kinds of work take turns, and so
+    once; while a batch runs, the next one gathers. Batches of `inline_rows` or fewer run on the
+    event loop: handing them to the thread would take longer than they do, as the loop and the
+    thread then wait for each other's lock on the interpreter. Kinds of work take turns, and so
     do requests of one kind: after each batch, the rest of a large request goes to the end of the
     queue, so a small one waits for one batch of each large one at most.
 
@@ -81,10 +86,13 @@ class MicroBatcher:
         *,
         max_batch_rows: int,
         max_queue_rows: int,
+        inline_rows: int = 0,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
+        self._deadlines = Deadlines()
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
+        self._inline_rows = inline_rows
         self._on_batch = on_batch
         self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
         self._queued_rows = 0
@@ -97,14 +105,22 @@ class MicroBatcher:
         """Rows that wait; those in the running batch are not among them."""
         return self._queued_rows
 
-    async def submit(self, run: Run[R], rows: Rows) -> Batched[R]:
+    async def submit(
+        self, run: Run[R], rows: Rows, deadline: float = math.inf, *, inline: bool = True
+    ) -> Batched[R]:
         """Queue all rows, wait, and return this request's part of `run`'s results.
 
+        A `run` whose rows take longer than others do is never `inline`.
+
         Cancelling drops what has not begun. Raises `QueueFullError` at once, nothing queued, if
-        the rows do not all fit, and whatever `run` raises on these rows alone.
+        the rows do not all fit; `TimeoutError` at `deadline`, on `time.perf_counter`'s clock; and
+        whatever `run` raises on these rows alone.
         """
         if not len(rows):
             raise ValueError("a request without rows has no result")
+        now = perf_counter()
+        if now >= deadline:
+            raise TimeoutError
         if self._queued_rows + len(rows) > self._max_queue_rows:
             raise QueueFullError(
                 f"{len(rows)} images do not fit: {self._queued_rows} wait already, the maximum is "
@@ -112,15 +128,18 @@ class MicroBatcher:
                 retry_after_s=self._drain_s(),
             )
         loop = asyncio.get_running_loop()
-        job = _Job(run, rows, loop.create_future(), perf_counter())
+        job = _Job(run, rows, loop.create_future(), now, inline)
         self._queues.setdefault(run, deque()).append(job)
         self._queued_rows += len(rows)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
+        self._deadlines.add(job, deadline, partial(self._fail, job, TimeoutError()))
         try:
             return await job.future
         finally:
-            self._withdraw(job)
+            self._deadlines.discard(job)
+            if job.rows_left:
+                self._withdraw(job)
 
     def close(self) -> None:
         """End the thread, after the batch that runs."""
@@ -131,6 +150,7 @@ class MicroBatcher:
         while self._queued_rows:
             if batch := self._next_batch():
                 await self._run_batch(batch)
+                await asyncio.sleep(0)  # so that who waits for the loop, not for rows, gets a turn
 
     def _next_batch(self) -> list[_Slice]:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
@@ -143,7 +163,9 @@ class MicroBatcher:
             if job.future.done():  # cancelled or failed, and not yet withdrawn
                 self._queued_rows -= job.rows_left
                 continue
-            rows = job.rows[job.next_row : job.next_row + room]
+            rows = job.rows
+            if job.next_row or len(rows) > room:
+                rows = rows[job.next_row : job.next_row + room]
             batch.append(_Slice(job, rows))
             job.next_row += len(rows)
             room -= len(rows)
@@ -157,10 +179,15 @@ class MicroBatcher:
 
     async def _run_batch(self, batch: list[_Slice]) -> None:
         run = batch[0].job.run
-        loop = asyncio.get_running_loop()
+        parts = [part.rows for part in batch]
+        n = sum(map(len, parts))
         started = perf_counter()
         try:
-            result = await loop.run_in_executor(self._executor, run, [s.rows for s in batch])
+            if batch[0].job.inline and n <= self._inline_rows:
+                result = run(parts)
+            else:
+                loop = asyncio.get_running_loop()
+                result = await loop.run_in_executor(self._executor, run, parts)
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0].job, error)
@@ -171,7 +198,7 @@ class MicroBatcher:
             return
         seconds = perf_counter() - started
         try:
-            self._measure(sum(len(s.rows) for s in batch), seconds)
+            self._measure(n, seconds)
             start = 0
             for part in batch:
                 stop = start + len(part.rows)
@@ -200,7 +227,7 @@ class MicroBatcher:
     def _withdraw(self, job: _Job) -> None:
         """Drop rows that wait for nobody: the request was cancelled or has failed."""
         queue = self._queues.get(job.run)
-        if job.rows_left and queue and job in queue:
+        if queue and job in queue:
             queue.remove(job)
             self._queued_rows -= job.rows_left
             if not queue:

@@ -6,11 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from secrets import token_hex
 from time import perf_counter
-from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,23 +35,25 @@ class RequestContext:
     request_id: str
     timeout_s: float
     started: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """As `headers_of` gives them."""
     queue_s: float = 0.0
     infer_s: float = 0.0
 
     @classmethod
     def of(cls, request: Request) -> RequestContext:
         """The context that `ContextMiddleware` made for this request."""
-        context: RequestContext = request.state.context
+        context: RequestContext = request.scope["state"]["context"]
         return context
 
     @property
-    def time_left_s(self) -> float:
-        """Seconds until the deadline; negative when it has passed."""
-        return self.started + self.timeout_s - perf_counter()
+    def deadline(self) -> float:
+        """When its time is over, on `time.perf_counter`'s clock."""
+        return self.started + self.timeout_s
 
-    def shorten_timeout(self, headers: Mapping[str, str]) -> None:
+    def shorten_timeout(self) -> None:
         """Take the caller's `X-Request-Timeout` if it is less. Raises `InvalidContentError`."""
-        if (text := headers.get("x-request-timeout")) is None:
+        if (text := self.headers.get("x-request-timeout")) is None:
             return
         try:
             seconds = float(text)
@@ -77,6 +78,21 @@ class RequestContext:
         self.timeout_s = min(self.timeout_s, microseconds / 1e6)
 
 
+def headers_of(scope: Scope) -> dict[str, str]:
+    """A request's headers by their names in small letters; read once, as each look-up in
+    Starlette's goes through them all.
+
+    Of one that is there twice the first counts, but for `accept`, which is a list.
+    """
+    raw: list[tuple[bytes, bytes]] = scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+    if len(headers) < len(raw) and "accept" in headers:
+        headers["accept"] = ", ".join(
+            value.decode("latin-1") for name, value in raw if name == b"accept"
+        )
+    return headers
+
+
 class ContextMiddleware:
     """Gives each request its context, each answer its headers, and counts and logs both.
 
@@ -87,7 +103,7 @@ class ContextMiddleware:
         self, app: ASGIApp, *, model_version: str, metrics: Metrics, timeout_s: float
     ) -> None:
         self._app = app
-        self._model_version = model_version
+        self._model_version = model_version.encode("ascii")
         self._metrics = metrics
         self._timeout_s = timeout_s
 
@@ -96,11 +112,13 @@ class ContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked_id = Headers(scope=scope).get("x-request-id", "")
+        headers = headers_of(scope)
+        asked_id = headers.get("x-request-id", "")
         context = RequestContext(
-            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex,
+            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else token_hex(16),
             timeout_s=self._timeout_s,
             started=perf_counter(),
+            headers=headers,
         )
         scope.setdefault("state", {})["context"] = context
         status = 0
@@ -109,12 +127,15 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = context.request_id
-                headers["X-Model-Version"] = self._model_version
-                headers["Server-Timing"] = (
+                timing = (
                     f"queue;dur={context.queue_s * 1e3:.3f}, infer;dur={context.infer_s * 1e3:.3f}"
                 )
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", context.request_id.encode("ascii")),
+                    (b"x-model-version", self._model_version),
+                    (b"server-timing", timing.encode("ascii")),
+                ]
             await send(message)
 
         try:
@@ -140,11 +161,12 @@ class ContextMiddleware:
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.observe_request(method, route, status, seconds)
-        log.debug(
-            "%s %s %s %d %.1f ms",
-            context.request_id,
-            scope["method"],
-            scope["path"],
-            status,
-            seconds * 1e3,
-        )
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "%s %s %s %d %.1f ms",
+                context.request_id,
+                scope["method"],
+                scope["path"],
+                status,
+                seconds * 1e3,
+            )

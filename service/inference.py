@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +27,15 @@ PROBE_TIMEOUT_S = 2.0
 """How long a probe's forward pass may take, with its wait in the queue."""
 
 
+class Compared(NamedTuple):
+    """`engine.Scores` with their p-values."""
+
+    score: Floats  # (N,)
+    mse: Floats  # (N,)
+    kl: Floats  # (N,)
+    p_value: NDArray[np.float64]  # (N,)
+
+
 class Verdicts(NamedTuple):
     """How strange each image is, and whether that is an anomaly."""
 
@@ -42,8 +49,7 @@ class Verdicts(NamedTuple):
     error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, where asked for
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreWanted:
+class ScoreWanted(NamedTuple):
     """What a request asks of its scores."""
 
     alpha: float
@@ -71,9 +77,11 @@ class Inference:
         self._batcher = MicroBatcher(
             max_batch_rows=max_batch_images,
             max_queue_rows=max_queue_images,
+            inline_rows=engine.quick_images,
             on_batch=self._note_batch,
         )
         metrics.watch_queue(lambda: self._batcher.queued_rows)
+        self._calibration = engine.bundle.calibration
         self._runs: dict[tuple[Any, ...], Run[Any]] = {}
         self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 
@@ -111,16 +119,25 @@ class Inference:
             shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
-            draws = await self._submit(run, rows, context)
+            draws = await self._submit(run, rows, context, inline=False)
             score = self.engine.drawn_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
             mse, kl = draws.mse[first], draws.kl[first]
             maps = [draws.error_map[first]] if wanted.map else []
+            # Calibrated at one number of draws, it has other values at another.
+            p_value = self._p_values(name, score) if wanted.draws == DEFAULT_DRAWS else None
+        elif wanted.map:
+            mapped = self._run_of(self.engine.score_map, name=name)
+            score, mse, kl, *maps = await self._submit(mapped, images, context)
+            p_value = self._p_values(name, score)
+        elif self._is_calibrated(name):
+            compared = self._run_of(self._score_and_compare, name=name)
+            score, mse, kl, p_value = await self._submit(compared, images, context)
         else:
-            method = self.engine.score_map if wanted.map else self.engine.score
-            found = await self._submit(self._run_of(method, name=name), images, context)
-            score, mse, kl, *maps = found
-        p_value, is_anomaly, threshold = self._judge(name, score, wanted)
+            plain = self._run_of(self.engine.score, name=name)
+            score, mse, kl = await self._submit(plain, images, context)
+            p_value = None
+        is_anomaly, threshold = self._judge(name, p_value, wanted)
         return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
     async def check_ready(self) -> None:
@@ -132,8 +149,7 @@ class Inference:
             return
         image = np.zeros((1, self.engine.bundle.config.pixels), dtype=np.uint8)
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await self._batcher.submit(self.engine.score, image)
+            await self._batcher.submit(self.engine.score, image, perf_counter() + PROBE_TIMEOUT_S)
         except (TimeoutError, QueueFullError) as error:
             if monotonic() - self._last_success >= READY_FOR_S:  # busy is ready, stuck is not
                 raise NotReadyError(f"no forward pass within {PROBE_TIMEOUT_S:g} s") from error
@@ -144,31 +160,40 @@ class Inference:
         """End the inference thread, after the batch that runs."""
         self._batcher.close()
 
-    def _judge(
-        self, name: str, score: Floats, wanted: ScoreWanted
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None, float | None]:
-        """p-values, verdicts and the threshold; None, all of them, where there is no calibration.
+    def _is_calibrated(self, name: str) -> bool:
+        return self._calibration is not None and name in self._calibration.scores
 
-        A drawn score is calibrated at one number of draws, and has other values at another.
-        """
-        calibration = self.engine.bundle.calibration
-        if calibration is None or name not in calibration.scores:
-            return None, None, None
-        if name in self.engine.drawn_scores and wanted.draws != DEFAULT_DRAWS:
-            return None, None, None
-        p_value = calibration.p_values(name, score)
+    def _p_values(self, name: str, score: Floats) -> NDArray[np.float64] | None:
+        if self._calibration is None or name not in self._calibration.scores:
+            return None
+        return self._calibration.p_values(name, score)
+
+    def _score_and_compare(self, images: Rows, name: str) -> Compared:
+        """A batch's scores and p-values: once for all, not once for each request of one image."""
+        found = self.engine.score(images, name=name)
+        p_values = self._p_values(name, found.score)
+        assert p_values is not None  # noqa: S101 - for mypy: asked for calibrated scores only
+        return Compared(*found, p_values)
+
+    def _judge(
+        self, name: str, p_value: NDArray[np.float64] | None, wanted: ScoreWanted
+    ) -> tuple[NDArray[np.bool_] | None, float | None]:
+        """Verdicts and the threshold; None, both of them, where there is no calibration."""
+        if self._calibration is None or p_value is None:
+            return None, None
         cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
-        return p_value, p_value <= cut, calibration.threshold(name, cut)
+        return p_value <= cut, self._calibration.threshold(name, cut)
 
     def _run_of(self, method: Callable[..., R], **option: str | int) -> Run[R]:
         """The engine's method with an option: the same object each time, so that its rows share
         batches."""
         return self._runs.setdefault((method, *option.items()), partial(method, **option))
 
-    async def _submit(self, run: Run[R], rows: NDArray[Any], context: RequestContext) -> R:
+    async def _submit(
+        self, run: Run[R], rows: NDArray[Any], context: RequestContext, *, inline: bool = True
+    ) -> R:
         try:
-            async with asyncio.timeout(context.time_left_s):
-                done = await self._batcher.submit(run, rows)
+            done = await self._batcher.submit(run, rows, context.deadline, inline=inline)
         except TimeoutError as error:
             raise DeadlineError(
                 f"no answer within the request's {context.timeout_s:g} s"

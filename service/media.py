@@ -7,8 +7,10 @@ if it is to be known by its first bytes.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from time import perf_counter
 from typing import Final
 
 from starlette.responses import Response
@@ -27,6 +29,7 @@ from service.readers import (
     read_multipart_images,
     read_npy_images,
     read_npy_latents,
+    read_plain_json_images,
     read_raw_images,
     read_raw_latents,
 )
@@ -95,13 +98,19 @@ async def read_images(
 ) -> Pixels:
     """The images in a body, decoded by `decoders` where that takes long.
 
-    Raises the errors of `service.readers`.
+    Raises the errors of `service.readers`, and `TimeoutError` at `wanted.deadline`.
     """
     media_type = _media_type(body, wanted.content_type, IMAGE_READERS)
+    if media_type == JSON and len(body) <= INLINE_JSON_BYTES:
+        plain = read_plain_json_images(body, wanted)
+        if plain is not None:
+            return plain
     reader = IMAGE_READERS[media_type]
     if _is_slow(media_type, body, wanted):
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(decoders, reader, body, wanted)
+        time_left_s = None if wanted.deadline == math.inf else wanted.deadline - perf_counter()
+        async with asyncio.timeout(time_left_s):
+            return await loop.run_in_executor(decoders, reader, body, wanted)
     return reader(body, wanted)
 
 
@@ -113,9 +122,7 @@ def read_latents(body: bytes, content_type: str, wanted: LatentsWanted) -> Laten
 async def write(accepted: str, answer: Answer) -> Response:
     """The answer as the type that was negotiated."""
     writer = WRITERS[accepted]
-    response = await asyncio.to_thread(writer, answer) if accepted == PNG else writer(answer)
-    response.headers["Vary"] = "Accept"
-    return response
+    return await asyncio.to_thread(writer, answer) if accepted == PNG else writer(answer)
 
 
 def negotiate(accept: str | None, offered: Sequence[str]) -> str:

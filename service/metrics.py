@@ -1,10 +1,16 @@
-"""Prometheus names. One registry for an app, so that several can live in one process."""
+"""Prometheus names. One registry for an app, so that several can live in one process.
+
+Where there are several workers, prometheus_client counts in files that they share, and each adds
+all of them up when it is asked: `service.workers` sets the environment that says where.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """From one image on an idle service to the default time limit."""
@@ -25,6 +31,8 @@ class Metrics:
             ["method", "route", "status"],
             registry=self._registry,
         )
+        self._queued: Callable[[], int] = lambda: 0
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._latency = Histogram(
             "vae_request_duration_seconds",
             "Time from a request's first byte to its answer's last",
@@ -45,26 +53,44 @@ class Metrics:
             registry=self._registry,
         )
         self._queue_images = Gauge(
-            "vae_queue_images", "Images that wait for a forward pass", registry=self._registry
+            "vae_queue_images",
+            "Images that wait for a forward pass",
+            multiprocess_mode="livesum",
+            registry=self._registry,
         )
-        Info("vae_model", "The bundle in memory", registry=self._registry).info(
-            {"bundle": bundle, "version": version}
-        )
+        Gauge(
+            "vae_model_info",
+            "The bundle in memory",
+            ["bundle", "version"],
+            multiprocess_mode="livemax",
+            registry=self._registry,
+        ).labels(bundle, version).set(1)
 
     def watch_queue(self, images: Callable[[], int]) -> None:
-        """Read the queue's depth with `images` whenever the metrics are asked for."""
-        self._queue_images.set_function(images)
+        """Read the queue's depth with `images`; of other workers, it is that after a batch."""
+        self._queued = images
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._latency.labels(route).observe(seconds)
+        found = self._of_route.get((method, route, status))
+        if found is None:  # looking labels up takes as long as counting does
+            found = self._requests.labels(method, route, str(status)), self._latency.labels(route)
+            self._of_route[method, route, status] = found
+        requests, latency = found
+        requests.inc()
+        latency.observe(seconds)
 
     def observe_batch(self, images: int, seconds: float) -> None:
         """Count one forward pass."""
+        self._queue_images.set(self._queued())
         self._batch_images.observe(images)
         self._batch_seconds.observe(seconds)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self._registry)
+        """The text that Prometheus reads, of all workers."""
+        self._queue_images.set(self._queued())
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Path
+from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from model.config import VAEConfig
 from service.body import read_body
 from service.context import RequestContext
+from service.direct import Routes, handler_of
 from service.errors import BadBodyError, NotFoundError, NotReadyError
 from service.infer_request import LENGTH_HEADER, InferRequest, TensorSpec, infer_response
 from service.inference import ScoreWanted
@@ -149,7 +151,7 @@ async def infer(request: Request, name: ModelName) -> Response:
     service, context = Service.of(request), RequestContext.of(request)
     model = _model(name)
     config = service.inference.engine.bundle.config
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
     wanted = InferRequest.parse(body, request.headers.get(LENGTH_HEADER), _outputs(model, service))
     context.shorten_timeout_us(wanted.timeout_us)
     rows = _rows(wanted, model, config, service.settings.max_images_per_request)
@@ -162,6 +164,20 @@ async def version_infer(request: Request, name: ModelName, version: Version) -> 
     """The same, for callers who name the version."""
     _check_version(request, version)
     return await infer(request, name)
+
+
+def direct() -> Routes:
+    """The models' infer routes, for `DirectRoutes`."""
+    infer_route = next(
+        route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is infer
+    )
+    return {
+        ("POST", infer_route.path.format(name=name)): (
+            infer_route,
+            handler_of(infer_route, name=name),
+        )
+        for name in MODELS
+    }
 
 
 def _spec(name: str, config: VAEConfig) -> TensorSpec:

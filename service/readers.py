@@ -26,7 +26,15 @@ from model.preprocessing import (
     open_image,
 )
 from service.errors import BadBodyError, DeadlineError, InvalidContentError, TooLargeError
-from service.json_body import fields, items, kind, number_row, number_rows, parse_json
+from service.json_body import (
+    fields,
+    items,
+    kind,
+    number_row,
+    number_rows,
+    parse_json,
+    plain_images,
+)
 from service.sampling import MAX_SEED, standard_normal
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -107,6 +115,22 @@ class LatentsWanted:
 
 def read_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
     """`{"images": [I, …], "dtype": …}`, each I a base64 file or numbers."""
+    plain = read_plain_json_images(body, wanted)
+    return read_any_json_images(body, wanted) if plain is None else plain
+
+
+def read_plain_json_images(body: bytes, wanted: ImagesWanted) -> Pixels | None:
+    """The same if all images are numbers of one form and right; None means nothing."""
+    plain = plain_images(body, wanted.shape, wanted.max_images)
+    if plain is None:
+        return None
+    dtype, pixels = plain
+    rows: Pixels = np.frombuffer(pixels, DTYPES[dtype]).reshape(-1, wanted.pixels)
+    return rows
+
+
+def read_any_json_images(body: bytes, wanted: ImagesWanted) -> Pixels:
+    """The same for all forms of images together, and with the reason if something is wrong."""
     found = fields(parse_json(body), ("images", "dtype"))
     dtype = found.get("dtype", "float32")
     if dtype not in DTYPES:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -16,6 +16,7 @@ from model.engine import Floats
 from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
+from service.direct import Routes, handler_of
 from service.errors import DeadlineError, InvalidContentError
 from service.inference import ScoreWanted
 from service.metrics import Metrics
@@ -68,13 +69,13 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
 )
 async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()]) -> Response:
     """The image that each latent stands for; or, given `n`, images of draws from the prior."""
-    service = Service.of(request)
+    service, context = Service.of(request), RequestContext.of(request)
     accepted = _negotiate(request, media.IMAGE_ANSWERS)
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
     wanted = LatentsWanted(
         size=service.latent_size, max_images=service.settings.max_images_per_request
     )
-    z = media.read_latents(body, request.headers.get("content-type", ""), wanted)
+    z = media.read_latents(body, context.headers.get("content-type", ""), wanted)
     return await _decoded(request, z, accepted, query)
 
 
@@ -170,7 +171,7 @@ async def anomaly_score(
 async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()]) -> Response:
     """`n` images that nobody has drawn before. The same `seed` gives the same images."""
     service = Service.of(request)
-    RequestContext.of(request).shorten_timeout(request.headers)
+    RequestContext.of(request).shorten_timeout()
     accepted = _negotiate(request, media.PICTURE_ANSWERS)
     check_count(query.n, service.settings.max_images_per_request)
     z = standard_normal((query.n, service.latent_size), query.seed)
@@ -239,8 +240,17 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=Metrics.content_type)
 
 
+def direct() -> Routes:
+    """The routes that read images or latents, for `DirectRoutes`."""
+    return {
+        ("POST", route.path): (route, handler_of(route))
+        for route in router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    }
+
+
 def _negotiate(request: Request, offered: Sequence[str]) -> str:
-    return media.negotiate(", ".join(request.headers.getlist("accept")), offered)
+    return media.negotiate(RequestContext.of(request).headers.get("accept"), offered)
 
 
 def _score_wanted(service: Service, query: schemas.ScoreQuery) -> ScoreWanted:
@@ -264,21 +274,20 @@ def _score_wanted(service: Service, query: schemas.ScoreQuery) -> ScoreWanted:
 
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
     context = RequestContext.of(request)
     wanted = ImagesWanted(
         shape=service.inference.engine.bundle.config.image_shape,
         max_images=service.settings.max_images_per_request,
         max_image_pixels=service.settings.max_image_pixels,
-        content_type=request.headers.get("content-type", ""),
+        content_type=context.headers.get("content-type", ""),
         dtype=query.dtype,
         resize=query.resize,
         invert=query.invert,
-        deadline=context.started + context.timeout_s,
+        deadline=context.deadline,
     )
     try:
-        async with asyncio.timeout(context.time_left_s):
-            return await media.read_images(body, wanted, service.decoders)
+        return await media.read_images(body, wanted, service.decoders)
     except TimeoutError as error:
         raise DeadlineError(
             f"the images were not decoded within the request's {context.timeout_s:g} s"

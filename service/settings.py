@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -47,12 +49,18 @@ class Settings(BaseSettings):
         "auto",
         description="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes that share the port, each with its own copy of the weights",
+    )
     threads: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="CPU threads of one forward pass; unset is half the cores, at most 4: small "
-        "networks gain nothing from more",
+        description="CPU threads of one forward pass; unset is the cores divided by the workers, "
+        "or half of them for a single worker, and at most 4: small networks gain nothing from more",
     )
     max_batch_images: int = Field(
         128,
@@ -103,8 +111,16 @@ class Settings(BaseSettings):
 
     @property
     def inference_threads(self) -> int:
-        """`threads`, or what suits this machine: HTTP and JSON need the other half of the cores."""
-        return self.threads or max(1, min(4, _cores() // 2))
+        """`threads`, or what suits this machine: a single worker leaves half the cores to HTTP."""
+        return self.threads or max(1, min(4, _cores() // max(2, self.workers)))
+
+    def set_up_logging(self) -> None:
+        """Log to stderr, from `log_level` on."""
+        logging.basicConfig(
+            level=self.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
+        )
+        for name in ("asyncio", "PIL"):
+            logging.getLogger(name).setLevel("WARNING")  # their debug lines are not about requests
 
     @model_validator(mode="after")
     def _request_fits_into_queue(self) -> Self:

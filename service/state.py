@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.deadlines import Deadlines
 from service.inference import Inference
 from service.metrics import Metrics
 from service.settings import Settings
@@ -21,6 +22,8 @@ class Service:
     metrics: Metrics
     decoders: Executor
     """Decodes image files: few at a time, as each may take 100 MB."""
+    deadlines: Deadlines
+    """Of bodies that are on their way."""
 
     @classmethod
     def of(cls, request: Request) -> Service:

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import client_of
 
@@ -30,25 +29,25 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def app() -> FastAPI:
+def app() -> App:
     """With the default settings. Not for tests that change its engine."""
     return create_app(Settings(threads=1))
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+async def client(app: App) -> AsyncIterator[AsyncClient]:
     async with client_of(app) as client:
         yield client
 
 
 @pytest.fixture
-def small_app() -> FastAPI:
+def small_app() -> App:
     """With limits that a test can reach, and an engine of its own that it may break."""
     return create_app(SMALL)
 
 
 @pytest.fixture
-async def small_client(small_app: FastAPI) -> AsyncIterator[AsyncClient]:
+async def small_client(small_app: App) -> AsyncIterator[AsyncClient]:
     async with client_of(small_app) as client:
         yield client
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.engine import Engine
+from service.app import App
 from service.state import Service
 
 HANG_S = 20
@@ -80,11 +80,11 @@ def problem(answer: Response, status: int, *mentioned: str) -> dict[str, Any]:
     return found
 
 
-def client_of(app: FastAPI) -> AsyncClient:
+def client_of(app: App) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=HANG_S)
 
 
-def engine_of(app: FastAPI) -> Engine:
+def engine_of(app: App) -> Engine:
     service: Service = app.state.service
     return service.inference.engine
 
@@ -129,9 +129,10 @@ class HeldPass:
         self._gate.release(batches)
 
 
-def hold(monkeypatch: pytest.MonkeyPatch, app: FastAPI, name: str) -> HeldPass:
-    """Make the engine's method `name` wait."""
+def hold(monkeypatch: pytest.MonkeyPatch, app: App, name: str) -> HeldPass:
+    """Make the engine's method `name` wait, in the inference thread however small its batch is."""
     engine = engine_of(app)
+    monkeypatch.setattr(app.state.service.inference._batcher, "_inline_rows", 0)
     held = HeldPass(getattr(engine, name))
     monkeypatch.setattr(engine, name, held)
     return held

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from model.bundle import Bundle, find_bundle, load_bundle
 from model.calibration import DEFAULT_DRAWS
 from model.engine import Engine
 from model.training.calibrate import calibrated
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, problem, uint8_body
 from tests.conftest import Server
@@ -31,7 +30,7 @@ SCORES = [
 DRAWN = ["reconstruction_probability", "iwae"]
 
 
-def app_of(bundle: Bundle, directory: Path, alpha: float = 0.01) -> FastAPI:
+def app_of(bundle: Bundle, directory: Path, alpha: float = 0.01) -> App:
     """A service of a bundle, saved for the purpose."""
     bundle.save(directory, "card")
     return create_app(Settings(bundle=str(directory), threads=1, alpha=alpha))

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from model.engine import Engine
 from service import schemas
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import IMAGE_ROUTES, WORK_ROUTES, base64_file, client_of, uint8_body
 
@@ -232,7 +231,7 @@ async def test_sample_and_decode_draw_the_same(client: AsyncClient) -> None:
 
 
 async def test_the_same_input_has_the_same_answer_in_another_process(
-    app: FastAPI, four: NDArray[np.uint8]
+    app: App, four: NDArray[np.uint8]
 ) -> None:
     answers = []
     for one in (app, create_app(Settings(threads=1))):

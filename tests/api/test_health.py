@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import inference
+from service.app import App
 from tests.api.helpers import engine_of, hold, metric, problem, queue_holds, uint8_body
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def test_alive_and_ready(client: AsyncClient) -> None:
 
 
 async def test_a_broken_engine_is_not_ready_and_the_process_lives(
-    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
     monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
     with monkeypatch.context() as patch:
@@ -45,7 +45,7 @@ async def test_a_broken_engine_is_not_ready_and_the_process_lives(
 
 
 async def test_a_hung_engine_is_not_ready(
-    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
     monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
     monkeypatch.setattr(inference, "PROBE_TIMEOUT_S", 0.05)
@@ -57,7 +57,7 @@ async def test_a_hung_engine_is_not_ready(
 
 async def test_work_that_went_well_lately_is_proof_enough(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     four: NDArray[np.uint8],
 ) -> None:
@@ -75,7 +75,7 @@ async def test_work_that_went_well_lately_is_proof_enough(
 
 async def test_a_failed_request_is_no_proof(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     four: NDArray[np.uint8],
 ) -> None:
@@ -128,7 +128,7 @@ async def test_metrics_are_prometheus_text(client: AsyncClient) -> None:
 
 async def test_the_queue_s_depth_is_seen_while_it_waits(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:

@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
-from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from tritonclient.utils import (  # type: ignore[import-untyped]
@@ -20,6 +19,7 @@ from tritonclient.utils import (  # type: ignore[import-untyped]
 )
 
 from service import inference
+from service.app import App
 from tests.api.conftest import SMALL
 from tests.api.helpers import HANG_S, engine_of, hold, queue_holds
 from tests.conftest import Server
@@ -708,7 +708,7 @@ async def test_too_many_images_or_bytes(infer: Infer) -> None:
 
 @pytest.mark.anyio
 async def test_a_full_queue(
-    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient, infer: Infer
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient, infer: Infer
 ) -> None:
     held = hold(monkeypatch, small_app, "decode")
     tasks = [asyncio.create_task(infer(8))]
@@ -735,7 +735,7 @@ async def test_a_body_that_does_not_arrive(small_client: AsyncClient) -> None:
 
 @pytest.mark.anyio
 async def test_not_ready(
-    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient, infer: Infer
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient, infer: Infer
 ) -> None:
     def broken(_: Any) -> Any:
         raise RuntimeError("the device is gone")

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from service import examples, inference
-from service.app import create_app
+from service.app import App, create_app
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
@@ -43,7 +42,7 @@ ROUTES = {
 
 
 @pytest.fixture
-def page(app: FastAPI) -> dict[str, Any]:
+def page(app: App) -> dict[str, Any]:
     return app.openapi()
 
 
@@ -235,7 +234,7 @@ async def test_every_error_of_every_route_is_of_one_shape(
         beside = []
         if status == 500:
             for name in names:
-                monkeypatch.setattr(engine_of(app), name, lambda _: 1 / 0)
+                monkeypatch.setattr(engine_of(app), name, lambda *_, **__: 1 / 0)
         held = [hold(monkeypatch, app, name) for name in names] if status in (503, 504) else []
         if path == "/readyz":
             monkeypatch.setattr(inference, "READY_FOR_S", 0.0)

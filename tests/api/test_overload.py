@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
+from service.app import App
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
@@ -35,7 +35,7 @@ BATCH = SMALL.max_batch_images
 
 async def test_a_full_queue_refuses_at_once_and_harms_nobody(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:
@@ -83,7 +83,7 @@ async def test_a_full_queue_refuses_at_once_and_harms_nobody(
 
 async def test_a_draw_is_admitted_once(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:
@@ -107,7 +107,7 @@ async def test_a_draw_is_admitted_once(
 @pytest.mark.parametrize("route", WORK_ROUTES)
 async def test_a_passed_deadline_drops_what_waits(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
     route: str,
@@ -129,7 +129,7 @@ async def test_a_passed_deadline_drops_what_waits(
 
 
 async def test_a_sample_has_a_deadline_too(
-    monkeypatch: pytest.MonkeyPatch, small_app: FastAPI, small_client: AsyncClient
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
     held = hold(monkeypatch, small_app, "decode")
     asked = asyncio.create_task(small_client.get("/sample", headers={"X-Request-Timeout": "0.05"}))
@@ -141,7 +141,7 @@ async def test_a_sample_has_a_deadline_too(
 
 async def test_a_deadline_holds_for_what_already_runs(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:
@@ -161,7 +161,7 @@ async def test_a_deadline_holds_for_what_already_runs(
 @pytest.mark.parametrize("route", WORK_ROUTES)
 async def test_nothing_is_computed_after_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
     route: str,
@@ -209,7 +209,7 @@ async def test_a_body_that_does_not_arrive(small_client: AsyncClient, route: str
 
 async def test_a_cancelled_request_is_not_computed(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:
@@ -232,7 +232,7 @@ async def test_a_cancelled_request_is_not_computed(
 async def test_a_fault_of_ours_is_told_without_its_inside(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
     route: str,
@@ -258,7 +258,7 @@ async def test_a_fault_of_ours_is_told_without_its_inside(
 
 async def test_a_request_that_breaks_its_batch_breaks_only_itself(
     monkeypatch: pytest.MonkeyPatch,
-    small_app: FastAPI,
+    small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
 ) -> None:

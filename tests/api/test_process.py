@@ -180,7 +180,7 @@ def test_a_stop_answers_what_was_accepted_first(
 def test_a_stop_that_comes_before_it_listens_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is in memory, and uvicorn does not handle signals yet."""
 
-    def run(_: uvicorn.Server) -> None:
+    def run(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("it went on, and nobody would stop it")
 

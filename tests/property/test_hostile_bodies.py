@@ -12,13 +12,12 @@ from urllib.parse import urlencode
 import numpy as np
 import orjson
 import pytest
-from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 
 ROUTES = st.sampled_from(["/encode", "/decode", "/reconstruct", "/anomaly-score"])
@@ -73,13 +72,13 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[FastAPI]:
+def app() -> Iterator[App]:
     app = create_app(Settings(threads=1))
     yield app
     app.state.service.inference.close()
 
 
-def send(app: FastAPI, path: str, body: bytes, headers: dict[str, str]) -> Response:
+def send(app: App, path: str, body: bytes, headers: dict[str, str]) -> Response:
     """Its answer, which is one of the contract's; with a good request beside it."""
 
     async def both() -> tuple[Response, Response]:
@@ -111,13 +110,13 @@ def hostile(max_examples: int) -> settings:
 
 @given(ROUTES, st.binary(max_size=200), TYPES)
 @hostile(150)
-def test_any_bytes(app: FastAPI, path: str, body: bytes, content_type: str) -> None:
+def test_any_bytes(app: App, path: str, body: bytes, content_type: str) -> None:
     send(app, path, body, {"Content-Type": content_type} if content_type else {})
 
 
 @given(ROUTES, BODIES)
 @hostile(300)
-def test_any_json(app: FastAPI, path: str, body: dict[str, Any]) -> None:
+def test_any_json(app: App, path: str, body: dict[str, Any]) -> None:
     try:
         content = orjson.dumps(body)
     except orjson.JSONEncodeError:  # an integer of more than 64 bits
@@ -129,7 +128,7 @@ def test_any_json(app: FastAPI, path: str, body: dict[str, Any]) -> None:
 
 @given(ROUTES, damaged_files(), st.booleans())
 @hostile(250)
-def test_any_damage_to_an_image_file(app: FastAPI, path: str, data: bytes, in_json: bool) -> None:
+def test_any_damage_to_an_image_file(app: App, path: str, data: bytes, in_json: bool) -> None:
     body = orjson.dumps({"images": [b64encode(data).decode()]}) if in_json else data
     content_type = "application/json" if in_json else "image/png"
     send(app, path, body, {"Content-Type": content_type})
@@ -145,6 +144,6 @@ def test_any_damage_to_an_image_file(app: FastAPI, path: str, data: bytes, in_js
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
 )
 @hostile(150)
-def test_any_query_and_accept(app: FastAPI, path: str, query: dict[str, str], accept: str) -> None:
+def test_any_query_and_accept(app: App, path: str, query: dict[str, str], accept: str) -> None:
     body = orjson.dumps({"n": 1}) if path == "/decode" else BESIDE
     send(app, f"{path}?{urlencode(query)}", body, {"Accept": accept})

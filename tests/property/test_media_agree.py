@@ -12,14 +12,13 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import IMAGE_ROUTES, LOSSLESS, image_file, png_pixels
 
@@ -48,7 +47,7 @@ LATENTS = st.integers(1, 5).flatmap(
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[FastAPI]:
+def app() -> Iterator[App]:
     app = create_app(Settings(threads=1))
     yield app
     app.state.service.inference.close()
@@ -129,7 +128,7 @@ async def ask(
     return answer
 
 
-def client_of(app: FastAPI) -> AsyncClient:
+def client_of(app: App) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url="http://test")
 
 
@@ -145,7 +144,7 @@ def check_near(found: dict[str, Any], expected: dict[str, Any], abs_: float) -> 
 @pytest.mark.parametrize("route", IMAGE_ROUTES)
 @given(images=IMAGES)
 @EASY
-def test_all_bodies_agree(app: FastAPI, route: str, images: Images) -> None:
+def test_all_bodies_agree(app: App, route: str, images: Images) -> None:
     async def check() -> None:
         async with client_of(app) as client:
             bodies = same_pixels(images)
@@ -161,7 +160,7 @@ def test_all_bodies_agree(app: FastAPI, route: str, images: Images) -> None:
 @pytest.mark.parametrize("route", IMAGE_ROUTES)
 @given(images=IMAGES)
 @EASY
-def test_all_answers_agree(app: FastAPI, route: str, images: Images) -> None:
+def test_all_answers_agree(app: App, route: str, images: Images) -> None:
     async def check() -> None:
         async with client_of(app) as client:
             await check_answers(client, route, ("", npy(images), NPY))
@@ -173,7 +172,7 @@ def test_all_answers_agree(app: FastAPI, route: str, images: Images) -> None:
 
 @given(z=LATENTS)
 @EASY
-def test_all_bodies_and_answers_of_latents_agree(app: FastAPI, z: NDArray[np.float32]) -> None:
+def test_all_bodies_and_answers_of_latents_agree(app: App, z: NDArray[np.float32]) -> None:
     async def check() -> None:
         async with client_of(app) as client:
             by_raw: Sent = ("", z.astype("<f4").tobytes(), RAW)
@@ -224,7 +223,7 @@ async def check_answers(client: AsyncClient, route: str, sent: Sent, query: str 
 
 @given(images=IMAGES)
 @EASY
-def test_half_floats_agree_to_their_own_precision(app: FastAPI, images: Images) -> None:
+def test_half_floats_agree_to_their_own_precision(app: App, images: Images) -> None:
     """As what they are after rounding, that is: exactly as the same numbers in float64."""
 
     async def check() -> None:

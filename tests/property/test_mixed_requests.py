@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.app import create_app
+from service.app import App, create_app
 from service.settings import Settings
 
 MAX_BATCH = 8
@@ -50,7 +49,7 @@ SENT = st.builds(
 )
 
 
-def make_app() -> FastAPI:
+def make_app() -> App:
     return create_app(Settings(threads=1, max_batch_images=MAX_BATCH))
 
 

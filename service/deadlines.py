@@ -1,0 +1,88 @@
+"""Many deadlines on one timer of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from time import perf_counter
+from types import TracebackType
+
+
+class Deadlines:
+    """Calls back what is still waited for when its time is over.
+
+    A timer of its own for each request costs the loop more than the rest of its waiting, and as
+    good as none ever fires. Here one timer stands for the earliest deadline; what was done before
+    it is simply no longer there. Times are `time.perf_counter`'s.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, tuple[float, Callable[[], object]]] = {}
+        self._next = math.inf
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, key: object, when: float, expire: Callable[[], object]) -> None:
+        """Call `expire` at `when`, from the running loop, unless `key` is discarded before."""
+        if when == math.inf:
+            return
+        self._waiting[key] = when, expire
+        loop = asyncio.get_running_loop()
+        if when < self._next or loop is not self._loop:
+            self._arm(loop, when)
+
+    def discard(self, key: object) -> None:
+        """It is done."""
+        self._waiting.pop(key, None)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if self._timer and loop is self._loop:
+            self._timer.cancel()
+        self._next, self._loop = when, loop
+        self._timer = loop.call_later(max(0.0, when - perf_counter()), self._fire)
+
+    def _fire(self) -> None:
+        now = perf_counter()
+        # The loop's clock may be a little early. What it woke for is due, whatever ours says.
+        due = [key for key, (when, _) in self._waiting.items() if when <= max(now, self._next)]
+        expired = [self._waiting.pop(key)[1] for key in due]
+        self._next, self._timer = math.inf, None
+        if self._waiting:
+            self._arm(asyncio.get_running_loop(), min(when for when, _ in self._waiting.values()))
+        for expire in expired:
+            expire()
+
+
+class Limit:
+    """`with` a deadline, inside of which the current task is cancelled when it comes.
+
+    As `asyncio.timeout`: raises `TimeoutError` then.
+    """
+
+    __slots__ = ("_cancelling", "_deadlines", "_expired", "_task", "_when")
+
+    def __init__(self, deadlines: Deadlines, when: float) -> None:
+        self._deadlines = deadlines
+        self._when = when
+        self._expired = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for mypy: there is one wherever something awaits
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._deadlines.add(self, self._when, self._expire)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._deadlines.discard(self)
+        # Only our own cancelling ends here: someone else may have cancelled the task, too.
+        ours = self._expired and self._task.uncancel() <= self._cancelling
+        if ours and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
