@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint format train evaluate bench-doors bench-quality clean
+.PHONY: help serve test lint format train evaluate bench bench-quick bench-doors bench-quality clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,12 @@ train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs
 evaluate: .venv/installed ## how well a bundle fits and tells anomalies: make evaluate BUNDLE=mnist DATA=data/mnist ANOMALIES=data/kmnist
 	$(BIN)/python -m model evaluate --bundle $(BUNDLE) --data $(DATA) --anomalies $(ANOMALIES) $(ARGS)
 
+bench: .venv/installed ## this service beside its peers, about 20 minutes, into benchmarks/results/
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-quick: .venv/installed ## this service beside fixed answers, in a minute; tables are printed only
+	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
+
 bench-doors: .venv/installed ## what each body type costs, into benchmarks/results/
 	$(BIN)/python -m benchmarks.doors
 
@@ -46,4 +52,4 @@ bench-quality: .venv/installed ## anomaly detection over seeds, classes and scor
 	$(BIN)/python -m benchmarks.score_choice --data $(DATA)
 
 clean: ## remove the environment and all caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -4,7 +4,8 @@
 
     config.json                format, name, architecture, preprocessing, provenance, metrics
     model.safetensors          the weights, and what scores know of the training images; float32
-    calibration.safetensors    clean images' scores, sorted, a table for each score; may be missing
+    calibration.safetensors    clean images' scores, sorted, a table for each score and each type
+                               that they are computed in (`bfloat16:mse`); may be missing
     README.md                  the model card, with pictures in plots/
 """
 
@@ -25,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.calibration import Calibration
+from model.calibration import DTYPES, Calibration, Floats
 from model.config import VAEConfig
 from model.draws import score_names
 from model.preprocessing import PREPROCESSING
@@ -158,8 +159,12 @@ class Bundle:
         return safetensors.torch.save({n: t.contiguous() for n, t in self._tensors().items()})
 
     def _calibration_tables(self) -> bytes:
-        tables = self.calibration.scores if self.calibration else {}
-        return safetensors.numpy.save(dict(tables))
+        if self.calibration is None:
+            return b""
+        tables = dict(self.calibration.scores)
+        for dtype, scores in self.calibration.other_dtypes.items():
+            tables |= {f"{dtype}:{name}": table for name, table in scores.items()}
+        return safetensors.numpy.save(tables)
 
 
 def find_bundle(name_or_directory: str) -> Path:
@@ -267,8 +272,11 @@ def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistic
 
 
 def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Calibration | None:
-    """The tables of `names`, in this order. A score without one has no p-values, as of a version
-    that did not know it yet; a table of a score that is not known is left out."""
+    """The tables of `names`, in this order, and those of other types than float32.
+
+    A score without one has no p-values, as of a version that did not know it yet; a table of a
+    score that is not known is left out.
+    """
     if content is None:
         return None
     if not isinstance(content, dict) or not all(
@@ -280,8 +288,17 @@ def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Ca
     for name, table in tables.items():
         if table.dtype != np.float32 or table.ndim != 1:
             raise BundleError(f"{path.name}: {name} is {table.dtype}, shape {table.shape}")
-    known = {name: tables[name] for name in names if name in tables}
-    return Calibration(scores=known, data_set=content["data_set"], date=content["date"])
+
+    def known(prefix: str) -> dict[str, Floats]:
+        return {name: tables[prefix + name] for name in names if prefix + name in tables}
+
+    others = {dtype: known(f"{dtype}:") for dtype in DTYPES[1:]}
+    return Calibration(
+        scores=known(""),
+        data_set=content["data_set"],
+        date=content["date"],
+        other_dtypes={dtype: scores for dtype, scores in others.items() if scores},
+    )
 
 
 def _read(path: Path, sha256: str, max_bytes: int, parse: Callable[[bytes], T]) -> T:

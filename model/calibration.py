@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -24,6 +24,10 @@ COMMON_ALPHAS: Final = (0.05, 0.01)
 
 DEFAULT_DRAWS: Final = 32
 """Draws an image that drawn scores are calibrated with: with another number their values differ."""
+
+
+DTYPES: Final = ("float32", "bfloat16", "float16")
+"""Types that a network computes in; the first is the one of its weights."""
 
 
 class CalibrationError(ValueError):
@@ -43,14 +47,21 @@ class Calibration:
     data_set: str
     date: str
     """ISO 8601."""
+    other_dtypes: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
+    """The same for scores of a network that computes in another type than float32: they differ a
+    little, and a p-value is of the scores as they are."""
 
     def __post_init__(self) -> None:
-        sizes = {name: len(table) for name, table in self.scores.items()}
+        for scores in (self.scores, *self.other_dtypes.values()):
+            self._check(scores)
+
+    def _check(self, scores: Mapping[str, Floats]) -> None:
+        sizes = {name: len(table) for name, table in scores.items()}
         if not sizes or 0 in sizes.values() or len(set(sizes.values())) != 1:
             raise CalibrationError(
                 f"calibration scores have sizes {sizes}, expected one size from 1 for all"
             )
-        for name, table in self.scores.items():
+        for name, table in scores.items():
             if not np.isfinite(table).all():
                 raise CalibrationError(f"calibration scores of {name!r} hold NaN or infinity")
             if (np.diff(table) < 0).any():
@@ -60,6 +71,13 @@ class Calibration:
     def n(self) -> int:
         """Clean images."""
         return len(next(iter(self.scores.values())))
+
+    def of_dtype(self, dtype: str) -> Calibration | None:
+        """That of scores computed in `dtype`; None where there is none."""
+        if dtype == DTYPES[0]:
+            return self
+        scores = self.other_dtypes.get(dtype)
+        return None if scores is None else replace(self, scores=scores, other_dtypes={})
 
     def p_values(self, name: str, scores: Floats) -> Probabilities:
         """(1 + number of calibration scores ≥ score) / (n + 1), (N,) to (N,)."""
@@ -90,10 +108,20 @@ class Calibration:
         return float(self.scores[name][self.n - 1 - allowed])
 
 
-def calibration_of(scores: Mapping[str, Floats], *, data_set: str, date: str) -> Calibration:
+def calibration_of(
+    scores: Mapping[str, Floats],
+    *,
+    data_set: str,
+    date: str,
+    other_dtypes: Mapping[str, Mapping[str, Floats]] | None = None,
+) -> Calibration:
     """Sort the clean images' scores, one array for each name. Raises `CalibrationError`."""
-    tables = {name: np.sort(np.asarray(values, np.float32)) for name, values in scores.items()}
-    return Calibration(scores=tables, data_set=data_set, date=date)
+
+    def tables(unsorted: Mapping[str, Floats]) -> dict[str, Floats]:
+        return {name: np.sort(np.asarray(v, np.float32)) for name, v in unsorted.items()}
+
+    others = {dtype: tables(found) for dtype, found in (other_dtypes or {}).items()}
+    return Calibration(scores=tables(scores), data_set=data_set, date=date, other_dtypes=others)
 
 
 def too_small_for(n: int) -> list[float]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import timeit
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,11 +21,21 @@ from torch import Tensor
 
 from model.bundle import Bundle
 from model.calibration import DEFAULT_DRAWS
-from model.device import describe_device, resolve_device
+from model.device import accelerator_of, describe_device, resolve_device
 from model.draws import DRAWN_SCORES, draw_likelihoods
-from model.forward import MlpForward, ModuleForward, Pass, Rows, count_rows, fill, write_scaled
+from model.forward import (
+    MlpForward,
+    ModuleForward,
+    Pass,
+    Rows,
+    count_rows,
+    fill,
+    forward,
+    write_scaled,
+)
 from model.native import NativeScores
 from model.scoring import mean_squared_error, offered_scores
+from model.staging import Staging
 from model.vae import Reconstruction
 
 Floats = NDArray[np.float32]
@@ -31,6 +43,11 @@ Floats = NDArray[np.float32]
 
 QUICK_S: Final = 0.0005
 """A pass of this length holds others up less than handing it to a thread would."""
+
+
+CPU_BATCH: Final = 128
+GPU_BATCH: Final = 8192
+"""Images in one pass from which on more of them gain nothing."""
 
 
 class Encoding(NamedTuple):
@@ -85,19 +102,33 @@ class Engine:
 
     Not for several threads at once: callers queue (see `service.batching`). Raises `DeviceError`
     for a device that is not there. `threads` bounds what one pass uses of the CPU; torch keeps it
-    for the whole process.
+    for the whole process. Products are computed in `dtype`, one of `model.calibration.DTYPES`; what
+    goes in and comes out is float32, and so are the scores.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        dtype: str = "float32",
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.bundle = bundle
         self._device = resolve_device(device)
-        self._network = bundle.network().to(self._device)
+        self._network = bundle.network().to(self._device, getattr(torch, dtype))
+        self.dtype = dtype
+        self.calibration = bundle.calibration and bundle.calibration.of_dtype(dtype)
+        """The bundle's, of scores computed in `dtype`."""
         self.quick_images = 0
         """Up to so many, a pass is so short that it may run where others wait for it; found by
         `warm_up`. 0 on a GPU, which may hang."""
-        on_cpu = self._device.type == "cpu"
+        self._accelerator = accelerator_of(self._device)
+        self._stagings: dict[str, Staging] = {}
+        self._most = GPU_BATCH
+        on_cpu = self._accelerator is None
         plain = on_cpu and bundle.config.architecture == "mlp"
         self._forward = (
             MlpForward(self._network) if plain else ModuleForward(self._network, self._device)
@@ -118,14 +149,21 @@ class Engine:
         return describe_device(self._device)
 
     @property
-    def dtype(self) -> str:
-        """The type that it computes in."""
-        return str(next(self._network.parameters()).dtype).removeprefix("torch.")
+    def best_batch(self) -> int:
+        """Images in one pass that make the most of the device."""
+        return GPU_BATCH if self._accelerator else CPU_BATCH
 
     def warm_up(self, batch_images: int) -> None:
-        """Run each kind of pass at batch 1 and `batch_images`, so that no client waits for it."""
+        """Run each kind of pass, so that no client waits for what is done at the first one.
+
+        At batch 1 and `batch_images`; on a GPU at all powers of two up to there.
+        """
         config = self.bundle.config
-        for n in (1, batch_images):
+        sizes = {1, batch_images}
+        if self._accelerator:
+            self._most = batch_images
+            sizes |= {1 << power for power in range(batch_images.bit_length())}
+        for n in sorted(sizes):
             images = np.zeros((n, config.pixels), dtype=np.uint8)
             self.encode(images)
             self.decode(np.zeros((n, config.latent_size), dtype=np.float32))
@@ -139,7 +177,7 @@ class Engine:
             if self.drawn_scores:
                 width = config.pixels + DEFAULT_DRAWS * config.latent_size
                 self.draw(np.zeros((n, width), dtype=np.float32))
-        if self._device.type == "cpu":
+        if self._accelerator is None:
             self.quick_images = self._most_within(QUICK_S, batch_images)
 
     def _most_within(self, seconds: float, most: int) -> int:
@@ -156,6 +194,9 @@ class Engine:
     @torch.inference_mode()
     def encode(self, images: Rows) -> Encoding:
         """The posterior N(μ, diag σ²) of each image."""
+        if self._accelerator:
+            mean, std = np.split(self._staged("encode", self._encoded)(images), 2, axis=1)
+            return Encoding(mean, std)
         heads = self._forward(images).heads.clone()  # which the next pass would write over
         posterior = self._network.posterior(heads)
         return Encoding(_numpy(posterior.mean), _numpy(posterior.std))
@@ -163,12 +204,18 @@ class Engine:
     @torch.inference_mode()
     def decode(self, z: Rows) -> Decoding:
         """The image that each latent, (N, D), stands for."""
+        if self._accelerator:
+            size = self.bundle.config.latent_size
+            return Decoding(self._shaped(self._staged("decode", self._network.decode, size)(z)))
         latents = self._batch(z, self.bundle.config.latent_size)
         return Decoding(self._images(self._network.decode(latents)))
 
     @torch.inference_mode()
     def reconstruct(self, images: Rows) -> Reconstructions:
         """Each image encoded and decoded again, through z = μ."""
+        if self._accelerator:
+            found = self._staged("reconstruct", self._reconstructed)(images)
+            return Reconstructions(self._shaped(found[:, :-1]), found[:, -1])
         done = self._forward(images)
         return Reconstructions(self._images(done.logits.sigmoid()), self._scored("mse", done).mse)
 
@@ -187,7 +234,11 @@ class Engine:
     @torch.inference_mode()
     def score(self, images: Rows, name: str | None = None) -> Scores:
         """How strange each image is, by one of `scores` that is not drawn, or the default."""
-        return self._scored(name or self.scores[0], self._forward(images))
+        name = name or self.scores[0]
+        if self._accelerator:
+            run = partial(self._score_columns, name)
+            return Scores(*self._staged(f"score {name}", run)(images).T)
+        return self._scored(name, self._forward(images))
 
     @torch.inference_mode()
     def score_map(self, images: Rows, name: str | None = None) -> ScoreMaps:
@@ -255,18 +306,43 @@ class Engine:
 
     def _scored(self, name: str, done: Pass) -> Scores:
         """By C where it has the score, and by torch else."""
-        score = self._scores[name]
-        arrays: tuple[Floats, ...] = ()
-        if self._native:
-            arrays = done.pixels.numpy(), done.logits.numpy(), done.heads.numpy()
-            if name in self._native.names:
-                return Scores(*self._native(name, *arrays))
+        if self._native is None:
+            return Scores(*_numpy(self._columns(name, done).T))
+        arrays = done.pixels.numpy(), done.logits.numpy(), done.heads.numpy()
+        if name in self._native.names:
+            return Scores(*self._native(name, *arrays))
+        strange = _numpy(self._columns(name, done)[:, 0])
+        return Scores(strange, *self._native("mse", *arrays)[1:])
+
+    def _columns(self, name: str, done: Pass) -> Tensor:
+        """Score, MSE and KL side by side: (N, 3)."""
         output = Reconstruction(done.logits.sigmoid(), self._network.posterior(done.heads))
-        strange = _numpy(score(done.pixels, output))
-        if self._native:
-            return Scores(strange, *self._native("mse", *arrays)[1:])
         mse = mean_squared_error(done.pixels, output)
-        return Scores(strange, _numpy(mse), _numpy(output.posterior.kl()))
+        strange = self._scores[name](done.pixels, output)
+        return torch.stack([strange, mse, output.posterior.kl()], dim=1)
+
+    def _score_columns(self, name: str, pixels: Tensor) -> Tensor:
+        return self._columns(name, forward(self._network, pixels))
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        posterior = self._network.encode(pixels)
+        return torch.cat([posterior.mean, posterior.std], dim=1)  # (N, 2D)
+
+    def _reconstructed(self, pixels: Tensor) -> Tensor:
+        output = self._network(pixels)
+        mse = mean_squared_error(pixels, output)
+        return torch.cat([output.images, mse[:, None]], dim=1)  # (N, P + 1)
+
+    def _staged(
+        self, kind: str, run: Callable[[Tensor], Tensor], width: int | None = None
+    ) -> Staging:
+        """The staging of a kind of pass, for rows of C·H·W numbers if not of `width`."""
+        if self._accelerator is None:
+            raise RuntimeError("the CPU needs no staging")
+        if kind not in self._stagings:
+            width = width or self.bundle.config.pixels
+            self._stagings[kind] = Staging(self._accelerator, run, width, self._most)
+        return self._stagings[kind]
 
     def _pixels_and_noise(self, rows: Rows, draws: int) -> tuple[Tensor, Tensor]:
         widths = [self.bundle.config.pixels, draws * self.bundle.config.latent_size]
@@ -280,7 +356,10 @@ class Engine:
         return torch.from_numpy(batch).to(self._device)
 
     def _images(self, pixels: Tensor) -> Floats:
-        return _numpy(pixels).reshape(-1, *self.bundle.config.image_shape)  # (N, C, H, W)
+        return self._shaped(_numpy(pixels))
+
+    def _shaped(self, pixels: Floats) -> Floats:
+        return pixels.reshape(-1, *self.bundle.config.image_shape)  # (N, C, H, W)
 
 
 def draws_a_row(draws: int) -> int:

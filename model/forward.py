@@ -43,10 +43,13 @@ class ModuleForward:
         width = self._network.config.pixels
         batch = np.empty((count_rows(images), width), dtype=np.float32)
         fill(batch, images)
-        pixels = torch.from_numpy(batch).to(self._device)
-        heads = self._network.encoder(pixels)
-        mean = self._network.posterior(heads).mean
-        return Pass(pixels, heads, self._network.decoder(mean))
+        return forward(self._network, torch.from_numpy(batch).to(self._device))
+
+
+def forward(network: VAE, pixels: Tensor) -> Pass:
+    """Encode (N, P), and decode z = μ."""
+    heads = network.heads(pixels)
+    return Pass(pixels, heads, network.logits(network.posterior(heads).mean))
 
 
 class MlpForward:
@@ -60,35 +63,37 @@ class MlpForward:
     def __init__(self, network: VAE) -> None:
         self._relu_head = network.config.head == "relu"
         self._latent_size = network.config.latent_size
-        self._pixels = network.config.pixels
+        self._dtype = network.dtype
         self._encoder = _layers(network.encoder)
         self._decoder = _layers(network.decoder)
         widths = [weight.shape[1] for weight, _ in self._encoder + self._decoder]
-        self._widths = [self._pixels, *widths]
+        self._widths = [network.config.pixels, *widths]
         self._buffers: list[Tensor] = []
         self._views: dict[int, tuple[NDArray[np.float32], list[Tensor]]] = {}
 
     def __call__(self, images: Rows) -> Pass:
         """Encode, and decode z = μ."""
         n = count_rows(images)
-        # A lone image is computed beside another: for one row, the library takes a product of
-        # matrix and vector, which rounds differently. From two rows on, a row's result is the same
-        # to the last bit whatever the others are.
+        # A lone image is computed beside another: for one row, MKL takes a product of matrix and
+        # vector, which rounds differently. From two rows on, a row's result has been the same to
+        # the last bit whatever the others were, up to batches larger than the service's.
         array, views = self._views.get(rows := max(n, 2)) or self._views_of(rows)
         fill(array, images)
         pixels, *outputs = views
-        heads = _run(self._encoder, pixels, outputs)
+        heads = _run(self._encoder, pixels.to(self._dtype), outputs)
         mean = heads[:, : self._latent_size]
         if self._relu_head:
             mean = mean.relu()
         logits = _run(self._decoder, mean, outputs[len(self._encoder) :])
-        return Pass(pixels[:n], heads[:n], logits[:n])
+        return Pass(pixels[:n], heads[:n].float(), logits[:n].float())
 
     def _views_of(self, n: int) -> tuple[NDArray[np.float32], list[Tensor]]:
         if not self._buffers or n > len(self._buffers[0]) or len(self._views) >= KEPT_VIEWS:
             self._views.clear()
             size = max(n, len(self._buffers[0]) if self._buffers else 0)
-            self._buffers = [torch.zeros(size, width) for width in self._widths]
+            first, *others = self._widths
+            self._buffers = [torch.zeros(size, first)]
+            self._buffers += [torch.zeros(size, width, dtype=self._dtype) for width in others]
         views = [buffer[:n] for buffer in self._buffers]
         self._views[n] = views[0].numpy(), views
         return self._views[n]

@@ -81,9 +81,19 @@ class VAE(nn.Module):
             self.encoder = _mlp(config.encoder_sizes)
             self.decoder = _mlp(config.decoder_sizes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that products are computed in; what goes in and comes out keeps its own."""
+        return next(self.parameters()).dtype
+
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pixels in [0, 1], (N, P), to the posterior."""
-        return self.posterior(self.encoder(pixels))
+        return self.posterior(self.heads(pixels))
+
+    def heads(self, pixels: Tensor) -> Tensor:
+        """The encoder's output, (N, 2D), for `posterior`."""
+        heads: Tensor = self.encoder(pixels.to(self.dtype))
+        return heads.to(pixels.dtype)
 
     def posterior(self, heads: Tensor) -> DiagonalGaussian:
         """What the encoder's output, (N, 2D), stands for."""
@@ -96,8 +106,12 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, D) to pixels in [0, 1], (N, P)."""
-        logits: Tensor = self.decoder(z)  # (N, P)
-        return logits.sigmoid()
+        return self.logits(z).sigmoid()
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The decoder's output, (N, P), before its sigmoid."""
+        logits: Tensor = self.decoder(z.to(self.dtype))
+        return logits.to(z.dtype)
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encode, then decode z = μ, or z = μ + σ·ε where `noise` ε (N, D) is given."""

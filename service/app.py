@@ -80,10 +80,12 @@ def create_app(settings: Settings) -> App:
         load_bundle(find_bundle(settings.bundle)),
         device=settings.device,
         threads=settings.inference_threads,
+        dtype=settings.dtype,
     )
-    engine.warm_up(settings.max_batch_images)
+    max_batch_images = settings.max_batch_images or engine.best_batch
+    engine.warm_up(max_batch_images)
     bundle = engine.bundle
-    calibration = bundle.calibration
+    calibration = engine.calibration
     if calibration is not None and settings.alpha < (least := 1 / (calibration.n + 1)):
         log.warning(
             "alpha is %g, and the bundle's calibration of %d images knows no p-value below %.2g: "
@@ -94,7 +96,7 @@ def create_app(settings: Settings) -> App:
     inference = Inference(
         engine,
         metrics,
-        max_batch_images=settings.max_batch_images,
+        max_batch_images=max_batch_images,
         max_queue_images=settings.max_queue_images,
     )
 

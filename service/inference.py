@@ -81,7 +81,7 @@ class Inference:
             on_batch=self._note_batch,
         )
         metrics.watch_queue(lambda: self._batcher.queued_rows)
-        self._calibration = engine.bundle.calibration
+        self._calibration = engine.calibration
         self._runs: dict[tuple[Any, ...], Run[Any]] = {}
         self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 

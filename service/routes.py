@@ -188,7 +188,7 @@ async def model(request: Request) -> dict[str, Any]:
     """What it is, where it comes from, how well it fits, and what it offers."""
     engine = Service.of(request).inference.engine
     bundle = engine.bundle
-    calibration = bundle.calibration
+    calibration = engine.calibration
     return {
         "id": bundle.name,
         "version": bundle.version,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.calibration import DEFAULT_DRAWS, Floats, calibration_of
+from model.calibration import DEFAULT_DRAWS, DTYPES, Floats, calibration_of
 from model.engine import Engine
 
 CHUNK_IMAGES = 128
@@ -18,10 +18,16 @@ CHUNK_IMAGES = 128
 def calibrated(bundle: Bundle, images: NDArray[np.uint8], *, data_set: str, date: str) -> Bundle:
     """`bundle` with a calibration on `images`, (N, C, H, W), that it was not trained on.
 
-    The weights stay as they are. Raises `CalibrationError` for no images.
+    The weights stay as they are. There is a table for each score, and for each type that the
+    network may compute in. Raises `CalibrationError` for no images.
     """
-    scores = all_scores(Engine(bundle, device="cpu"), images)
-    return replace(bundle, calibration=calibration_of(scores, data_set=data_set, date=date))
+    scores = {
+        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images) for dtype in DTYPES
+    }
+    calibration = calibration_of(
+        scores.pop(DTYPES[0]), data_set=data_set, date=date, other_dtypes=scores
+    )
+    return replace(bundle, calibration=calibration)
 
 
 def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict[str, Floats]:

@@ -30,7 +30,7 @@ from tests.api.helpers import (
 pytestmark = pytest.mark.anyio
 
 QUEUE = SMALL.max_queue_images
-BATCH = SMALL.max_batch_images
+BATCH = SMALL.max_batch_images or 0
 
 
 async def test_a_full_queue_refuses_at_once_and_harms_nobody(

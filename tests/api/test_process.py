@@ -230,7 +230,7 @@ def check_refused(status: int, stderr: str, *mentioned: str) -> None:
 @pytest.fixture
 def _never_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrongly taken fails, instead of serving for ever."""
-    monkeypatch.setattr(uvicorn.Server, "run", lambda _: pytest.fail("it was taken"))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_: pytest.fail("it was taken"))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
@@ -243,6 +243,8 @@ def _never_served(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--port", "-1"], ["port", "-1"]),
         (["--host", ""], ["host"]),
         (["--threads", "0"], ["threads", "0", "1"]),
+        (["--workers", "0"], ["workers", "'0'"]),
+        (["--dtype", "int8"], ["dtype", "'int8'", "bfloat16"]),
         (["--max-batch-images", "0"], ["max_batch_images", "'0'"]),
         (["--max-body-bytes", "1.5"], ["max_body_bytes", "1.5"]),
         (["--request-timeout-s", "0"], ["request_timeout_s", "'0'"]),

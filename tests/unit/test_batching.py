@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -362,3 +363,76 @@ def test_after_close_a_request_fails_instead_of_hanging(
             await batcher.submit(Network(), rows(0))
 
     run(main())
+
+
+def test_short_passes_run_on_the_event_loop_and_only_they(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    batcher = make_batcher(inline_rows=2)
+    here = threading.current_thread().name
+
+    async def main() -> None:
+        for n, inline, on_loop in ((2, True, True), (3, True, False), (2, False, False)):
+            network = Network()
+            done = await batcher.submit(network, rows(0, n), inline=inline)
+            assert values(done) == [2 * i for i in range(n)]
+            assert (here in network.threads) == on_loop
+
+    run(main())
+
+
+def test_on_the_event_loop_too_a_failure_is_its_own_request_s_only(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    network = Network(bad_row=1)
+    batcher = make_batcher(inline_rows=4)
+
+    async def main() -> None:
+        found = await asyncio.gather(
+            *(batcher.submit(network, rows(i)) for i in range(3)), return_exceptions=True
+        )
+        assert [isinstance(one, ValueError) for one in found] == [False, True, False]
+        assert network.batches == [3, 1, 1, 1]
+
+    run(main())
+
+
+def test_between_batches_on_the_event_loop_others_get_their_turn(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    network = Network()
+    batcher = make_batcher(max_batch_rows=2, inline_rows=2)
+    turns: list[int] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(len(network.batches))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        beside = asyncio.create_task(other())
+        await batcher.submit(network, rows(0, 10))
+        beside.cancel()
+
+    run(main())
+    assert {1, 2, 3, 4} <= set(turns)
+
+
+def test_a_deadline_drops_what_waits(make_batcher: Callable[..., MicroBatcher]) -> None:
+    network = Network()
+    batcher = make_batcher()
+
+    async def main() -> None:
+        network.gate.clear()
+        first = asyncio.create_task(batcher.submit(network, rows(0)))
+        await network.running()
+        with pytest.raises(TimeoutError):
+            await batcher.submit(network, rows(1, 3), perf_counter() + 0.01)
+        with pytest.raises(TimeoutError):
+            await batcher.submit(network, rows(1, 3), perf_counter())
+        assert batcher.queued_rows == 0
+        network.gate.set()
+        assert values(await first) == [0]
+
+    run(main())
+    assert network.batches == [1]

@@ -54,7 +54,9 @@ def test_the_help_reads_well(help_text: str) -> None:
 
 
 def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
-    expected = "host port bundle device threads log_level max_batch_images max_queue_images"
+    expected = (
+        "host port bundle device dtype workers threads log_level max_batch_images max_queue_images"
+    )
     expected += " max_images_per_request max_body_bytes request_timeout_s"
     assert set(expected.split()) <= set(Settings.model_fields)
 
@@ -68,6 +70,8 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("bundle", "fashion-mnist"),
         ("device", "cuda:1"),
         ("threads", "3"),
+        ("workers", "2"),
+        ("dtype", "bfloat16"),
         ("max_batch_images", "64"),
         ("max_queue_images", "10000"),
         ("max_images_per_request", "10"),
@@ -154,6 +158,8 @@ def test_threads_leave_half_of_a_small_machine_to_http(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert Settings().inference_threads == threads
+    assert Settings(workers=2).inference_threads == threads
+    assert Settings(workers=1024).inference_threads == 1
     assert Settings(threads=7).inference_threads == 7
 
 

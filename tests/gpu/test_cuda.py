@@ -1,0 +1,80 @@
+"""What only a GPU shows: `pytest -m gpu` on a machine that has one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import find_bundle, load_bundle
+from model.engine import Engine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
+
+POISON = """
+import asyncio, torch
+from service import inference
+from service.app import create_app
+from service.errors import NotReadyError
+from service.settings import Settings
+
+inference.READY_FOR_S = 0.0
+service = create_app(Settings(device="cuda", max_batch_images=8)).state.service
+asyncio.run(service.inference.check_ready())
+try:
+    torch.zeros(1, device="cuda")[torch.tensor([5], device="cuda")]  # a device-side assertion
+    torch.cuda.synchronize()
+except RuntimeError:
+    pass
+try:
+    asyncio.run(service.inference.check_ready())
+except NotReadyError as error:
+    print("not ready:", error.detail)
+"""
+
+
+@pytest.fixture(scope="module", params=["mnist", "mnist-conv"])
+def engines(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
+    bundle = load_bundle(find_bundle(request.param))
+    on_gpu = Engine(bundle, device="cuda")
+    on_gpu.warm_up(64)
+    return Engine(bundle, device="cpu", threads=1), on_gpu
+
+
+def test_it_agrees_with_the_cpu(engines: tuple[Engine, Engine], digits: NDArray[np.uint8]) -> None:
+    cpu, gpu = engines
+    for n in (1, 2, 5, 64, 100):
+        images = digits[:n]
+        for name in ("encode", "reconstruct", "score", "score_map"):
+            for one, other in zip(
+                getattr(cpu, name)(images), getattr(gpu, name)(images), strict=True
+            ):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_that_runs_out_splits_the_batch(digits: NDArray[np.uint8]) -> None:
+    bundle = load_bundle(find_bundle("mnist"))
+    engine = Engine(bundle, device="cuda")
+    expected = engine.score(digits[:64]).score
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((total - free + (64 << 20)) / total)
+    try:
+        many = np.tile(digits[:64].reshape(64, -1), (4096, 1))  # 262,144 images, 0.8 GB as float32
+        np.testing.assert_allclose(engine.score(many).score[:64], expected, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_poisoned_context_is_not_ready() -> None:
+    """In a process of its own: nothing on the GPU works in it from then on."""
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", POISON], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "not ready: a forward pass failed" in done.stdout
