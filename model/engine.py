@@ -129,10 +129,8 @@ class Engine:
         self._stagings: dict[str, Staging] = {}
         self._most = GPU_BATCH
         on_cpu = self._accelerator is None
-        plain = on_cpu and bundle.config.architecture == "mlp"
-        self._forward = (
-            MlpForward(self._network) if plain else ModuleForward(self._network, self._device)
-        )
+        plain = bundle.config.architecture == "mlp" and dtype == "float32"
+        self._forward = MlpForward(self._network) if plain else ModuleForward(self._network)
         statistics = bundle.statistics and bundle.statistics.to(self._device)
         self._scores = offered_scores(statistics, bundle.pixel_variance)
         self.drawn_scores: tuple[str, ...] = (
@@ -197,8 +195,8 @@ class Engine:
         if self._accelerator:
             mean, std = np.split(self._staged("encode", self._encoded)(images), 2, axis=1)
             return Encoding(mean, std)
-        heads = self._forward(images).heads.clone()  # which the next pass would write over
-        posterior = self._network.posterior(heads)
+        heads = self._forward(images).heads.copy()  # which the next pass would write over
+        posterior = self._network.posterior(torch.from_numpy(heads))
         return Encoding(_numpy(posterior.mean), _numpy(posterior.std))
 
     @torch.inference_mode()
@@ -217,7 +215,8 @@ class Engine:
             found = self._staged("reconstruct", self._reconstructed)(images)
             return Reconstructions(self._shaped(found[:, :-1]), found[:, -1])
         done = self._forward(images)
-        return Reconstructions(self._images(done.logits.sigmoid()), self._scored("mse", done).mse)
+        images = self._images(torch.from_numpy(done.logits).sigmoid())
+        return Reconstructions(images, self._scored("mse", done).mse)
 
     @torch.inference_mode()
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
@@ -231,21 +230,27 @@ class Engine:
         mse = mean_squared_error(pixels, output)
         return Reconstructions(self._images(output.images), _numpy(mse))
 
-    @torch.inference_mode()
     def score(self, images: Rows, name: str | None = None) -> Scores:
         """How strange each image is, by one of `scores` that is not drawn, or the default."""
         name = name or self.scores[0]
         if self._accelerator:
-            run = partial(self._score_columns, name)
-            return Scores(*self._staged(f"score {name}", run)(images).T)
+            with torch.inference_mode():
+                run = partial(self._score_columns, name)
+                return Scores(*self._staged(f"score {name}", run)(images).T)
         return self._scored(name, self._forward(images))
 
     @torch.inference_mode()
     def score_map(self, images: Rows, name: str | None = None) -> ScoreMaps:
         """How strange each image is, and where."""
+        name = name or self.scores[0]
+        if self._accelerator:
+            found = self._staged(f"map {name}", partial(self._map_columns, name))(images)
+            score, mse, kl = found[:, :3].T
+            return ScoreMaps(score, mse, kl, self._shaped(found[:, 3:]))
         done = self._forward(images)
-        scores = self._scored(name or self.scores[0], done)
-        return ScoreMaps(*scores, self._images((done.pixels - done.logits.sigmoid()).square()))
+        scores = self._scored(name, done)
+        pixels, logits = torch.from_numpy(done.pixels), torch.from_numpy(done.logits)
+        return ScoreMaps(*scores, self._images((pixels - logits.sigmoid()).square()))
 
     @torch.inference_mode()
     def draw(self, rows: Rows, draws: int = DEFAULT_DRAWS) -> Draws:
@@ -306,23 +311,29 @@ class Engine:
 
     def _scored(self, name: str, done: Pass) -> Scores:
         """By C where it has the score, and by torch else."""
-        if self._native is None:
-            return Scores(*_numpy(self._columns(name, done).T))
-        arrays = done.pixels.numpy(), done.logits.numpy(), done.heads.numpy()
-        if name in self._native.names:
-            return Scores(*self._native(name, *arrays))
-        strange = _numpy(self._columns(name, done)[:, 0])
-        return Scores(strange, *self._native("mse", *arrays)[1:])
+        pixels, heads, logits = done
+        if self._native and name in self._native.names:
+            return Scores(*self._native(name, pixels, logits, heads))
+        columns = self._columns(name, *map(torch.from_numpy, done)).numpy()
+        if self._native:
+            return Scores(columns[:, 0], *self._native("mse", pixels, logits, heads)[1:])
+        return Scores(*columns.T)
 
-    def _columns(self, name: str, done: Pass) -> Tensor:
+    @torch.inference_mode()
+    def _columns(self, name: str, pixels: Tensor, heads: Tensor, logits: Tensor) -> Tensor:
         """Score, MSE and KL side by side: (N, 3)."""
-        output = Reconstruction(done.logits.sigmoid(), self._network.posterior(done.heads))
-        mse = mean_squared_error(done.pixels, output)
-        strange = self._scores[name](done.pixels, output)
+        output = Reconstruction(logits.sigmoid(), self._network.posterior(heads))
+        mse = mean_squared_error(pixels, output)
+        strange = self._scores[name](pixels, output)
         return torch.stack([strange, mse, output.posterior.kl()], dim=1)
 
     def _score_columns(self, name: str, pixels: Tensor) -> Tensor:
-        return self._columns(name, forward(self._network, pixels))
+        return self._columns(name, pixels, *forward(self._network, pixels))
+
+    def _map_columns(self, name: str, pixels: Tensor) -> Tensor:
+        heads, logits = forward(self._network, pixels)
+        error_map = (pixels - logits.sigmoid()).square()
+        return torch.cat([self._columns(name, pixels, heads, logits), error_map], dim=1)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         posterior = self._network.encode(pixels)

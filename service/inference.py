@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,10 @@ READY_FOR_S = 5.0
 
 PROBE_TIMEOUT_S = 2.0
 """How long a probe's forward pass may take, with its wait in the queue."""
+
+
+KEPT_THRESHOLDS = 256
+"""Pairs of score and alpha whose threshold is kept; with `fdr` each request has another alpha."""
 
 
 class Compared(NamedTuple):
@@ -82,6 +86,8 @@ class Inference:
         )
         metrics.watch_queue(lambda: self._batcher.queued_rows)
         self._calibration = engine.calibration
+        if self._calibration is not None:  # asked for the same few again and again
+            self._threshold = lru_cache(KEPT_THRESHOLDS)(self._calibration.threshold)
         self._runs: dict[tuple[Any, ...], Run[Any]] = {}
         self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 
@@ -182,7 +188,7 @@ class Inference:
         if self._calibration is None or p_value is None:
             return None, None
         cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
-        return p_value <= cut, self._calibration.threshold(name, cut)
+        return p_value <= cut, self._threshold(name, cut)
 
     def _run_of(self, method: Callable[..., R], **option: str | int) -> Run[R]:
         """The engine's method with an option: the same object each time, so that its rows share

@@ -80,7 +80,7 @@ IMAGES_PART: Final = b"images"
 """Name of the parts of a multipart body."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class ImagesWanted:
     """What the network takes, what the service allows, and what the caller said beside the body."""
 

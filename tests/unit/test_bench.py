@@ -54,15 +54,17 @@ def server(answer: Answer) -> Iterator[int]:
                 self.transport.close()
 
     loop = asyncio.new_event_loop()
-    started = loop.run_until_complete(loop.create_server(Protocol, "127.0.0.1", 0))
+    started = loop.run_until_complete(loop.create_server(Protocol, "127.0.0.1", 0, backlog=256))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield started.sockets[0].getsockname()[1]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    started.close()
-    loop.run_until_complete(asyncio.sleep(0.01))  # for connections that are closed on this side
-    loop.close()
+    try:
+        yield started.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        started.close()
+        loop.run_until_complete(asyncio.sleep(0.01))  # for connections closed on this side
+        loop.close()
 
 
 def generator(port: int, connections: int = 8) -> Generator:

@@ -267,7 +267,9 @@ def test_a_score_is_the_one_of_its_name(
         pixels, network(pixels)
     )
     found = whole.score(images, name)
-    np.testing.assert_allclose(found.score, expected, rtol=1e-5, atol=1e-5)
+    # Of a network that has learnt little, μ hardly varies, and its rounding errors are seen.
+    atol = 1e-3 if name in {"fused", *LATENT} else 1e-5
+    np.testing.assert_allclose(found.score, expected, rtol=1e-5, atol=atol)
     assert found.score.dtype == np.float32
     for one, other in zip(found[1:], whole.score(images)[1:], strict=True):  # mse and kl
         np.testing.assert_allclose(one, other, rtol=1e-6)  # whichever score they came with
@@ -431,5 +433,6 @@ def test_warm_up_runs_every_kind_of_pass(
     passes = ("encode", "decode", "reconstruct", "reconstruct_drawn", "score_map")
     expected = {(name, n, ()) for name in passes for n in (1, 9)}
     one_pass = set(engine.scores) - set(engine.drawn_scores)
-    assert ran == expected | {("score", n, (name,)) for name in one_pass for n in (1, 9)}
+    expected |= {("score", n, (name,)) for name in one_pass for n in (1, 9)}
+    assert ran - {("score", n, ()) for n in (1, 2, 4, 8)} == expected  # and some to see their time
     assert drawn == ([] if variance is None else [1, 9])
