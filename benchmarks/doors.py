@@ -13,20 +13,19 @@ import os
 import platform
 import re
 import statistics
-import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable
 from http.client import HTTPConnection
 from importlib.metadata import version
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.machine import RESULTS, cpu_model
+from benchmarks.peers.table import SERVERS
+from benchmarks.servers import running
 
 IMAGES = 256
 ROUNDS = 40
@@ -95,21 +94,6 @@ def dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def start() -> tuple[subprocess.Popen[str], int, dict[str, float]]:
-    """The service on a free port, ready; how long that took, and the memory it has then."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", "0"], stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stderr or ():
-        if found := re.search(r"running on http://[^:]+:(\d+)", line):
-            ready_s = time.perf_counter() - started
-            memory = re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())
-            resident_mb = int(memory[1]) / 1024 if memory else 0.0
-            return process, int(found[1]), {"ready_s": ready_s, "resident_MiB": resident_mb}
-    raise SystemExit("the service did not start")
-
-
 def ask(connection: HTTPConnection, body: Body) -> tuple[list[float], float]:
     """Send one body; the scores, and the milliseconds that the network took."""
     path, content_type, data = body
@@ -175,12 +159,9 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Measure, print the table, and write it beside the figures."""
-    process, port, startup = start()
-    try:
-        results = measure(bodies(), port)
-    finally:
-        process.terminate()
-        process.wait(30)
+    with running(SERVERS["ours"]) as live:
+        startup = {"ready_s": live.ready_s, "resident_MiB": live.resident_bytes() / 2**20}
+        results = measure(bodies(), live.port)
     report = {
         "command": "make bench-doors",
         "images": IMAGES,

@@ -48,7 +48,7 @@ def log_weights(network: VAE, pixels: Tensor, samples: int) -> Tensor:
     noise = torch.randn(samples, *posterior.mean.shape)
     z = posterior.mean + posterior.std * noise  # (K, N, D)
     # Logits, as log of a sigmoid that has reached 0 or 1 is not finite.
-    logits = network.decoder(z.flatten(0, 1)).view(samples, *pixels.shape)  # (K, N, P)
+    logits = network.logits(z.flatten(0, 1)).view(samples, *pixels.shape)  # (K, N, P)
     # log of a Bernoulli probability: x·l − log(1 + exp l) for logits l.
     likelihood = torch.einsum("knp,np->kn", logits, pixels) - softplus(logits).sum(dim=2)
     prior = -0.5 * z.square().sum(dim=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,13 +17,13 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from model.bundle import find_bundle, load_bundle
 from model.engine import Engine
 from service import open_inference, routes
-from service.context import ContextMiddleware, RequestContext
+from service.context import ContextMiddleware, Contexts, RequestContext
 from service.deadlines import Deadlines
 from service.direct import DirectRoutes
 from service.errors import ServiceError, error_response
@@ -53,20 +53,17 @@ names the value and the limit that it broke.
 class App:
     """The hot routes, and behind them FastAPI for all else."""
 
-    def __init__(
-        self, fastapi: FastAPI, direct: DirectRoutes, in_context: Callable[[ASGIApp], ASGIApp]
-    ) -> None:
+    def __init__(self, fastapi: FastAPI, direct: DirectRoutes) -> None:
         self.state = fastapi.state
         self.openapi = fastapi.openapi
         self._fastapi = fastapi
         self._direct = direct
-        self._direct_in_context = in_context(direct)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and (scope["method"], scope["path"]) in self._direct:
             scope["app"] = self
-            await self._direct_in_context(scope, receive, send)
+            await self._direct(scope, receive, send)
         else:
             await self._fastapi(scope, receive, send)
 
@@ -136,22 +133,20 @@ def create_app(settings: Settings) -> App:
     compress = partial(
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )
+    contexts = Contexts(
+        model_version=bundle.version, metrics=metrics, timeout_s=settings.request_timeout_s
+    )
     direct = DirectRoutes(
         routes=routes.direct() | open_inference.direct(),
+        contexts=contexts,
         on_error=on_error,
         pack=compress,
         pack_bytes=COMPRESS_BYTES,
     )
-    in_context = partial(
-        ContextMiddleware,
-        model_version=bundle.version,
-        metrics=metrics,
-        timeout_s=settings.request_timeout_s,
-    )
     # Middleware is put around what is there already: the last one is the first to see a request.
     app.add_middleware(compress)
-    app.add_middleware(in_context)
-    return App(app, direct, in_context)
+    app.add_middleware(ContextMiddleware, contexts=contexts)
+    return App(app, direct)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

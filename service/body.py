@@ -38,7 +38,10 @@ async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> b
             "or plain"
         )
     if encoding == "identity" and _is_whole(request.receive):
-        return await _read_plain(request.receive, max_bytes)
+        body, _ = await _receive(request.receive)
+        if len(body) > max_bytes:
+            raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+        return body
     try:
         with Limit(deadlines, context.deadline):
             if encoding == "identity":

@@ -11,6 +11,7 @@ from random import Random
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidContentError, error_response
@@ -29,6 +30,13 @@ RANDOM = Random()  # noqa: S311 - for what is no secret
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods counted under their own name; a caller can invent any other."""
+
+
+class OwnHeaders(list[tuple[bytes, bytes]]):
+    """Headers that this service made itself, of an answer in one piece.
+
+    `service.protocol` takes them without looking at them again.
+    """
 
 
 @dataclass
@@ -100,25 +108,16 @@ def _new_id() -> str:
     return f"{RANDOM.getrandbits(128):032x}"
 
 
-class ContextMiddleware:
-    """Gives each request its context, each answer its headers, and counts and logs both.
+class Contexts:
+    """Begins each request and ends it: its context, its answer's headers, counted and logged."""
 
-    Outermost, and plain ASGI: it sees every answer, those of the framework and our own faults too.
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, model_version: str, metrics: Metrics, timeout_s: float
-    ) -> None:
-        self._app = app
+    def __init__(self, *, model_version: str, metrics: Metrics, timeout_s: float) -> None:
         self._model_version = model_version.encode("ascii")
         self._metrics = metrics
         self._timeout_s = timeout_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def begin(self, scope: Scope) -> RequestContext:
+        """A request's context, which is also put where `RequestContext.of` finds it."""
         headers = headers_of(scope)
         asked_id = headers.get("x-request-id", "")
         context = RequestContext(
@@ -128,42 +127,29 @@ class ContextMiddleware:
             headers=headers,
         )
         scope.setdefault("state", {})["context"] = context
-        status = 0
+        return context
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                timing = (
-                    f"queue;dur={context.queue_s * 1e3:.3f}, infer;dur={context.infer_s * 1e3:.3f}"
-                )
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", context.request_id.encode("ascii")),
-                    (b"x-model-version", self._model_version),
-                    (b"server-timing", timing.encode("ascii")),
-                ]
-            await send(message)
+    def headers(self, context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:
+        """What every answer bears."""
+        timing = f"queue;dur={context.queue_s * 1e3:.3f}, infer;dur={context.infer_s * 1e3:.3f}"
+        return (
+            (b"x-request-id", context.request_id.encode("ascii")),
+            (b"x-model-version", self._model_version),
+            (b"server-timing", timing.encode("ascii")),
+        )
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except ClientDisconnect:
-            status = CLIENT_LEFT
-        except Exception:
-            log.exception("request %s failed", context.request_id)
-            if status:
-                raise  # half an answer is out: only closing the connection tells the caller
-            answer = error_response(
-                scope["path"],
-                500,
-                "the service failed; its log has the reason under the request id",
-                request_id=context.request_id,
-            )
-            await answer(scope, receive, send_with_headers)
-        finally:
-            self._note(scope, context, status)
+    def failed(self, scope: Scope, context: RequestContext) -> Response:
+        """The answer where we are to blame; the exception, which is being handled, is logged."""
+        log.exception("request %s failed", context.request_id)
+        return error_response(
+            scope["path"],
+            500,
+            "the service failed; its log has the reason under the request id",
+            request_id=context.request_id,
+        )
 
-    def _note(self, scope: Scope, context: RequestContext, status: int) -> None:
+    def end(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Count it, and log it."""
         seconds = perf_counter() - context.started
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"
@@ -177,3 +163,41 @@ class ContextMiddleware:
                 status,
                 seconds * 1e3,
             )
+
+
+class ContextMiddleware:
+    """Gives requests that FastAPI answers their contexts, and answers their headers.
+
+    Outermost, and plain ASGI: it sees every answer, those of the framework and our own faults too.
+    """
+
+    def __init__(self, app: ASGIApp, *, contexts: Contexts) -> None:
+        self._app = app
+        self._contexts = contexts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = self._contexts.begin(scope)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._contexts.headers(context)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = CLIENT_LEFT
+        except Exception:
+            answer = self._contexts.failed(scope, context)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the caller
+            await answer(scope, receive, send_with_headers)
+        finally:
+            self._contexts.end(scope, context, status)

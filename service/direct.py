@@ -15,9 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.context import CLIENT_LEFT, Contexts, OwnHeaders, RequestContext
+
+START: Final = "http.response.start"
+BODY: Final = "http.response.body"
 
 KEPT_QUERIES: Final = 256
 """Query strings whose parsed form is kept, a route: callers send the same few again and again."""
@@ -40,11 +45,13 @@ class DirectRoutes:
         self,
         *,
         routes: Routes,
+        contexts: Contexts,
         on_error: Mapping[type[Exception], OnError],
         pack: Callable[[ASGIApp], ASGIApp],
         pack_bytes: int,
     ) -> None:
         self._routes = routes
+        self._contexts = contexts
         self._on_error = on_error
         self._errors = tuple(on_error)
         self._pack = pack
@@ -56,14 +63,37 @@ class DirectRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, which is one of `routes`."""
         scope["route"], handler = self._routes[scope["method"], scope["path"]]
-        request = Request(scope, receive)
+        context = self._contexts.begin(scope)
+        status = CLIENT_LEFT
         try:
-            response = await handler(request)
+            response = await self._answer(handler, Request(scope, receive), context)
+            status = response.status_code
+            own = self._contexts.headers(context)
+            if len(response.body) < self._pack_bytes:
+                headers = OwnHeaders(response.raw_headers)
+                headers += own
+                await send({"type": START, "status": status, "headers": headers})
+                await send({"type": BODY, "body": response.body})
+            else:
+                response.raw_headers += own
+                await self._pack(response)(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        finally:
+            self._contexts.end(scope, context, status)
+
+    async def _answer(
+        self, handler: Handler, request: Request, context: RequestContext
+    ) -> Response:
+        try:
+            return await handler(request)
         except self._errors as error:
             kind = next(kind for kind in self._on_error if isinstance(error, kind))
-            response = await self._on_error[kind](request, error)
-        large = len(response.body) >= self._pack_bytes
-        await (self._pack(response) if large else response)(scope, receive, send)
+            return await self._on_error[kind](request, error)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            return self._contexts.failed(request.scope, context)
 
 
 def handler_of(route: APIRoute, **path_parameters: str) -> Handler:
@@ -74,18 +104,11 @@ def handler_of(route: APIRoute, **path_parameters: str) -> Handler:
     endpoint: Callable[..., Awaitable[Response]] = route.endpoint
     model = get_type_hints(endpoint).get("query")
     if model is None:
-
-        async def handle(request: Request) -> Response:
-            return await endpoint(request, **path_parameters)
-
-        return handle
+        return lambda request: endpoint(request, **path_parameters)
 
     read = lru_cache(maxsize=KEPT_QUERIES)(lambda query_string: _read_query(model, query_string))
 
-    async def handle_with_query(request: Request) -> Response:
-        return await endpoint(request, read(request.scope["query_string"]), **path_parameters)
-
-    return handle_with_query
+    return lambda request: endpoint(request, read(request.scope["query_string"]), **path_parameters)
 
 
 def _read_query(model: type[BaseModel], query_string: bytes) -> BaseModel:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import uvicorn
 
 from service.app import create_app
+from service.protocol import Protocol
 from service.settings import Settings
 
 YOUNG_OBJECTS = 20_000
@@ -58,6 +59,7 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
             ws="none",
+            http=Protocol,
         ),
         on_ready,
     )

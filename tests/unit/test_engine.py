@@ -431,7 +431,7 @@ def test_warm_up_runs_every_kind_of_pass(
     monkeypatch.setattr(engine, "draw", lambda rows: drawn.append(len(rows)))
     engine.warm_up(9)
     passes = ("encode", "decode", "reconstruct", "reconstruct_drawn", "score_map")
-    expected = {(name, n, ()) for name in passes for n in (1, 9)}
+    expected: set[tuple[str, int, Any]] = {(name, n, ()) for name in passes for n in (1, 9)}
     one_pass = set(engine.scores) - set(engine.drawn_scores)
     expected |= {("score", n, (name,)) for name in one_pass for n in (1, 9)}
     assert ran - {("score", n, ()) for n in (1, 2, 4, 8)} == expected  # and some to see their time

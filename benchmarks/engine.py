@@ -1,0 +1,137 @@
+"""The network without a server: `Engine.score` called in a loop, beside a large matrix product.
+
+`python -m benchmarks.engine` takes one core and prints JSON. Each batch size is measured between
+two products of 2048³, so that a core that is slower for a while is slower for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+BATCHES: Final = tuple(2**power for power in range(11))
+
+QUICK_BATCHES: Final = (64, 128, 256)
+
+SCORES: Final = ("fused", "mse")
+
+SIDE: Final = 2048
+"""Of the matrices: large enough for a product to reach what the core can do."""
+
+REPEATS: Final = 3
+
+MEASURE_S: Final = 0.1
+"""Of one batch size, once."""
+
+FLOAT32: Final = "float32"
+BFLOAT16: Final = "bfloat16"
+
+
+def flops_an_image(sizes: Sequence[Sequence[int]]) -> int:
+    """Of fully connected layers by their widths: a multiplication and an addition a weight.
+
+    >>> flops_an_image([(784, 256, 64, 20), (10, 64, 256, 784)])
+    872192
+    """
+    return 2 * sum(wide * high for widths in sizes for wide, high in pairwise(widths))
+
+
+def images_per_s(score: Callable[[], object], images: int, seconds: float = MEASURE_S) -> float:
+    """Of calls that take so many images each, after one that does not count."""
+    score()
+    calls, started = 0, time.perf_counter()
+    while (took := time.perf_counter() - started) < seconds:
+        score()
+        calls += 1
+    return calls * images / took
+
+
+def product(dtype: str) -> Callable[[], float]:
+    """What gives FLOP/s of a product of two square matrices."""
+    import torch
+
+    left, right = (torch.randn(SIDE, SIDE).to(getattr(torch, dtype)) for _ in range(2))
+    out = torch.empty_like(left)
+
+    def run() -> float:
+        started = time.perf_counter()
+        torch.mm(left, right, out=out)
+        return float(2 * SIDE**3 / (time.perf_counter() - started))
+
+    run()
+    return run
+
+
+def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Images/s by dtype, score and batch; the same as a share of the products around; these.
+
+    Images are uint8, as raw bodies bring them.
+    """
+    import numpy as np
+    import torch
+
+    from model.bundle import find_bundle, load_bundle
+    from model.engine import Engine
+
+    bundle = load_bundle(find_bundle("mnist"))
+    config = bundle.config
+    flops = flops_an_image([config.encoder_sizes, config.decoder_sizes])
+    images = np.random.default_rng(0).integers(0, 256, (max(batches), config.pixels), np.uint8)
+    known = "dtype" in inspect.signature(Engine).parameters
+    # None: a version that knows no other has no such parameter.
+    chosen: dict[str, Mapping[str, Any]] = {FLOAT32: {"dtype": FLOAT32} if known else {}}
+    if known:
+        chosen[BFLOAT16] = {"dtype": BFLOAT16}
+    engines = {
+        dtype: Engine(bundle, device="cpu", threads=1, **given) for dtype, given in chosen.items()
+    }
+    products = {dtype: product(dtype) for dtype in (FLOAT32, BFLOAT16)}
+    torch.set_num_threads(1)
+    speeds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    shares: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    peaks: dict[str, list[float]] = {dtype: [run()] for dtype, run in products.items()}
+    for _ in range(repeats):
+        for batch in batches:
+            for dtype, engine in engines.items():
+                rows = images[:batch]
+                for score in SCORES:
+                    speed = images_per_s(lambda: engine.score(rows, score), batch)  # noqa: B023
+                    before, after = peaks[dtype][-1], products[dtype]()
+                    peaks[dtype].append(after)
+                    speeds[dtype, score, batch].append(speed)
+                    shares[dtype, score, batch].append(speed * flops * 2 / (before + after))
+            if BFLOAT16 not in engines:
+                peaks[BFLOAT16].append(products[BFLOAT16]())
+    found: dict[str, Any] = {dtype: {score: {} for score in SCORES} for dtype in engines}
+    for (dtype, score, batch), values in speeds.items():
+        found[dtype][score][str(batch)] = {
+            "images_per_s": statistics.median(values),
+            "of_product": statistics.median(shares[dtype, score, batch]),
+        }
+    return {
+        "flops_an_image": flops,
+        "product_flops_per_s": {name: statistics.median(values) for name, values in peaks.items()},
+        "dtypes": found,
+    }
+
+
+def main() -> None:
+    """Measure on one core, and print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="three batch sizes, once")
+    quick = parser.parse_args().quick
+    # Before torch is imported, which counts the cores it may use.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    print(json.dumps(measure(QUICK_BATCHES if quick else BATCHES, 1 if quick else REPEATS)))
+
+
+if __name__ == "__main__":
+    main()

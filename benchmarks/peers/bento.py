@@ -1,0 +1,40 @@
+"""BentoML, with the same network inside.
+
+It finds the batch window by itself; `max_latency_ms` only bounds it, and what is estimated to take
+longer is answered with 503, so it is far above what a request takes here. uvloop and httptools are
+installed beside it, as uvicorn takes them if they are there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import bentoml
+import numpy as np
+
+from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments
+
+
+@bentoml.service(workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+class Score:
+    """One worker with the network in memory."""
+
+    def __init__(self) -> None:
+        self._scorer = Scorer()
+
+    @bentoml.api(  # type: ignore[untyped-decorator]
+        batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=10_000
+    )
+    def score(self, images: np.ndarray) -> np.ndarray:
+        """The scores of a batch of images, (N, 784)."""
+        return self._scorer(images.astype(np.float32))
+
+
+if __name__ == "__main__":
+    port = str(arguments().port)
+    service = f"{__spec__.name}:Score"
+    os.execv(  # noqa: S606 - a fixed command
+        sys.executable,
+        [sys.executable, "-m", "bentoml", "serve", service, "--host", HOST, "--port", port],
+    )

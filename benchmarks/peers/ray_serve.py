@@ -1,0 +1,60 @@
+"""Ray Serve, with the same network inside.
+
+One replica. With no batch window a batch is what came while the last one ran: a window is waited
+out by every request that is alone. No access log, no dashboard.
+
+`RAY_SERVE_THROUGHPUT_OPTIMIZED` and `RAY_SERVE_ENABLE_HA_PROXY` are what its documentation asks for
+where throughput matters: HAProxy, here with one thread, hands requests to the replica in place of
+Ray's own proxy, and several times as many. With it, Ray listens on all of the machine's addresses
+whatever `host` says.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray import serve
+from starlette.requests import Request
+
+from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments, score_many
+
+Rows = NDArray[np.float32]
+
+
+def images_in(batch: list[Any]) -> int:
+    """How large a batch is. Ray counts requests unless told otherwise."""
+    return sum(len(item) for item in batch)
+
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=4 * MAX_BATCH)
+class Score:
+    """The replica with the network in memory."""
+
+    def __init__(self) -> None:
+        self._scorer = Scorer()
+
+    @serve.batch(  # type: ignore[untyped-decorator]
+        max_batch_size=MAX_BATCH, batch_wait_timeout_s=0, batch_size_fn=images_in
+    )
+    async def _score(self, requests: list[Rows]) -> list[Rows]:
+        return score_many(self._scorer, requests)
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        """One request."""
+        images = np.asarray((await request.json())["images"], dtype=np.float32)
+        return {"score": (await self._score(images)).tolist()}
+
+
+if __name__ == "__main__":
+    given = arguments()
+    ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=tempfile.gettempdir())
+    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    serve.start(http_options={"host": HOST, "port": given.port}, logging_config=quiet)
+    bound = Score.bind()  # type: ignore[attr-defined]
+    serve.run(bound, route_prefix="/score", logging_config=quiet)
+    signal.sigwait([signal.SIGTERM, signal.SIGINT])

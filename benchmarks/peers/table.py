@@ -1,0 +1,170 @@
+"""The servers that are compared: how each is started, asked and understood."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from benchmarks.peers import environment
+from benchmarks.peers.common import SCORE
+from benchmarks.peers.sample import fixed_answer
+
+Request = tuple[str, dict[str, str], bytes]
+"""Path, headers, body."""
+
+
+def _rows(images: NDArray[Any]) -> dict[str, Any]:
+    return {"images": images.tolist()}
+
+
+def _open_inference(images: NDArray[Any]) -> dict[str, Any]:
+    tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32"}
+    return {"inputs": [tensor | {"data": images.ravel().tolist()}]}
+
+
+def _score(answer: Any) -> Any:
+    return answer["score"]
+
+
+def _first_output(answer: Any) -> Any:
+    return answer["outputs"][0]["data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One of those that are compared.
+
+    `packages` are those whose versions are told where the server runs beside the service; a peer
+    has an environment of its own, and its versions are those of its requirements. A `fixed` answer
+    is the same whatever was sent. `environment` may name a `{scratch}` directory that is removed in
+    the end, and a `{spare_port}`.
+    """
+
+    name: str
+    title: str
+    module: str
+    path: str = "/score"
+    to_json: Callable[[NDArray[Any]], dict[str, Any]] = _rows
+    from_json: Callable[[Any], Any] = _score
+    score: str = SCORE
+    fixed: bool = False
+    packages: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it has an environment of its own."""
+        return not self.packages
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Its packages, its own first."""
+        if self.is_peer:
+            return environment.requirements(self.name)
+        return {name: version(name) for name in self.packages}
+
+    def command(self, port: int, flags: Sequence[str] = ()) -> list[str]:
+        """How it is started."""
+        python = str(environment.python(self.name)) if self.is_peer else sys.executable
+        answer = ["--answer", fixed_answer()] if self.fixed else []
+        return [python, "-m", self.module, "--port", str(port), *self.flags, *answer, *flags]
+
+    def request(self, images: NDArray[Any]) -> Request:
+        """JSON of images (N, 784) in [0, 1], the numbers as they are."""
+        body = json.dumps(self.to_json(images), separators=(",", ":")).encode()
+        return self.path, {"Content-Type": "application/json"}, body
+
+    def scores(self, answer: bytes) -> list[float]:
+        """The scores in an answer, for comparing."""
+        return [float(score) for score in self.from_json(json.loads(answer))]
+
+
+WITH_FASTAPI: Final = ("fastapi", "uvicorn")
+
+RAY: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_HAPROXY_METRICS_PORT": "{spare_port}",
+    "RAY_SERVE_HAPROXY_STATS_PORT": "{spare_port}",
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "{scratch}/haproxy/haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "{scratch}/haproxy/admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "{scratch}/haproxy/metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{scratch}/haproxy",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{scratch}/haproxy/server-state",
+}
+"""It reads them as it is imported. Why these, is said in `benchmarks/peers/ray_serve.py`."""
+
+SERVERS: Final = {
+    server.name: server
+    for server in (
+        Server(
+            name="ours",
+            title="this service",
+            module="service",
+            path="/anomaly-score",
+            packages=("vae-service", *WITH_FASTAPI),
+            flags=("--device", "cpu", "--threads", "1", "--log-level", "warning"),
+        ),
+        Server(
+            name="asgi",
+            title="bare ASGI, fixed answer",
+            module="benchmarks.peers.asgi",
+            fixed=True,
+            packages=("uvicorn",),
+        ),
+        Server(
+            name="null",
+            title="FastAPI, fixed answer",
+            module="benchmarks.peers.null",
+            fixed=True,
+            packages=WITH_FASTAPI,
+        ),
+        Server(
+            name="plain",
+            title="FastAPI of an afternoon",
+            module="benchmarks.peers.plain",
+            score="mse",
+            packages=WITH_FASTAPI,
+        ),
+        Server(name="litserve", title="LitServe", module="benchmarks.peers.lit"),
+        Server(
+            name="bentoml",
+            title="BentoML",
+            module="benchmarks.peers.bento",
+            from_json=lambda answer: answer,
+            environment={"BENTOML_DO_NOT_TRACK": "True"},
+        ),
+        Server(
+            name="ray",
+            title="Ray Serve",
+            module="benchmarks.peers.ray_serve",
+            environment=RAY,
+        ),
+        Server(
+            name="mlserver",
+            title="MLServer",
+            module="benchmarks.peers.seldon",
+            path="/v2/models/score/infer",
+            to_json=_open_inference,
+            from_json=_first_output,
+        ),
+        Server(
+            name="triton",
+            title="Triton",
+            module="benchmarks.peers.triton",
+            path="/v2/models/score/infer",
+            to_json=_open_inference,
+            from_json=_first_output,
+        ),
+    )
+}
+"""All of them, each under its name."""

@@ -1,0 +1,329 @@
+"""The results of `benchmarks.serving` as tables, a chart and a file.
+
+`python -m benchmarks.report` makes tables and chart anew of the file that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from benchmarks.engine import BFLOAT16
+from benchmarks.goals import ENGINE, SCHEDULE_NAMES, TWO_WORKERS, Goal, Value, at, each, goals
+from benchmarks.load import wrk_version
+from benchmarks.machine import RESULTS
+from benchmarks.peers.table import SERVERS
+from benchmarks.works import CONNECTIONS, FEW, MANY, ONE
+
+NAME: Final = "serving"
+
+FLAGS: Final = {TWO_WORKERS: "this service, 2 workers", ENGINE: "the network without a server"}
+
+Results = Mapping[str, Any]
+
+
+def versions(names: Iterable[str]) -> dict[str, Any]:
+    """Of what is measured, and what it is measured by."""
+    ours = {name: version(name) for name in ("torch", "numpy", "uvloop", "httptools")}
+    return {
+        "python": platform.python_version(),
+        "wrk": wrk_version(),
+        **ours,
+        "servers": {name: SERVERS[name].versions for name in names},
+    }
+
+
+def write(results: Results) -> None:
+    """All three, side by side."""
+    from benchmarks.chart import draw
+
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{NAME}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{NAME}.md").write_text(markdown(results))
+    draw(results, RESULTS / f"{NAME}.png")
+
+
+def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
+    """The median, with least and most where they are several."""
+    if not values:
+        return "–"
+    median = f"{statistics.median(values):,.{digits}f}{unit}"
+    if len(values) == 1:
+        return median
+    return f"{median} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def markdown(results: Results) -> str:
+    """The tables. Of several rounds, medians; in brackets least and most."""
+    machine, plan = results["hardware"], results["plan"]
+    rounds: Sequence[Results] = results["rounds"]
+    units = ", ".join(machine["vector_units"])
+    parts = [
+        "# How fast it answers, beside others",
+        f"`{results['command']}`, {results['date']}, commit {results['commit']}: "
+        f"{machine['cores']} cores of an {machine['cpu']} ({units}), {machine['memory_GiB']} GiB, "
+        f"{machine['system']}, load before {machine['load_before']}. {plan['rounds']} "
+        f"round{'s' * (plan['rounds'] > 1)}, {plan['seconds']} s a measurement; medians, in "
+        "brackets least and most; ratios are of the same round.",
+        _goals_table([g for g in goals(results) if g.values or not plan["partial"]]),
+        *_failures(rounds),
+        f"## {ONE}",
+        "The last number of a column's head is that of connections.",
+        _one_table(rounds),
+        f"## {MANY}",
+        _many_table(rounds),
+        "## Memory, start and idling",
+        _lives_table(rounds),
+        "## This service, each type of work",
+        _works_table(rounds, "ours"),
+    ]
+    if any(TWO_WORKERS in figures for figures in rounds):
+        parts += ["## With two workers", _works_table(rounds, TWO_WORKERS)]
+    parts += [
+        "## Open loop",
+        "One-image JSON at fixed rates, whether the server is ready or not; latencies count from "
+        "the time a request was meant to be sent.",
+        _open_table(rounds),
+        "## The network without a server",
+        "`Engine.score` of uint8 images in a loop on one core, images/s, and its FLOP/s against "
+        "a 2048³ product of the same type on the same core.",
+        _engine_table(rounds),
+        "## Versions",
+        _versions(results["versions"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+WORDS: Final = frozenset({"", "what", "reached", "requests come"})
+"""Heads of columns that hold no numbers."""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    rule = ["---" if head in WORDS else "---:" for head in header]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _goals_table(found: Sequence[Goal]) -> str:
+    said = {True: "yes", False: "**no**", None: "not measured"}
+    rows = [
+        (
+            f"{goal.number}. {goal.what}",
+            f"{'≤' if goal.at_most else '≥'} {goal.limit:g}{goal.unit}",
+            spread(goal.values, 2, goal.unit),
+            said[goal.reached],
+            goal.note,
+        )
+        for goal in found
+    ]
+    return _table(("what", "goal", "measured", "reached", ""), rows)
+
+
+def _failures(rounds: Sequence[Results]) -> list[str]:
+    """A line for each server and reason."""
+    failed: dict[tuple[str, str], list[str]] = {}
+    for number, figures in enumerate(rounds, 1):
+        for name, found in figures.items():
+            if "error" in found:
+                failed.setdefault((name, found["error"]), []).append(str(number))
+    return [
+        f"**{title(name)} failed** in round {', '.join(numbers)}: {reason}"
+        for (name, reason), numbers in failed.items()
+    ]
+
+
+def title(name: str) -> str:
+    """For people."""
+    return SERVERS[name].title if name in SERVERS else FLAGS[name]
+
+
+def _servers(rounds: Sequence[Results]) -> list[str]:
+    return [name for name in SERVERS if any(name in figures for figures in rounds)]
+
+
+def _cell(rounds: Sequence[Results], value: Value, digits: int) -> str:
+    return spread(each(rounds, value), digits)
+
+
+def _one_table(rounds: Sequence[Results]) -> str:
+    columns = [
+        *((f"requests/s, {count}", str(count), "requests_per_s", 0) for count in CONNECTIONS),
+        ("p50 ms, 1", "1", "p50_ms", 2),
+        ("p50 ms, 32", "32", "p50_ms", 2),
+        ("p99 ms, 32", "32", "p99_ms", 2),
+        ("p99.9 ms, 32", "32", "p999_ms", 2),
+        ("CPU s per 1,000, 32", "32", "cpu_s_per_1000_images", 3),
+    ]
+    return _servers_table(rounds, ONE, _servers(rounds), columns)
+
+
+def _many_table(rounds: Sequence[Results]) -> str:
+    columns = [
+        (f"{what}, {count}", str(count), key, digits)
+        for what, key, digits in (
+            ("images/s", "images_per_s", 0),
+            ("p50 ms", "p50_ms", 1),
+            ("p99 ms", "p99_ms", 1),
+            ("p99.9 ms", "p999_ms", 1),
+            ("CPU s per 1,000", "cpu_s_per_1000_images", 3),
+        )
+        for count in FEW
+    ]
+    names = [name for name in _servers(rounds) if not SERVERS[name].fixed]
+    return _servers_table(rounds, MANY, names, columns)
+
+
+def _servers_table(
+    rounds: Sequence[Results],
+    work: str,
+    names: Iterable[str],
+    columns: Sequence[tuple[str, str, str, int]],
+) -> str:
+    """A row a server; of each column its head, the connections, the figure and its digits."""
+    rows = [
+        [title(name)]
+        + [
+            _cell(rounds, at(name, "works", work, connections, key), digits)
+            for _, connections, key, digits in columns
+        ]
+        + [_errors(rounds, name, work)]
+        for name in names
+    ]
+    return _table(["", *(column[0] for column in columns), "errors"], rows)
+
+
+def _errors(rounds: Sequence[Results], server: str, work: str) -> str:
+    """Of all rounds and numbers of connections, as a share of what was asked."""
+    found = [
+        figures
+        for each_round in rounds
+        for figures in each_round.get(server, {}).get("works", {}).get(work, {}).values()
+    ]
+    errors, requests = (sum(f[key] for f in found) for key in ("errors", "requests"))
+    if not found:
+        return "–"
+    return f"{errors:,} of {requests:,}" if errors else "0"
+
+
+def _lives_table(rounds: Sequence[Results]) -> str:
+    columns = (
+        ("ready after, s", "ready_s", 1, 2),
+        ("MiB when ready", "ready_MiB", 1, 0),
+        ("MiB after work", "used_MiB", 1, 0),
+        ("% of a core, idle", "idle_cpu", 100, 2),
+    )
+    names = [*_servers(rounds), *([TWO_WORKERS] if TWO_WORKERS in rounds[0] else [])]
+    rows = [
+        [title(name)]
+        + [
+            spread([factor * value for value in each(rounds, at(name, key))], digits)
+            for _, key, factor, digits in columns
+        ]
+        for name in names
+    ]
+    return _table(["", *(column[0] for column in columns)], rows)
+
+
+def _works_table(rounds: Sequence[Results], server: str) -> str:
+    columns = (
+        ("requests/s", "requests_per_s", 0),
+        ("images/s", "images_per_s", 0),
+        ("p50 ms", "p50_ms", 2),
+        ("p99 ms", "p99_ms", 2),
+        ("p99.9 ms", "p999_ms", 2),
+        ("CPU s per 1,000 images", "cpu_s_per_1000_images", 4),
+        ("server's cores", "cpu", 2),
+        ("generator's cores", "generator_cpu", 2),
+        ("errors", "errors", 0),
+    )
+    works: dict[str, Results] = {ONE: {}, MANY: {}}  # these first
+    for figures in rounds:
+        works |= figures.get(server, {}).get("works", {})
+    rows = [
+        [work, connections]
+        + [
+            _cell(rounds, at(server, "works", work, connections, key), digits)
+            for _, key, digits in columns
+        ]
+        for work in works
+        for connections in sorted(works[work], key=int)
+    ]
+    return _table(["", "connections", *(column[0] for column in columns)], rows)
+
+
+def _open_table(rounds: Sequence[Results]) -> str:
+    columns = (
+        ("sent/s", "rate", 0),
+        ("answered/s", "answered_per_s", 0),
+        ("p50 ms", "p50_ms", 2),
+        ("p99 ms", "p99_ms", 2),
+        ("p99.9 ms", "p999_ms", 2),
+        ("errors", "errors", 0),
+        ("generator's cores", "generator_cpu", 2),
+        ("its p99 lateness, ms", "late_p99_ms", 2),
+        ("its most, ms", "late_max_ms", 2),
+        ("kept up", "kept_up", 0),
+    )
+    rows = []
+    for name in _servers(rounds):
+        for schedule in SCHEDULE_NAMES:
+            shares: dict[str, Any] = {}
+            for figures in rounds:
+                shares |= figures.get(name, {}).get("open_loop", {}).get(schedule, {})
+            for share in shares:
+                row = [title(name), SCHEDULE_NAMES[schedule], f"{100 * float(share):.0f} %"]
+                place = (name, "open_loop", schedule, share)
+                row += [_cell(rounds, at(*place, key), digits) for _, key, digits in columns[:-1]]
+                kept_up = each(rounds, at(*place, "kept_up"))
+                rows.append([*row, f"{sum(kept_up):.0f} of {len(kept_up)}"])
+    header = ("", "requests come", "of capacity", *(column[0] for column in columns))
+    return _table(header, rows)
+
+
+def _engine_table(rounds: Sequence[Results]) -> str:
+    found = next((r[ENGINE] for r in rounds if "dtypes" in r.get(ENGINE, {})), None)
+    if not found:
+        return "Not measured."
+    kinds = [(dtype, score) for dtype, scores in found["dtypes"].items() for score in scores]
+    header = ["batch"]
+    for dtype, score in kinds:
+        header += [f"{score}, {dtype}, images/s", "of the product"]
+    rows = []
+    for batch in found["dtypes"][kinds[0][0]][kinds[0][1]]:
+        row = [batch]
+        for kind in kinds:
+            place = (ENGINE, "dtypes", *kind, batch)
+            row.append(_cell(rounds, at(*place, "images_per_s"), 0))
+            row.append(_cell(rounds, at(*place, "of_product"), 2))
+        rows.append(row)
+    peaks = [
+        f"{dtype} {spread([v / 1e9 for v in each(rounds, at(*_PRODUCT, dtype))], 0)} GFLOP/s"
+        for dtype in found["product_flops_per_s"]
+    ]
+    text = _table(header, rows) + f"\n\nThe products: {', '.join(peaks)}."
+    return text if BFLOAT16 in found["dtypes"] else text + " bfloat16: not measured."
+
+
+_PRODUCT: Final = (ENGINE, "product_flops_per_s")
+
+
+def _versions(found: Results) -> str:
+    own = ", ".join(f"{name} {value}" for name, value in found.items() if name != "servers")
+    lines = [f"{own}."]
+    for name, packages in found["servers"].items():
+        told = ", ".join(f"{package} {value}" for package, value in packages.items())
+        lines.append(f"- {title(name)}: {told}")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def main() -> None:
+    """Read the file, and write the others anew."""
+    write(json.loads((RESULTS / f"{NAME}.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
