@@ -52,4 +52,4 @@ bench-quality: .venv/installed ## anomaly detection over seeds, classes and scor
 	$(BIN)/python -m benchmarks.score_choice --data $(DATA)
 
 clean: ## remove the environment and all caches
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info build model/*.so service/*.so

@@ -188,7 +188,7 @@ def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
             name = next((key for key in NPZ_KEYS[split] if key in archive), None)
             if name is None:
                 raise DataError(
-                    f"{path} holds {', '.join(archive.files) or 'nothing'}; expected one of "
+                    f"{path} holds {', '.join(map(repr, archive.files)) or 'nothing'}; expected one of "
                     f"{', '.join(NPZ_KEYS[split])}"
                 )
             array: NDArray[Any] = archive[name]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
-from model.calibration import calibration_of
+from model.calibration import DTYPES, calibration_of
 from model.engine import Engine, Scores
 from model.training.card import model_card
 from model.training.train import split_indices
@@ -173,3 +173,38 @@ def test_it_is_calibrated_on_the_images_held_out(
     p_values = halves.p_values("fused", second)
     assert np.mean(p_values <= 0.05) == pytest.approx(0.05, abs=0.012)
     assert np.mean(p_values <= 0.01) == pytest.approx(0.01, abs=0.006)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_half_precision_finds_as_much_and_has_its_own_calibration(
+    name: str, dtype: str, test_images: Callable[[str], NDArray[np.uint8]]
+) -> None:
+    bundle = load_bundle(find_bundle(name))
+    other = "fashion-mnist" if name == "mnist" else "mnist"
+    found = []
+    for engine in (Engine(bundle, device="cpu"), Engine(bundle, device="cpu", dtype=dtype)):
+        clean, strange = (
+            np.concatenate([engine.score(part).score for part in np.split(test_images(data), 20)])
+            for data in (name, other)
+        )
+        assert engine.calibration is not None
+        alarms = [(engine.calibration.p_values("fused", clean) <= a).mean() for a in (0.05, 0.01)]
+        truth = np.repeat([0, 1], [len(clean), len(strange)])
+        found.append((roc_auc_score(truth, np.concatenate([clean, strange])), *alarms))
+    (auroc, *rates), (half_auroc, *half_rates) = found
+    assert half_auroc == pytest.approx(auroc, abs=0.002)
+    assert half_rates == pytest.approx(rates, abs=0.002)
+
+
+@every_bundle
+def test_each_number_type_has_tables_of_all_scores(name: str) -> None:
+    calibration = load_bundle(find_bundle(name)).calibration
+    assert calibration is not None
+    for dtype in DTYPES[1:]:
+        half = calibration.of_dtype(dtype)
+        assert half is not None
+        assert half.scores.keys() == calibration.scores.keys()
+        assert half.n == calibration.n
+        for score, table in half.scores.items():
+            assert not np.array_equal(table, calibration.scores[score])
