@@ -15,10 +15,6 @@ from service.app import create_app
 from service.protocol import Protocol
 from service.settings import Settings
 
-YOUNG_OBJECTS = 20_000
-"""Objects made, less those gone, before the collector looks through them. A request leaves few in
-circles; at Python's own 700 it looks several times a millisecond."""
-
 log = logging.getLogger("service")
 
 
@@ -45,10 +41,9 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     # What is there now stays: a collection that walks through all of torch's objects holds every
-    # request up for a tenth of a second.
+    # request up for 44 ms.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     server = _Server(
         uvicorn.Config(
             app,

@@ -159,14 +159,14 @@ def test_npz_test_images(key: str, tmp_path: Path) -> None:
 
 def test_npz_without_test_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "my.npz", images=IMAGES)
-    assert "holds images" in refused(tmp_path / "my.npz", "test")
+    assert "holds 'images'" in refused(tmp_path / "my.npz", "test")
 
 
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
         ({}, "nothing"),
-        ({"pictures": IMAGES}, "holds pictures"),
+        ({"pictures": IMAGES}, "holds 'pictures'"),
         ({"images": IMAGES.astype(np.int64)}, "int64"),
         ({"images": IMAGES > 127}, "bool"),
         ({"images": IMAGES.astype(np.float32)}, "float32"),
