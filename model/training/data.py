@@ -187,9 +187,9 @@ def _load_npz(path: Path, split: Split) -> NDArray[np.uint8]:
         with np.load(path, allow_pickle=False) as archive:
             name = next((key for key in NPZ_KEYS[split] if key in archive), None)
             if name is None:
+                held = ", ".join(map(repr, archive.files)) or "nothing"
                 raise DataError(
-                    f"{path} holds {', '.join(map(repr, archive.files)) or 'nothing'}; expected one of "
-                    f"{', '.join(NPZ_KEYS[split])}"
+                    f"{path} holds {held}; expected one of {', '.join(NPZ_KEYS[split])}"
                 )
             array: NDArray[Any] = archive[name]
     except DataError:

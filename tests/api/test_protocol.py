@@ -1,0 +1,142 @@
+"""What goes over the socket, byte by byte: the service's own answers and the framework's."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import product
+
+import pytest
+
+from tests.api.helpers import HANG_S
+from tests.api.test_process import address
+from tests.conftest import Server
+
+ZEROS = json.dumps({"images": [[0] * 784]}).encode()
+OWN, FRAMEWORK, LARGE = "/encode", "/livez", "/decode"
+
+
+def request(
+    path: str, body: bytes = b"", *, version: str = "1.1", headers: tuple[str, ...] = ()
+) -> bytes:
+    method = "POST" if body else "GET"
+    lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers]
+    lines += [f"Content-Length: {len(body)}"] * bool(body)
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Connection:
+    """A client that takes nothing for granted."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection(address(server), timeout=HANG_S)
+        self._rest = b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def read_until(self, end: bytes) -> bytes:
+        while end not in self._rest:
+            chunk = self._socket.recv(65_536)
+            assert chunk, f"closed after {self._rest!r}"
+            self._rest += chunk
+        found, self._rest = self._rest.split(end, 1)
+        return found
+
+    def answer(self) -> tuple[str, dict[str, str], bytes]:
+        """Status line, headers and body of one answer, which says how long it is."""
+        status, *lines = self.read_until(b"\r\n\r\n").decode("ascii").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        assert len(headers) == len(lines), "a header is there twice"
+        length = int(headers["content-length"])
+        while len(self._rest) < length:
+            chunk = self._socket.recv(65_536)
+            assert chunk
+            self._rest += chunk
+        body, self._rest = self._rest[:length], self._rest[length:]
+        return status, headers, body
+
+    def is_closed(self) -> bool:
+        """By the server, with nothing more to say."""
+        return not self._rest and self._socket.recv(1) == b""
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[Connection]:
+    with closing(Connection(server)) as connection:
+        yield connection
+
+
+def test_one_connection_takes_any_answers_one_after_another(connection: Connection) -> None:
+    bodies = {OWN: ZEROS, FRAMEWORK: b"", LARGE: b'{"n": 64}', "/anomaly-score": b"{"}
+    for first, second in product(bodies, bodies):
+        for path in (first, second):
+            connection.send(request(path, bodies[path]))
+            status, headers, body = connection.answer()
+            assert status == (
+                "HTTP/1.1 400 Bad Request" if bodies[path] == b"{" else "HTTP/1.1 200 OK"
+            )
+            assert json.loads(body)
+            assert "connection" not in headers
+            assert {"x-request-id", "x-model-version", "server-timing", "date"} <= set(headers)
+            assert "server" not in headers
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(connection: Connection) -> None:
+    ids = [f"id-{i}" for i in range(20)]
+    paths = [(OWN, ZEROS), (FRAMEWORK, b"")] * 10
+    connection.send(
+        b"".join(
+            request(path, body, headers=(f"X-Request-ID: {name}",))
+            for name, (path, body) in zip(ids, paths, strict=True)
+        )
+    )
+    assert [connection.answer()[1]["x-request-id"] for _ in ids] == ids
+
+
+@pytest.mark.parametrize(("path", "body"), [(OWN, ZEROS), (FRAMEWORK, b""), (LARGE, b'{"n": 64}')])
+def test_a_connection_is_closed_where_that_is_asked_for(
+    server: Server, path: str, body: bytes
+) -> None:
+    for options in ({"headers": ("Connection: close",)}, {"version": "1.0"}):
+        with closing(Connection(server)) as connection:
+            connection.send(request(path, body, **options))  # type: ignore[arg-type]
+            status, headers, _ = connection.answer()
+            assert status == "HTTP/1.1 200 OK"
+            assert headers["connection"] == "close"
+            assert connection.is_closed()
+
+
+def test_a_body_in_small_pieces_and_one_that_waits_to_be_asked_for(connection: Connection) -> None:
+    whole = request(OWN, ZEROS)
+    for start in range(0, len(whole), 97):
+        connection.send(whole[start : start + 97])
+    assert connection.answer()[0] == "HTTP/1.1 200 OK"
+    head, body = request(OWN, ZEROS, headers=("Expect: 100-continue",)).split(b"\r\n\r\n", 1)
+    connection.send(head + b"\r\n\r\n")
+    assert connection.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
+    connection.send(body)
+    assert connection.answer()[0] == "HTTP/1.1 200 OK"
+
+
+def test_a_caller_s_id_cannot_bring_headers_of_its_own(connection: Connection) -> None:
+    for name in ("a\tb", "x" * 129, "ä", "a b"):
+        connection.send(request(OWN, ZEROS, headers=(f"X-Request-ID: {name}",)))
+        _, headers, _ = connection.answer()
+        assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+
+
+def test_who_leaves_before_the_answer_harms_nobody(server: Server) -> None:
+    many = json.dumps({"images": [[0.5] * 784] * 64}).encode()
+    for _ in range(30):
+        with closing(Connection(server)) as connection:
+            connection.send(request("/reconstruct", many))
+    with server.client() as client:
+        assert client.get("/readyz").status_code == 200
+    assert "Traceback" not in server.log.read_text()
