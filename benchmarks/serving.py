@@ -137,7 +137,8 @@ def measure_engine(*, quick: bool) -> Figures:
     command = [sys.executable, "-m", "benchmarks.engine", *(["--quick"] if quick else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
+        said = done.stderr.strip().splitlines()
+        return {"error": said[-1] if said else f"it ended with status {done.returncode}"}
     found: Figures = json.loads(done.stdout)
     return found
 

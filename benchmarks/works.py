@@ -6,7 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,7 @@ from benchmarks.servers import ask
 ONE: Final = "1 image, JSON"
 MANY: Final = f"{IMAGES} images, JSON"
 BULK: Final = "256 images, raw uint8"
+BULK_IMAGES: Final = 256
 
 CONNECTIONS: Final = (1, 8, 32, 128)
 """Of one-image requests."""
@@ -32,7 +33,7 @@ FEW: Final = (8, 32)
 RAW_IMAGES: Final = (
     (1, "1 image, raw uint8", (32,)),
     (64, "64 images, raw uint8", (8,)),
-    (256, BULK, FEW),
+    (BULK_IMAGES, BULK, FEW),
     (1024, "1,024 images, raw uint8", (8,)),
 )
 
@@ -58,6 +59,8 @@ class Work:
         connection = HTTPConnection(HOST, port, timeout=30)
         try:
             status, answer = ask(connection, self.request)
+        except HTTPException as error:
+            raise PeerError(f"{self.name}: {type(error).__name__}") from error
         finally:
             connection.close()
         if status != 200:
@@ -82,13 +85,18 @@ Row = tuple[str, tuple[int, ...], str, str, bytes, str | None, NDArray[Any]]
 """Arguments of `_own`."""
 
 
+def bulk_pixels() -> NDArray[np.uint8]:
+    """The images of the raw works, (1024, 784)."""
+    return np.concatenate([digits()] * 4).reshape(-1, PIXELS)
+
+
 def own_works() -> list[Work]:
     """Those of this service alone, each with the answer that the network gives without it."""
     from model.bundle import find_bundle, load_bundle
     from model.engine import Engine
 
     engine = Engine(load_bundle(find_bundle(BUNDLE)), device="cpu", threads=1)
-    pixels = np.concatenate([digits()] * 4).reshape(-1, PIXELS)  # (1024, 784), uint8
+    pixels = bulk_pixels()
     some = pixels[:IMAGES]
     scores = engine.score(pixels, SCORE).score
     files = [png(image.reshape(28, 28)) for image in some]

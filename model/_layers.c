@@ -18,6 +18,7 @@
 #if defined(__x86_64__) && defined(__GLIBC__) && \
     ((!defined(__clang__) && __GNUC__ >= 12) || (defined(__clang__) && __clang_major__ >= 18))
 #define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define PICKED
 #else
 #define WIDEST
 #endif
@@ -30,7 +31,7 @@ enum {
     FEW = 4,
     GROUPS = 8,        /* of ROWS images go through a block of weights while it is near */
     MAX_LAYERS = 64,
-    HOLD_LOCK = 32,    /* up to so many images take well under a millisecond */
+    SHORT = 1 << 23,   /* numbers multiplied: at the most they take some tenths of a millisecond */
 };
 
 /* `rows` results of COLUMNS outputs, from `count` inputs, each with a number of every row. */
@@ -246,7 +247,7 @@ static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
         if (room == NULL || places == NULL) {
             PyErr_NoMemory();
         } else {
-            PyThreadState *state = n > HOLD_LOCK ? PyEval_SaveThread() : NULL;
+            PyThreadState *state = n > SHORT / s.numbers ? PyEval_SaveThread() : NULL;
             compute(&s, arrays[WEIGHTS].buf, relu_head, arrays[PIXELS].buf, arrays[HEADS].buf,
                     arrays[LOGITS].buf, n, room, places);
             if (state != NULL)
@@ -272,7 +273,7 @@ static PyMethodDef methods[] = {
 static int prepare(PyObject *module)
 {
     int wide = 0;
-#if defined(__x86_64__) && defined(__GLIBC__)
+#ifdef PICKED /* else this was compiled for processors without them */
     wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #endif

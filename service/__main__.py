@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.set_up_logging()
     if settings.workers > 1:
         try:
-            refused = Workers(settings).run()
+            workers = Workers(settings)
         except OSError as error:
-            refused = f"port (VAE_PORT) is {settings.port}: {error.strerror}"
+            return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
+        refused = workers.run()
         return 0 if refused is None else _refuse(refused)
     # Not before it is needed: a parent of workers has no use for torch.
     from model.bundle import BundleError

@@ -2,7 +2,8 @@
 
 For a request of 100 µs, what a framework does around the handler is most of it: matching the path,
 solving parameters, three more layers. The routes stay FastAPI's own, and so does the page that
-describes them; here the same handlers are called with what FastAPI would have given them.
+describes them. Here the same handlers are called with what FastAPI would have given them, request
+and query. Dependencies that a route may have beside those are not heeded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ BODY: Final = "http.response.body"
 
 KEPT_QUERIES: Final = 256
 """Query strings whose parsed form is kept, a route: callers send the same few again and again."""
+
+KEPT_QUERY_BYTES: Final = 256
+"""Longer ones are not: callers could fill the memory with them."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Routes = dict[tuple[str, str], tuple[APIRoute, Handler]]
@@ -106,7 +110,11 @@ def handler_of(route: APIRoute, **path_parameters: str) -> Handler:
     if model is None:
         return lambda request: endpoint(request, **path_parameters)
 
-    read = lru_cache(maxsize=KEPT_QUERIES)(lambda query_string: _read_query(model, query_string))
+    kept = lru_cache(maxsize=KEPT_QUERIES)(lambda query_string: _read_query(model, query_string))
+
+    def read(query_string: bytes) -> BaseModel:
+        short = len(query_string) <= KEPT_QUERY_BYTES
+        return kept(query_string) if short else _read_query(model, query_string)
 
     return lambda request: endpoint(request, read(request.scope["query_string"]), **path_parameters)
 

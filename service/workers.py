@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Final
@@ -33,9 +33,9 @@ SPAWN: Final = get_context("spawn")
 BACKLOG: Final = 2048
 """Connections that may wait at a socket; uvicorn's own figure."""
 
-MIN_LIFE_S: Final = 1.0
-"""A worker that lived shorter is replaced after this time: one that cannot start would otherwise be
-started all the time."""
+PAUSES_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Before a worker is replaced that was never ready: longer with each in a row, so that what cannot
+start does not take the machine from those that serve."""
 
 GRACE_S: Final = 5.0
 """What workers get on top of `shutdown_timeout_s` before they are killed."""
@@ -48,31 +48,36 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass
-class _Worker:
-    """A process, and the socket that it and its successors listen on."""
+class _Place:
+    """A socket, and the worker that listens on it now."""
 
     listener: socket.socket
-    process: SpawnProcess
-    news: Connection
-    started: float
+    process: SpawnProcess | None = None
+    news: Connection | None = None
+    """Until it has said that it is ready, or has ended."""
     ready: bool = False
+    failures: int = 0
+    """Workers in a row that ended before they were ready."""
+    start_at: float = 0.0
+    """On `time.monotonic`'s clock."""
 
 
 class Workers:
-    """Starts as many processes as `settings.workers`, and another one for each that dies."""
+    """Starts as many processes as `settings.workers`, and another one for each that dies.
+
+    If one cannot start before all have been ready once, that ends the service: the next would not
+    start either. Later that only leaves its place empty for a while.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._places = [_Place(listener) for listener in _listeners(settings)]
         self._stopping = False
-        self._refused: str | None = None
         self._announced = False
+        self._refused: str | None = None
 
     def run(self) -> str | None:
-        """Serve until SIGTERM or Ctrl-C. Returns why no worker could start, or None.
-
-        Raises `OSError` if the port is taken.
-        """
-        listeners = _listeners(self._settings)
+        """Serve until SIGTERM or Ctrl-C. Returns why no worker could start, or None."""
         # A signal only writes to this pair: what it asks for is done where `_watch` waits.
         wake, awake = socket.socketpair()
         wake.setblocking(False)
@@ -81,78 +86,108 @@ class Workers:
             signal.signal(number, self._stop)
         with tempfile.TemporaryDirectory(prefix="vae-metrics-") as directory:
             os.environ[METRICS_DIRECTORY] = directory
-            workers = [self._start(listener) for listener in listeners]
             try:
                 while not self._stopping:
-                    self._watch(workers, awake)
+                    self._start_those_due()
+                    self._watch(awake)
             finally:
-                self._end(workers)
+                self._end()
+                signal.set_wakeup_fd(-1)
+                del os.environ[METRICS_DIRECTORY]
         return self._refused
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _start(self, listener: socket.socket) -> _Worker:
-        news, theirs = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(target=work, args=(self._settings, listener, theirs))
-        process.start()
-        theirs.close()
-        return _Worker(listener, process, news, time.monotonic())
+    def _start_those_due(self) -> None:
+        for place in self._places:
+            if place.process is None and time.monotonic() >= place.start_at:
+                place.news, theirs = SPAWN.Pipe(duplex=False)
+                place.process = SPAWN.Process(
+                    target=work, args=(self._settings, place.listener, theirs)
+                )
+                place.process.start()
+                theirs.close()
 
-    def _watch(self, workers: list[_Worker], awake: socket.socket) -> None:
-        """Wait until a worker dies or says something, or a signal comes; replace who died."""
-        deaths = [worker.process.sentinel for worker in workers]
-        news = [worker.news for worker in workers if not worker.ready]
-        happened = connection.wait([awake, *deaths, *news])
-        for number, worker in enumerate(workers):
-            if worker.news in happened:
-                self._hear(worker)
-            if worker.process.sentinel in happened and not self._stopping:
-                workers[number] = self._replace(worker)
-        if not self._announced and all(worker.ready for worker in workers):
+    def _watch(self, awake: socket.socket) -> None:
+        """Wait until a worker says something or dies, one is due, or a signal comes."""
+        deaths = [place.process.sentinel for place in self._places if place.process]
+        news = [place.news for place in self._places if place.news]
+        due = [place.start_at for place in self._places if place.process is None]
+        timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
+        happened = connection.wait([awake, *deaths, *news], timeout_s)
+        for place in self._places:
+            if place.news in happened:
+                self._hear(place)
+            if place.process and place.process.sentinel in happened and not self._stopping:
+                self._bury(place, place.process)
+        if not self._announced and all(place.ready for place in self._places):
             self._announced = True
-            host, port = workers[0].listener.getsockname()[:2]
+            host, port = self._places[0].listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            log.info("running on http://%s:%d with %d workers", shown, port, len(workers))
+            log.info("running on http://%s:%d with %d workers", shown, port, len(self._places))
 
-    def _hear(self, worker: _Worker) -> None:
-        worker.ready = True  # or at its end: either way there is no more to hear
+    def _hear(self, place: _Place) -> None:
+        """Take a worker's only message: None when it is ready, or why it cannot be."""
+        assert place.news is not None  # noqa: S101 - for mypy: something came from it
         try:
-            self._refused = worker.news.recv()
+            refused: str | None = place.news.recv()
         except EOFError:
-            return
-        if self._refused is not None:
-            self._stopping = True  # the next one would say the same
+            return  # it died before
+        finally:
+            place.news.close()
+            place.news = None
+        if refused is None:
+            place.ready, place.failures = True, 0
+        else:
+            if self._announced:
+                log.error("a worker cannot start: %s", refused)
+            self._refuse(refused)
 
-    def _replace(self, worker: _Worker) -> _Worker:
-        process = worker.process
+    def _bury(self, place: _Place, process: SpawnProcess) -> None:
+        """A worker has died: another one is due, now or after a pause."""
         process.join()
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
-        worker.news.close()
-        if time.monotonic() - worker.started < MIN_LIFE_S:
-            time.sleep(MIN_LIFE_S)
-        return self._start(worker.listener)
+        if not place.ready:
+            self._refuse(f"a worker could not start (exit code {process.exitcode})")
+            place.failures += 1
+        if place.news:
+            place.news.close()
+        pause_s = PAUSES_S[min(place.failures, len(PAUSES_S) - 1)]
+        place.process, place.news, place.ready = None, None, False
+        place.start_at = time.monotonic() + pause_s
 
-    def _end(self, workers: list[_Worker]) -> None:
+    def _refuse(self, reason: str) -> None:
+        """End the service, unless it has been ready."""
+        if not self._announced:
+            self._refused = self._refused or reason
+            self._stopping = True
+
+    def _end(self) -> None:
         """Stop them all: politely, and then not."""
-        for worker in workers:
-            if worker.process.is_alive():
-                worker.process.terminate()
+        for place in self._places:
+            place.listener.close()  # else connections would wait here when all workers have closed
+        processes = [place.process for place in self._places if place.process]
+        for process in processes:
+            process.terminate()
         until = time.monotonic() + self._settings.shutdown_timeout_s + GRACE_S
-        for worker in workers:
-            worker.process.join(max(0.0, until - time.monotonic()))
-            if worker.process.is_alive():
-                log.error("worker %d did not stop in time", worker.process.pid or 0)
-                worker.process.kill()
-                worker.process.join()
-            worker.listener.close()
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                log.error("worker %d did not stop in time", process.pid or 0)
+                process.kill()
+                process.join()
 
 
 def work(settings: Settings, listener: socket.socket, news: Connection) -> None:
     """A worker's whole life. Sends None when it is ready, or why it cannot be."""
     if sys.platform == "linux":  # if the parent is killed, nobody else would end this one
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = parent_process()
+    if parent is None or not parent.is_alive():  # it was killed before it could be asked for that
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, until this one serves
     settings.set_up_logging()
     from model.bundle import BundleError
     from model.device import DeviceError
@@ -165,20 +200,32 @@ def work(settings: Settings, listener: socket.socket, news: Connection) -> None:
 
 
 def _listeners(settings: Settings) -> list[socket.socket]:
-    """A socket for each worker, all on one port; where the kernel does not spread, one for all."""
+    """A socket for each worker, all on one port; where the kernel does not spread, one for all.
+
+    Raises `OSError` if the port is taken.
+    """
     spread = sys.platform == "linux"
-    found: list[socket.socket] = []
-    port = settings.port
-    for _ in range(settings.workers if spread else 1):
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+    # One that does not share comes first: the port may be another service's, which shares it.
+    probe = _listener(settings.host, settings.port, share=False)
+    port = probe.getsockname()[1]
+    if not spread:
+        return [probe] * settings.workers
+    probe.close()
+    return [_listener(settings.host, port, share=True) for _ in range(settings.workers)]
+
+
+def _listener(host: str, port: int, *, share: bool) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if spread:
+        if share:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-        port = listener.getsockname()[1]
-        found.append(listener)
-    return found if spread else found * settings.workers
+    except OSError:
+        listener.close()
+        raise
+    return listener

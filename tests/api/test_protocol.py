@@ -106,7 +106,7 @@ def test_a_connection_is_closed_where_that_is_asked_for(
 ) -> None:
     for options in ({"headers": ("Connection: close",)}, {"version": "1.0"}):
         with closing(Connection(server)) as connection:
-            connection.send(request(path, body, **options))  # type: ignore[arg-type]
+            connection.send(request(path, body, **options))
             status, headers, _ = connection.answer()
             assert status == "HTTP/1.1 200 OK"
             assert headers["connection"] == "close"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.bundle import PRETRAINED
 from tests.api.helpers import HANG_S, uint8_body
 from tests.api.test_process import address, check_refused, metric, run_service
 from tests.conftest import Server
@@ -50,6 +53,13 @@ def workers(start_server: Callable[..., Server]) -> Iterator[Server]:
     assert server.process.wait(HANG_S) == 0
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def ask(server: Server, images: NDArray[np.uint8]) -> httpx.Response:
     """One request over a connection of its own, so that any worker may take it."""
     with server.client() as client:
@@ -76,11 +86,7 @@ def test_metrics_add_up_over_workers_and_their_restarts(
     assert {counted() for _ in range(8)} == {(20, 60, 1)}  # whichever worker is asked
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
-    deadline = time.monotonic() + HANG_S
-    while len(after := children(workers.process.pid) - {killed}) < WORKERS:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert before - after == {killed}
+    wait_for(lambda: len(children(workers.process.pid) - {killed}) == WORKERS)
     for _ in range(10):
         assert ask(workers, digits[:3]).json() == first.json()  # waits where nobody listens yet
     assert {counted() for _ in range(8)} == {(30, 90, 1)}
@@ -99,8 +105,8 @@ def test_connections_reach_all_workers(workers: Server) -> None:
     )  # fmt: skip
     for client in clients:
         client.close()
-    if shown.returncode:
-        pytest.skip("no ss here")
+    if shown.returncode or "pid=" not in shown.stdout:
+        pytest.skip("ss is not here, or does not show whose sockets they are")
     assert {int(pid) for pid in re.findall(r"pid=(\d+)", shown.stdout)} == pids
 
 
@@ -125,15 +131,75 @@ def test_a_parent_that_is_killed_takes_its_workers_along(
     pids = children(server.process.pid)
     server.process.kill()
     server.process.wait(HANG_S)
-    deadline = time.monotonic() + HANG_S
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_what_no_worker_can_start_with_is_one_clear_line(server: Server) -> None:
     done = run_service("--workers", "2", VAE_BUNDLE="nope")
     check_refused(done.returncode, done.stderr, "'nope'")
-    port = str(address(server)[1])
+
+
+@pytest.mark.parametrize("other", ["server", "workers"])
+def test_a_port_that_is_taken_is_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
+    """By a service that shares it among its own workers, too."""
+    port = str(address(request.getfixturevalue(other))[1])
     done = run_service("--workers", "2", "--port", port)
     check_refused(done.returncode, done.stderr, "port", port, "in use")
+
+
+def test_a_worker_that_cannot_come_back_leaves_the_others(
+    start_server: Callable[..., Server], tmp_path: Path, digits: NDArray[np.uint8]
+) -> None:
+    """The bundle is damaged while the service runs, and then one worker dies."""
+    bundle = tmp_path / "mine"
+    shutil.copytree(PRETRAINED / "mnist", bundle)
+    server = start_server("--workers", str(WORKERS), "--bundle", str(bundle))
+    weights = bundle / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    before = children(server.process.pid)
+    os.kill(min(before), signal.SIGKILL)
+    wait_for(lambda: "a worker cannot start" in server.log.read_text())
+    assert max(before) in children(server.process.pid)
+    weights.write_bytes(whole)
+    wait_for(lambda: server.log.read_text().count("is in memory") == WORKERS + 1)
+    wait_for(lambda: len(children(server.process.pid)) == WORKERS)
+    assert ask(server, digits[:1]).status_code == 200
+    server.process.terminate()
+    assert server.process.wait(HANG_S) == 0
+
+
+def test_a_stop_closes_the_port_while_answers_are_on_their_way(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server("--workers", str(WORKERS))
+    with socket.create_connection(address(server), timeout=HANG_S) as busy:
+        busy.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        time.sleep(0.1)
+        server.process.terminate()
+
+        def is_closed() -> bool:
+            try:
+                with socket.create_connection(address(server), timeout=HANG_S):
+                    return False
+            except ConnectionError:
+                return True
+
+        wait_for(is_closed)
+        assert server.process.poll() is None  # it waits for the body that was announced
+        busy.sendall(b"{}        ")
+        assert b" 422 " in busy.recv(65_536)
+    assert server.process.wait(HANG_S) == 0
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.3, 0.8])
+def test_a_stop_that_comes_while_they_start(moment_s: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--workers", "2", "--port", "0"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(0.4 + moment_s)
+    process.terminate()
+    _, errors = process.communicate(timeout=HANG_S)
+    assert process.returncode == 0
+    assert "Traceback" not in errors

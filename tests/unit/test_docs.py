@@ -27,7 +27,7 @@ CONTAINER_FILES = DOCKERFILE + COMPOSE
 
 
 def settings_table() -> str:
-    rows = []
+    rows = ["| setting | default | what it is |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else f"`{field.default}`"
         rows.append(f"| `VAE_{name.upper()}` | {default} | {field.description} |")
