@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.quality_tables import markdown
 from model.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
 from model.calibration import DEFAULT_DRAWS
@@ -49,6 +50,20 @@ def test_the_benchmarks_tables_are_those_committed() -> None:
     quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
     tables = re.findall(r"^\|.*?\n(?=\n)", quality, re.MULTILINE | re.DOTALL)
     assert tables[0] in README
+
+
+def test_the_speed_tables_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks/results/serving.json").read_text(encoding="utf-8"))
+    speed = (ROOT / "benchmarks/results/serving.md").read_text(encoding="utf-8")
+    assert report.markdown(results) == speed
+    goals, one_image = re.findall(r"^\|.*?\n(?=\n)", speed, re.MULTILINE | re.DOTALL)[:2]
+    assert goals in README
+    columns = [[cell.strip() for cell in row.split("|")[1:-1]] for row in one_image.splitlines()]
+    quoted = table_of("speed")
+    assert len(quoted) == len(columns) - 2
+    for row, (name, *figures) in zip(quoted, columns[2:], strict=True):
+        assert row[0] == name
+        assert row[1:4] == [figures[i].split(" ")[0] for i in (0, 2, 4)]
 
 
 def test_the_quality_tables_are_those_of_the_results() -> None:
