@@ -60,6 +60,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
+
+
 def ask(server: Server, images: NDArray[np.uint8]) -> httpx.Response:
     """One request over a connection of its own, so that any worker may take it."""
     with server.client() as client:
@@ -198,7 +204,8 @@ def test_a_stop_that_comes_while_they_start(moment_s: float) -> None:
         [sys.executable, "-m", "service", "--workers", "2", "--port", "0"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(0.4 + moment_s)
+    wait_for(lambda: handles(process.pid, signal.SIGTERM))
+    time.sleep(moment_s)
     process.terminate()
     _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 0
