@@ -159,10 +159,11 @@ static int read_sizes(shape *s, PyObject *encoder, PyObject *decoder)
     return 1;
 }
 
+/* All n images, `most` at a time; `room` is for 3 · most of the widest layer's numbers. */
 static void compute(const shape *s, const float *weights, int relu_head, const float *pixels,
-                    float *heads, float *logits, Py_ssize_t n, float *room, int32_t *places)
+                    float *heads, float *logits, Py_ssize_t n, Py_ssize_t most, float *room,
+                    int32_t *places)
 {
-    const Py_ssize_t most = GROUPS * ROWS;
     float *const numbers = room, *const one = numbers + s->widest * most;
     float *const other = one + s->widest * most;
     const Py_ssize_t p = s->in[0], width = 2 * s->latents;
@@ -242,14 +243,14 @@ static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
         floats(&arrays[HEADS], args[6], "heads", n * 2 * s.latents, PyBUF_WRITABLE) &&
         floats(&arrays[LOGITS], args[7], "logits", n * s.in[0], PyBUF_WRITABLE)) {
         const Py_ssize_t groups = n < GROUPS * ROWS ? (n + ROWS - 1) / ROWS : GROUPS;
-        room = malloc((size_t)(s.widest * 3 * GROUPS * ROWS) * sizeof(float));
+        room = malloc((size_t)(s.widest * 3 * groups * ROWS + 1) * sizeof(float));
         places = malloc((size_t)(s.widest * groups + 1) * sizeof(int32_t));
         if (room == NULL || places == NULL) {
             PyErr_NoMemory();
         } else {
             PyThreadState *state = n > SHORT / s.numbers ? PyEval_SaveThread() : NULL;
             compute(&s, arrays[WEIGHTS].buf, relu_head, arrays[PIXELS].buf, arrays[HEADS].buf,
-                    arrays[LOGITS].buf, n, room, places);
+                    arrays[LOGITS].buf, n, groups * ROWS, room, places);
             if (state != NULL)
                 PyEval_RestoreThread(state);
         }
@@ -277,7 +278,8 @@ static int prepare(PyObject *module)
     wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #endif
-    if (PyModule_AddIntConstant(module, "COLUMNS", COLUMNS) < 0)
+    if (PyModule_AddIntConstant(module, "COLUMNS", COLUMNS) < 0 ||
+        PyModule_AddIntConstant(module, "MAX_LAYERS", MAX_LAYERS) < 0)
         return -1;
     return PyModule_AddIntConstant(module, "WIDE", wide);
 }

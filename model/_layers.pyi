@@ -2,6 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLUMNS: int
+MAX_LAYERS: int
 WIDE: int
 
 def forward(

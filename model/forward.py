@@ -79,7 +79,8 @@ class MlpForward:
         self._network = network
         self._sizes = config.encoder_sizes, config.decoder_sizes
         self._relu_head = config.head == "relu"
-        self._weights = packed(network) if available else None
+        layers = sum(len(sizes) - 1 for sizes in self._sizes)
+        self._weights = packed(network) if available and layers <= _layers.MAX_LAYERS else None
         self._widths = config.pixels, 2 * config.latent_size, config.pixels
         self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
         self._views: dict[int, Pass] = {}

@@ -158,6 +158,16 @@ def test_products_in_half_precision(dtype: torch.dtype, digits: NDArray[np.uint8
     assert 0 < off.mean() < 0.01
 
 
+@pytest.mark.parametrize("hidden", [31, 32, 40])
+def test_any_number_of_layers(hidden: int) -> None:
+    """More than C knows are torch's."""
+    config = VAEConfig(image_shape=(1, 3, 3), hidden_sizes=(5,) * hidden, latent_size=2)
+    network = VAE(config).eval().requires_grad_(requires_grad=False)
+    images = np.random.default_rng(0).random((3, 9), dtype=np.float32)
+    for one, other in zip(MlpForward(network)(images), ModuleForward(network)(images), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_any_number_of_sizes_takes_the_memory_of_the_largest(network: VAE) -> None:
     forward = MlpForward(network)
     for n in range(1, KEPT_VIEWS + 20):
