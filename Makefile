@@ -37,7 +37,7 @@ train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs
 evaluate: .venv/installed ## how well a bundle fits and tells anomalies: make evaluate BUNDLE=mnist DATA=data/mnist ANOMALIES=data/kmnist
 	$(BIN)/python -m model evaluate --bundle $(BUNDLE) --data $(DATA) --anomalies $(ANOMALIES) $(ARGS)
 
-bench: .venv/installed ## this service beside its peers, about 20 minutes, into benchmarks/results/
+bench: .venv/installed ## this service beside its peers, a quarter of an hour, into benchmarks/results/
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 bench-quick: .venv/installed ## this service beside fixed answers, in a minute; tables are printed only

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -105,7 +106,8 @@ def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
             for dtype, engine in engines.items():
                 rows = images[:batch]
                 for score in SCORES:
-                    speed = images_per_s(lambda: engine.score(rows, score), batch)  # noqa: B023
+                    run = partial(engine.score, rows, score)
+                    speed = images_per_s(run, batch)
                     before, after = peaks[dtype][-1], products[dtype]()
                     peaks[dtype].append(after)
                     speeds[dtype, score, batch].append(speed)

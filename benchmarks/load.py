@@ -45,7 +45,7 @@ def wrk() -> str:
 
 def wrk_version() -> str:
     """As it tells it."""
-    done = subprocess.run([wrk(), "-v"], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([wrk(), "-v"], capture_output=True, text=True, check=False)  # noqa: S603 - wrk
     words = done.stdout.split()
     return words[1] if len(words) > 1 else "unknown"
 

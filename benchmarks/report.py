@@ -23,6 +23,9 @@ NAME: Final = "serving"
 
 FLAGS: Final = {TWO_WORKERS: "this service, 2 workers", ENGINE: "the network without a server"}
 
+LATENCIES: Final = (("p50 ms", "p50_ms", 2), ("p99 ms", "p99_ms", 2), ("p99.9 ms", "p999_ms", 2))
+"""Columns: head, figure, digits."""
+
 Results = Mapping[str, Any]
 
 
@@ -232,9 +235,7 @@ def _works_table(rounds: Sequence[Results], server: str) -> str:
     columns = (
         ("requests/s", "requests_per_s", 0),
         ("images/s", "images_per_s", 0),
-        ("p50 ms", "p50_ms", 2),
-        ("p99 ms", "p99_ms", 2),
-        ("p99.9 ms", "p999_ms", 2),
+        *LATENCIES,
         ("CPU s per 1,000 images", "cpu_s_per_1000_images", 4),
         ("server's cores", "cpu", 2),
         ("generator's cores", "generator_cpu", 2),
@@ -259,9 +260,7 @@ def _open_table(rounds: Sequence[Results]) -> str:
     columns = (
         ("sent/s", "rate", 0),
         ("answered/s", "answered_per_s", 0),
-        ("p50 ms", "p50_ms", 2),
-        ("p99 ms", "p99_ms", 2),
-        ("p99.9 ms", "p999_ms", 2),
+        *LATENCIES,
         ("errors", "errors", 0),
         ("generator's cores", "generator_cpu", 2),
         ("its p99 lateness, ms", "late_p99_ms", 2),

@@ -135,7 +135,7 @@ def _install(names: Sequence[str]) -> dict[str, str]:
 def measure_engine(*, quick: bool) -> Figures:
     """In a process of its own, on one core."""
     command = [sys.executable, "-m", "benchmarks.engine", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603 - ours
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return {"error": said[-1] if said else f"it ended with status {done.returncode}"}

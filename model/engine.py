@@ -22,15 +22,14 @@ from torch import Tensor
 from model.bundle import Bundle
 from model.calibration import DEFAULT_DRAWS
 from model.device import accelerator_of, describe_device, resolve_device
-from model.draws import DRAWN_SCORES, draw_likelihoods
+from model.draws import DRAWN_SCORES, draw_likelihoods, score_names
 from model.forward import (
     MlpForward,
     ModuleForward,
     Pass,
     Rows,
-    count_rows,
-    fill,
     forward,
+    joined,
     write_scaled,
 )
 from model.native import NativeScores
@@ -137,7 +136,7 @@ class Engine:
             () if bundle.pixel_variance is None else tuple(DRAWN_SCORES)
         )
         """Those of `scores` that `drawn_score` gives; the others are `score`'s."""
-        self.scores: tuple[str, ...] = (*self._scores, *self.drawn_scores)
+        self.scores = score_names(bundle.statistics, bundle.pixel_variance)
         """Names of the scores on offer; the first is the default."""
         self._native = NativeScores.of(bundle.config, bundle.statistics) if on_cpu else None
 
@@ -162,30 +161,23 @@ class Engine:
             self._most = batch_images
             sizes |= {1 << power for power in range(batch_images.bit_length())}
         for n in sorted(sizes):
-            images = np.zeros((n, config.pixels), dtype=np.uint8)
-            if self._accelerator:  # where bytes and floats go their own ways
-                self._warm_up_floats(images.astype(np.float32))
-            self.encode(images)
+            # On a GPU bytes and floats go their own ways.
+            for dtype in (np.uint8, np.float32) if self._accelerator else (np.uint8,):
+                images = np.zeros((n, config.pixels), dtype)
+                self.encode(images)
+                self.reconstruct(images)
+                self.score_map(images)
+                for name in self._scores:
+                    self.score(images, name)
             self.decode(np.zeros((n, config.latent_size), dtype=np.float32))
-            self.reconstruct(images)
             self.reconstruct_drawn(
                 np.zeros((n, config.pixels + config.latent_size), dtype=np.float32)
             )
-            for name in self._scores:
-                self.score(images, name)
-            self.score_map(images)
             if self.drawn_scores:
                 width = config.pixels + DEFAULT_DRAWS * config.latent_size
                 self.draw(np.zeros((n, width), dtype=np.float32))
         if self._accelerator is None:
             self.quick_images = self._most_within(QUICK_S, batch_images)
-
-    def _warm_up_floats(self, images: Floats) -> None:
-        self.encode(images)
-        self.reconstruct(images)
-        self.score_map(images)
-        for name in self._scores:
-            self.score(images, name)
 
     def _most_within(self, seconds: float, most: int) -> int:
         """The largest power of two, up to `most`, of images that are scored in `seconds`."""
@@ -371,9 +363,7 @@ class Engine:
 
     def _batch(self, rows: Rows, width: int) -> Tensor:
         """Put arrays together as (N, width) float32 on the device, uint8 scaled to [0, 1]."""
-        batch = np.empty((count_rows(rows), width), dtype=np.float32)
-        fill(batch, rows)
-        return torch.from_numpy(batch).to(self._device)
+        return torch.from_numpy(joined(rows, width)).to(self._device)
 
     def _images(self, pixels: Tensor) -> Floats:
         return self._shaped(_numpy(pixels))

@@ -55,8 +55,7 @@ class ModuleForward:
     @torch.inference_mode()
     def __call__(self, images: Rows) -> Pass:
         """Encode, and decode z = μ."""
-        pixels = np.empty((count_rows(images), self._network.config.pixels), dtype=np.float32)
-        fill(pixels, images)
+        pixels = joined(images, self._network.config.pixels)
         heads, logits = forward(self._network, torch.from_numpy(pixels))
         return Pass(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
 
@@ -133,17 +132,24 @@ def count_rows(rows: Rows) -> int:
     return len(rows) if isinstance(rows, np.ndarray) else sum(map(len, rows))
 
 
-def fill(batch: Floats, rows: Rows) -> None:
-    """Put arrays one below the other into (N, width), uint8 scaled to [0, 1]."""
+def joined(rows: Rows, width: int) -> Floats:
+    """One array, (N, width), of one or several; uint8 scaled to [0, 1]."""
+    batch = np.empty((count_rows(rows), width), dtype=np.float32)
+    fill(batch, rows)
+    return batch
+
+
+def fill(batch: NDArray[Any], rows: Rows) -> None:
+    """Put arrays one below the other into (N, width), uint8 scaled to [0, 1] if that is float32."""
     start = 0
     for part in (rows,) if isinstance(rows, np.ndarray) else rows:
         target = batch[start : (start := start + len(part))]
         write_scaled(part.reshape(target.shape), target)
 
 
-def write_scaled(values: NDArray[Any], target: Floats) -> None:
-    """Put numbers into `target`, uint8 scaled to [0, 1] without an array in between."""
-    if values.dtype == np.uint8:
+def write_scaled(values: NDArray[Any], target: NDArray[Any]) -> None:
+    """Put numbers into `target`, uint8 scaled to [0, 1] for float32, without an array between."""
+    if values.dtype == np.uint8 and target.dtype != np.uint8:
         np.divide(values, np.float32(255), out=target)
     else:
         target[...] = values

@@ -26,8 +26,8 @@ from model.scoring import (
     LOG_2PI,
     PEARSON_FLOOR,
     TINY,
-    WORST_SHARE,
     ScoreStatistics,
+    worst_count,
 )
 from model.vae import LOG_VARIANCE_RANGE
 
@@ -57,7 +57,7 @@ class NativeScores:
     """Of the scores on offer; the first is `model.scoring`'s default."""
 
     def __init__(self, config: VAEConfig, statistics: ScoreStatistics | None) -> None:
-        self._worst = max(1, round(WORST_SHARE * config.pixels))
+        self._worst = worst_count(config.pixels)
         self._statistics: Floats | None = None
         self.names = ("mse_top5", "mse", "kl")
         if statistics is not None:

@@ -96,7 +96,7 @@ def mean_squared_error(pixels: Tensor, output: Reconstruction) -> Tensor:
 
 def worst_pixels(pixels: Tensor, output: Reconstruction) -> Tensor:
     """Mean of the `WORST_SHARE` largest (x − x̂)², so that a small defect counts: (N,)."""
-    return _largest_mean((pixels - output.images).square(), WORST_SHARE)
+    return _largest_mean((pixels - output.images).square())
 
 
 def kl(_: Tensor, output: Reconstruction) -> Tensor:
@@ -163,7 +163,7 @@ def relative_errors(pixels: Tensor, output: Reconstruction, contrast: Tensor) ->
     error = (pixels - output.images).square()
     doubt = output.images * (1 - output.images) + PEARSON_FLOOR
     variance = pixels.square().mean(dim=1) - pixels.mean(dim=1).square()
-    parts = torch.stack([(error / doubt).mean(dim=1), _largest_mean(error, WORST_SHARE)], dim=1)
+    parts = torch.stack([(error / doubt).mean(dim=1), _largest_mean(error)], dim=1)
     contrasts = (variance + contrast).clamp_min(CONTRAST_FLOOR)
     return (parts / contrasts[:, None] + TINY).log()
 
@@ -195,9 +195,14 @@ def log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Ten
     )
 
 
-def _largest_mean(values: Tensor, share: float) -> Tensor:
-    """Mean of a row's largest `share` of values, at least one: (N,)."""
-    count = max(1, round(share * values.shape[1]))
+def worst_count(pixels: int) -> int:
+    """How many of an image's pixels `WORST_SHARE` is, at least one."""
+    return max(1, round(WORST_SHARE * pixels))
+
+
+def _largest_mean(values: Tensor) -> Tensor:
+    """Mean of a row's largest `worst_count` values: (N,)."""
+    count = worst_count(values.shape[1])
     if values.device.type == "cpu":  # numpy's partition takes a fifth of the time of topk
         array = values.numpy()
         return torch.from_numpy(np.partition(array, -count, axis=1)[:, -count:].mean(axis=1))

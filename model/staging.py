@@ -124,14 +124,7 @@ class Staging:
             host = self._accelerator.pinned(size, self._width, dtype=dtype)
             recording = _Recording(self._accelerator, self._run, host)
             self._recordings[dtype, size] = recording
-        if bytes_only:
-            start = 0
-            for part in parts:
-                stop = start + len(part)
-                recording.rows[start:stop] = part.reshape(len(part), self._width)
-                start = stop
-        else:
-            fill(recording.rows, parts)
+        fill(recording.rows, parts)
         return recording(n)
 
 

@@ -136,7 +136,7 @@ class Inference:
             mapped = self._run_of(self.engine.score_map, name=name)
             score, mse, kl, *maps = await self._submit(mapped, images, context)
             p_value = self._p_values(name, score)
-        elif self._is_calibrated(name):
+        elif self.is_calibrated(name):
             compared = self._run_of(self._score_and_compare, name=name)
             score, mse, kl, p_value = await self._submit(compared, images, context)
         else:
@@ -166,7 +166,8 @@ class Inference:
         """End the inference thread, after the batch that runs."""
         self._batcher.close()
 
-    def _is_calibrated(self, name: str) -> bool:
+    def is_calibrated(self, name: str) -> bool:
+        """Whether a score has p-values."""
         return self._calibration is not None and name in self._calibration.scores
 
     def _p_values(self, name: str, score: Floats) -> NDArray[np.float64] | None:

@@ -194,8 +194,7 @@ def _spec(name: str, config: VAEConfig) -> TensorSpec:
 
 def _outputs(model: Model, service: Service) -> list[TensorSpec]:
     engine = service.inference.engine
-    calibration = engine.calibration
-    calibrated = calibration is not None and engine.scores[0] in calibration.scores
+    calibrated = service.inference.is_calibrated(engine.scores[0])
     return [
         _spec(name, engine.bundle.config)
         for name in model.outputs

@@ -23,7 +23,7 @@ class Score:
     def __init__(self) -> None:
         self._scorer = Scorer()
 
-    @bentoml.api(  # type: ignore[untyped-decorator]
+    @bentoml.api(  # type: ignore[untyped-decorator] # no types here
         batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=10_000
     )
     def score(self, images: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments, score_ma
 Rows = NDArray[np.float32]
 
 
-class ScoreAPI(litserve.LitAPI):  # type: ignore[misc]
+class ScoreAPI(litserve.LitAPI):  # type: ignore[misc] # no types here
     """A batch is a list of requests, each with images of its own."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - its own name

@@ -38,7 +38,7 @@ class Score:
     def __init__(self) -> None:
         self._scorer = Scorer()
 
-    @serve.batch(  # type: ignore[untyped-decorator]
+    @serve.batch(  # type: ignore[untyped-decorator] # no types here
         max_batch_size=MAX_BATCH, batch_wait_timeout_s=0, batch_size_fn=images_in
     )
     async def _score(self, requests: list[Rows]) -> list[Rows]:
@@ -55,6 +55,6 @@ if __name__ == "__main__":
     ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=tempfile.gettempdir())
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     serve.start(http_options={"host": HOST, "port": given.port}, logging_config=quiet)
-    bound = Score.bind()  # type: ignore[attr-defined]
+    bound = Score.bind()  # type: ignore[attr-defined] # no types here
     serve.run(bound, route_prefix="/score", logging_config=quiet)
     signal.sigwait([signal.SIGTERM, signal.SIGINT])

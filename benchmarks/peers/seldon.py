@@ -20,7 +20,7 @@ from mlserver.utils import install_uvloop_event_loop
 from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments
 
 
-class ScoreRuntime(MLModel):  # type: ignore[misc]
+class ScoreRuntime(MLModel):  # type: ignore[misc] # no types here
     """A runtime of its own kind; the batch comes as one request."""
 
     async def load(self) -> bool:

@@ -103,6 +103,19 @@ RAY: Final = {
 }
 """It reads them as it is imported. Why these, is said in `benchmarks/peers/ray_serve.py`."""
 
+
+def _v2_server(name: str, title: str, module: str) -> Server:
+    """One that speaks the Open Inference Protocol."""
+    return Server(
+        name=name,
+        title=title,
+        module=module,
+        path="/v2/models/score/infer",
+        to_json=_open_inference,
+        from_json=_first_output,
+    )
+
+
 SERVERS: Final = {
     server.name: server
     for server in (
@@ -149,22 +162,8 @@ SERVERS: Final = {
             module="benchmarks.peers.ray_serve",
             environment=RAY,
         ),
-        Server(
-            name="mlserver",
-            title="MLServer",
-            module="benchmarks.peers.seldon",
-            path="/v2/models/score/infer",
-            to_json=_open_inference,
-            from_json=_first_output,
-        ),
-        Server(
-            name="triton",
-            title="Triton",
-            module="benchmarks.peers.triton",
-            path="/v2/models/score/infer",
-            to_json=_open_inference,
-            from_json=_first_output,
-        ),
+        _v2_server("mlserver", "MLServer", "benchmarks.peers.seldon"),
+        _v2_server("triton", "Triton", "benchmarks.peers.triton"),
     )
 }
 """All of them, each under its name."""

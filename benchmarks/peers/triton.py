@@ -26,7 +26,7 @@ if __name__ == "__main__":
     given = arguments()
     scorer = Scorer()
 
-    @batch  # type: ignore[untyped-decorator]
+    @batch  # type: ignore[untyped-decorator] # no types here
     def score(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The scores of a batch of images, (N, 1)."""
         return {"score": scorer(images)[:, None]}
