@@ -3,6 +3,13 @@
 #   docker build -t vae-service .                              for CPUs
 #   docker build -t vae-service:gpu --build-arg DEVICE=cuda .  for NVIDIA GPUs
 #
+# It listens to all that reach the container, and so starts with API keys only (docker-compose.yml
+# has the right way), or where VAE_ALLOW_ANONYMOUS=true says that anyone may ask:
+#
+#   docker run --rm vae-service python -m service.keys alice >> api-keys
+#   docker run --rm --publish 127.0.0.1:8000:8000 --volume ./api-keys:/run/secrets/api-keys:ro \
+#     --env VAE_API_KEYS_FILE=/run/secrets/api-keys vae-service
+#
 # On x86-64 Linux, the torch on the public package index is the CUDA build. It runs on CPUs too, but
 # is gigabytes larger than the CPU build; to take that one, name PyTorch's CPU index (its "get
 # started" page has the address): --build-arg TORCH_INDEX_URL=…

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint format train evaluate bench bench-quick bench-doors bench-quality clean
+.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-doors bench-quality clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,11 +21,20 @@ serve: .venv/installed ## start the service; settings by environment, as VAE_POR
 test: .venv/installed ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/installed ## ruff, mypy and the import contracts
+lint: .venv/installed ## ruff, mypy, the import contracts, and known vulnerabilities of what is pinned
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit constraints.txt
+
+fuzz: .venv/installed ## 100,000 hostile requests, 500,000 runs of atheris, and bombs: make fuzz ARGS="--inputs 1000000 --seed 2"
+	$(BIN)/python -m tests.load.fuzz --inputs 100000 $(ARGS)
+	$(BIN)/python -m tests.fuzz.readers -runs=500000 -max_total_time=600 -seed=1
+	$(BIN)/python -m tests.load.bombs
+
+soak: .venv/installed ## each promise of the README's reliability table, an hour, into benchmarks/results/: make soak ARGS="overload stops"
+	$(BIN)/python -m tests.load $(ARGS)
 
 format: .venv/installed ## put the code in ruff's format
 	$(BIN)/ruff check --fix .

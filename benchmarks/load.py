@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.open_loop import CONNECTIONS
 from benchmarks.peers.common import HOST
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.table import Request
@@ -82,11 +83,18 @@ def summary(found: dict[str, Any], cpu_s: float) -> dict[str, Any]:
 
 
 def open_loop(
-    port: int, request: Request, *, rate: float, seconds: float, schedule: str
+    port: int,
+    request: Request,
+    *,
+    rate: float,
+    seconds: float,
+    schedule: str,
+    connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
     """Send the request `rate` times a second; see `benchmarks.open_loop.Report`."""
     command = [sys.executable, "-m", "benchmarks.open_loop", "--port", str(port)]
     command += ["--rate", str(rate), "--seconds", str(seconds), "--schedule", schedule]
+    command += ["--connections", str(connections)]
     found, _ = _run(command, raw_http(port, request), seconds)
     return found
 

@@ -25,16 +25,20 @@ import select
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from typing import Final
 
 HOST: Final = "127.0.0.1"
 
 CONNECTIONS: Final = 128
 """Most requests under way at once. Others wait, and their time counts."""
+
+NEVER: Final = "none"
+"""Instead of the status of an answer that did not come."""
 
 DRAIN_S: Final = 5.0
 """For answers that are missing when the last request was sent."""
@@ -74,6 +78,8 @@ class Report:
     answered_per_s: float
     """With 2xx, from the first request to the last answer."""
     errors: int
+    statuses: Mapping[str, int]
+    """How many of each; `NEVER` of those that were closed, or not answered in time."""
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -157,16 +163,20 @@ class Connection:
 
 
 class Generator:
-    """Sends one request at each of the times `due`, in seconds from now, and waits for answers."""
+    """Sends a request at each of the times `due`, in seconds from now, and waits for answers.
 
-    def __init__(self, port: int, request: bytes, connections: int = CONNECTIONS) -> None:
-        self._request = request
+    Of several requests one comes after the other, again and again.
+    """
+
+    def __init__(self, port: int, *requests: bytes, connections: int = CONNECTIONS) -> None:
+        self._requests = cycle(requests)
         self._poller = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self.latencies: list[float] = []
         self.lateness: list[float] = []
         self.good, self.failed = 0, 0
+        self.statuses: Counter[str] = Counter()
         for _ in range(connections):
             self._register(Connection(port))
 
@@ -176,7 +186,8 @@ class Generator:
         waiting: deque[float] = deque()
         sent, total = 0, len(due)
         give_up = start + due[-1] + DRAIN_S
-        while self.good + self.failed < total:
+        answered_before = self.good + self.failed
+        while self.good + self.failed - answered_before < total:
             now = clock()
             while sent < total and start + due[sent] <= now:
                 self.lateness.append(now - start - due[sent])
@@ -195,7 +206,9 @@ class Generator:
                 self._receive(number)
         now = clock()
         busy = (connection.due for connection in self._connections.values() if connection.busy)
-        self.latencies += [now - late for late in (*busy, *waiting)]
+        never = [now - late for late in (*busy, *waiting)]
+        self.latencies += never
+        self.statuses += Counter({NEVER: len(never)})
         return now - start
 
     def close(self) -> None:
@@ -213,7 +226,7 @@ class Generator:
     def _send(self, connection: Connection, due: float) -> None:
         connection.due, connection.busy = due, True
         with suppress(OSError):  # then it was closed, which is met when reading
-            connection.socket.sendall(self._request)
+            connection.socket.sendall(next(self._requests))
 
     def _receive(self, number: int) -> None:
         connection = self._connections[number]
@@ -222,6 +235,7 @@ class Generator:
             return
         if connection.busy:
             connection.busy = False
+            self.statuses[status.decode() or NEVER] += 1
             if status.startswith(b"2"):
                 self.good += 1
                 self.latencies.append(clock() - connection.due)
@@ -243,11 +257,17 @@ class Generator:
 
 
 def measure(
-    port: int, request: bytes, *, rate: float, seconds: float, schedule: str = "poisson"
+    port: int,
+    request: bytes,
+    *,
+    rate: float,
+    seconds: float,
+    schedule: str = "poisson",
+    connections: int = CONNECTIONS,
 ) -> Report:
     """Send for so many seconds, and tell what came back."""
     due = times(schedule, rate, seconds)
-    generator = Generator(port, request)
+    generator = Generator(port, request, connections=connections)
     before = time.process_time()
     took_s = generator.run(due)
     cpu = (time.process_time() - before) / (took_s + LEAD_S)
@@ -262,6 +282,7 @@ def measure(
         requests=len(due),
         answered_per_s=generator.good / took_s,
         errors=len(due) - generator.good,
+        statuses=dict(sorted(generator.statuses.items())),
         p50_ms=p50_ms,
         p99_ms=p99_ms,
         p999_ms=p999_ms,
@@ -279,6 +300,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--schedule", choices=SCHEDULES, default="poisson")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
     given = parser.parse_args()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)  # nanoseconds
@@ -289,6 +311,7 @@ def main() -> None:
         rate=given.rate,
         seconds=given.seconds,
         schedule=given.schedule,
+        connections=given.connections,
     )
     print(json.dumps(asdict(report)))
 

@@ -2,7 +2,9 @@
 
 ::
 
-    config.json                format, name, architecture, preprocessing, provenance, metrics
+    config.json                format, name, architecture, preprocessing, provenance, metrics, and
+                               what the network makes of one known image; of bundles made before
+                               that was written, it is computed when they are loaded
     model.safetensors          the weights, and what scores know of the training images; float32
     calibration.safetensors    clean images' scores, sorted, a table for each score and each type
                                that they are computed in (`bfloat16:mse`); may be missing
@@ -20,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
@@ -29,8 +30,10 @@ from torch import Tensor
 from model.calibration import DTYPES, Calibration, Floats
 from model.config import VAEConfig
 from model.draws import score_names
+from model.known import Known, known_output
 from model.preprocessing import PREPROCESSING
 from model.scoring import ScoreStatistics
+from model.tensor_file import MAX_HEADER_BYTES, HeaderError, Stored, stored_tensors
 from model.vae import VAE, weight_shapes
 
 T = TypeVar("T")
@@ -52,9 +55,6 @@ MAX_CALIBRATION_BYTES: Final = 1 << 28
 PRETRAINED: Final = Path(__file__).parent / "pretrained"
 """Bundles that ship, each under its name."""
 
-MAX_HEADER_BYTES: Final = 1 << 20
-"""Room for the names and shapes in model.safetensors; a real header here has under 2 kB."""
-
 VERSION_DIGITS: Final = 16
 """Hex digits of the weights' sha256 that make the version: 64 bits, no collision in practice."""
 
@@ -68,8 +68,9 @@ class Bundle:
     """A network with its weights and where they come from.
 
     `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None where the
-    training had none. `statistics` and `calibration` are None where there were no images to make
-    them of, as with imported weights. `provenance` and `metrics` are plain JSON values.
+    training had none. `known` is what was recorded of the network's output. `statistics` and
+    `calibration` are None where there were no images to make them of, as with imported weights.
+    `provenance` and `metrics` are plain JSON values.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Bundle:
     pixel_variance: float | None = None
     statistics: ScoreStatistics | None = None
     calibration: Calibration | None = None
+    known: Known | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,6 +112,7 @@ class Bundle:
             "config": self.config.to_json(),
             "preprocessing": PREPROCESSING,
             "pixel_variance": self.pixel_variance,
+            "known": known_output(self.network(), self.config)._asdict(),
             "calibration": self.calibration
             and {
                 "data_set": self.calibration.data_set,
@@ -196,8 +199,8 @@ def pretrained_names() -> list[str]:
 def load_bundle(directory: Path) -> Bundle:
     """Read and check a bundle.
 
-    Sizes and shapes are checked against the config before the weights are read, and the weights
-    against their recorded sha256. Raises `BundleError`.
+    Names, types and shapes in the files' headers are checked against the config before any weights
+    are read, and the weights against their recorded sha256. Raises `BundleError`.
     """
     try:
         return _load(directory)
@@ -237,6 +240,7 @@ def _load(directory: Path) -> Bundle:
         pixel_variance=variance,
         statistics=statistics,
         calibration=_load_calibration(directory, calibration, names),
+        known=Known.from_json(content["known"]) if "known" in content else None,
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
@@ -255,7 +259,11 @@ def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tenso
     statistics = ScoreStatistics.shapes(config.latent_size, MAX_MIXTURE)
     shapes = [*weight_shapes(config).values(), *statistics.values()]
     limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
-    return _read(path, sha256, limit, safetensors.torch.load)
+
+    def check(stored: Mapping[str, Stored]) -> None:
+        _check_stored(stored, config)
+
+    return _read(path, sha256, limit, check, safetensors.torch.load)
 
 
 def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
@@ -284,10 +292,14 @@ def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Ca
     ):
         raise BundleError("calibration is no object with the texts data_set, date and sha256")
     path = directory / CALIBRATION_FILE
-    tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, safetensors.numpy.load)
-    for name, table in tables.items():
-        if table.dtype != np.float32 or table.ndim != 1:
-            raise BundleError(f"{path.name}: {name} is {table.dtype}, shape {table.shape}")
+
+    def check(stored: Mapping[str, Stored]) -> None:
+        for name, (dtype, shape) in stored.items():
+            if dtype != "F32" or len(shape) != 1:
+                raise BundleError(f"{path.name}: {name} is {dtype}, shape {shape}")
+
+    load = safetensors.numpy.load
+    tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, check, load)
 
     def known(prefix: str) -> dict[str, Floats]:
         return {name: tables[prefix + name] for name in names if prefix + name in tables}
@@ -301,10 +313,23 @@ def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Ca
     )
 
 
-def _read(path: Path, sha256: str, max_bytes: int, parse: Callable[[bytes], T]) -> T:
-    """A safetensors file whose bytes are the ones that config.json names."""
+def _read(
+    path: Path,
+    sha256: str,
+    max_bytes: int,
+    check: Callable[[Mapping[str, Stored]], None],
+    parse: Callable[[bytes], T],
+) -> T:
+    """A safetensors file whose bytes are the ones that config.json names.
+
+    `check` raises for a header that should not be: then nothing but that was read.
+    """
     if (size := path.stat().st_size) > max_bytes:
         raise BundleError(f"{path.name} has {size:,} bytes > {max_bytes:,}, all its config allows")
+    try:
+        check(stored_tensors(path))
+    except HeaderError as error:
+        raise BundleError(f"{path.name} is damaged: {error}") from error
     data = path.read_bytes()
     if _sha256(data) != sha256:
         raise BundleError(f"{path.name} is damaged: its sha256 is not the one in config.json")
@@ -319,23 +344,50 @@ def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
     _check_tensors(weights, weight_shapes(config))
 
 
+def _check_stored(stored: Mapping[str, Stored], config: VAEConfig) -> None:
+    """The same of what a header tells, and of statistics if it has any."""
+    for name, tensor in stored.items():
+        if tensor.dtype != "F32":
+            raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected F32")
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    weights = {n: shape for n, shape in shapes.items() if not n.startswith(STATISTICS_PREFIX)}
+    _check_shapes(weights, weight_shapes(config))
+    if len(weights) < len(shapes):
+        found = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
+        _check_shapes(found, _statistics_shapes(found, config))
+
+
+def _statistics_shapes(
+    found: Mapping[str, tuple[int, ...]], config: VAEConfig
+) -> Mapping[str, tuple[int, ...]]:
+    """What is right, for as many components as the first of the mixture's tensors has."""
+    components = next(iter(found.get("mixture_log_weights", ())), 1)
+    return ScoreStatistics.shapes(config.latent_size, min(max(components, 1), MAX_MIXTURE))
+
+
 def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
-    weights = tensors.get("mixture_log_weights", torch.empty(0))
-    components = min(max(len(weights) if weights.ndim else 0, 1), MAX_MIXTURE)
-    _check_tensors(tensors, ScoreStatistics.shapes(config.latent_size, components))
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_tensors(tensors, _statistics_shapes(found, config))
     diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
     for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
         if not (scale > 0).all():
             raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if odd := sorted(set(tensors) ^ set(shapes)):
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    if odd := sorted(set(found) ^ set(shapes)):
         kind = "lacks" if odd[0] in shapes else "has an unknown"
-        raise BundleError(f"the weights' file {kind} tensor {odd[0]!r}")
+        raise BundleError(f"the weights' file {kind} tensor {odd[0][:64]!r}")
+    for name, shape in found.items():
+        if shape != shapes[name]:
+            raise BundleError(f"{name} has shape {shape}, not {shapes[name]}")
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name]:
-            raise BundleError(f"{name} has shape {tuple(tensor.shape)}, not {shapes[name]}")
         if tensor.dtype != torch.float32:
             raise BundleError(f"{name} is {tensor.dtype}, expected torch.float32")
         if not tensor.isfinite().all():

@@ -32,6 +32,7 @@ from model.forward import (
     joined,
     write_scaled,
 )
+from model.known import Known, known_output, probe_images
 from model.native import NativeScores
 from model.scoring import mean_squared_error, offered_scores
 from model.staging import Staging
@@ -139,6 +140,9 @@ class Engine:
         self.scores = score_names(bundle.statistics, bundle.pixel_variance)
         """Names of the scores on offer; the first is the default."""
         self._native = NativeScores.of(bundle.config, bundle.statistics) if on_cpu else None
+        self._known = bundle.known or known_output(bundle.network(), bundle.config)
+        self.probe = probe_images(bundle.config)
+        """An image, (1, C·H·W), whose scores by `mse` are known."""
 
     @property
     def device(self) -> str:
@@ -149,6 +153,11 @@ class Engine:
     def best_batch(self) -> int:
         """Images in one pass that make the most of the device."""
         return GPU_BATCH if self._accelerator else CPU_BATCH
+
+    def is_right(self, scores: Scores) -> bool:
+        """Whether these are the known scores of `probe`."""
+        found = Known(float(scores.mse[0]), float(scores.kl[0]))
+        return self._known.agrees(found, self.dtype)
 
     def warm_up(self, batch_images: int) -> None:
         """Run each kind of pass, so that no client waits for what is done at the first one.

@@ -10,7 +10,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from model.image_parts import PartsError, orientation, pixel_parts
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
 """Formats that are read. Pillow knows forty more, each a parser that nobody here needs."""
@@ -22,6 +24,21 @@ PREPROCESSING: Final[dict[str, str]] = {
 }
 """How pixels are made. Travels with the weights, so a bundle made by other rules is noticed."""
 
+MAX_SIDE: Final = 16_383
+"""Of an image file, in pixels: as many as a WebP can have. No camera makes more, and what is longer
+is a strip, of which no resizing makes an image."""
+
+TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what makes what is stored what was seen (Exif 2.32, section 4.6.4)."""
+
 
 class ImageError(ValueError):
     """An image file cannot be used. The message names the value and the limit."""
@@ -32,7 +49,7 @@ class MalformedImageError(ImageError):
 
 
 class ImageTooLargeError(ImageError):
-    """The header claims more pixels than the limit; nothing was decoded."""
+    """The file has more pixels, or parts, than the limit; nothing was decoded."""
 
 
 class ImageSizeError(ImageError):
@@ -42,25 +59,36 @@ class ImageSizeError(ImageError):
 def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Read the header of an image file and refuse it there if it is too large.
 
-    Raises `MalformedImageError` or `ImageTooLargeError`.
+    Of its metadata only the orientation is left. Raises `MalformedImageError` or
+    `ImageTooLargeError`.
     """
     try:
-        image = Image.open(BytesIO(data), formats=formats)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow's own, higher limit (179 million pixels) speaks before ours can.
-        raise ImageTooLargeError(
-            f"image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels > maximum {max_pixels:,}"
-        ) from error
+        parts = pixel_parts(data)
+    except PartsError as error:
+        raise ImageTooLargeError(str(error)) from error
+    if parts.size is not None:  # before Pillow, as its WebP decoder takes memory for all pixels
+        _check_size(parts.size, max_pixels)
+    try:
+        image = Image.open(BytesIO(parts.data), formats=formats)
     except Exception as error:
         known = f"known formats are {', '.join(FORMATS)}"
         what = "an image file" if formats == FORMATS else f"a {formats[0]} file, as its type says"
         raise MalformedImageError(f"not {what}; {known}") from error
-    width, height = image.size
+    _check_size(image.size, max_pixels)
+    image.info["orientation"] = orientation(parts.exif)
+    return image
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise ImageTooLargeError(
             f"image has {width} × {height} = {width * height:,} pixels > maximum {max_pixels:,}"
         )
-    return image
+    if max(size) > MAX_SIDE:
+        raise ImageTooLargeError(
+            f"image is {width} × {height}, its longer side > maximum {MAX_SIDE:,}"
+        )
 
 
 def image_to_array(
@@ -79,7 +107,10 @@ def image_to_array(
     channels, height, width = image_shape
     try:
         image.load()
-        image = _flatten(_upright(image), "L" if channels == 1 else "RGB")
+        turn = TURNS.get(image.info.get("orientation", 1))
+        if turn is not None:  # the first of them is 0
+            image = image.transpose(turn)
+        image = _flatten(image, "L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise a dozen types; each is the file's fault.
         raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
     if image.size != (width, height):
@@ -91,14 +122,6 @@ def image_to_array(
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
     return np.ascontiguousarray(255 - pixels if invert else pixels)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say; as it is, if they are no EXIF data."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # Pillow's parser raises a dozen types; the picture itself is whole.
-        return image
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

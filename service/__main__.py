@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from service.access import Access
+from service.keys import KeysError
+from service.log_writer import open_standard_streams
 from service.settings import Settings
+from service.tls import CertificateError, check_certificate
 from service.workers import Workers
 
 WRONG_SETTING = 2
@@ -18,6 +22,7 @@ WRONG_SETTING = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status: 0, or 2 for a wrong setting."""
+    open_standard_streams()
     try:
         settings = CliApp.run(Settings, cli_args=list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
@@ -28,10 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         socket.getaddrinfo(settings.host, settings.port)
     except OSError as error:
         return _refuse(f"host (VAE_HOST) is {settings.host!r}: {error.strerror}")
+    try:
+        check_certificate(settings)
+        access = Access(settings)
+    except (CertificateError, KeysError) as error:
+        return _refuse(str(error))
     settings.set_up_logging()
     if settings.workers > 1:
         try:
-            workers = Workers(settings)
+            workers = Workers(settings, access.buckets)
         except OSError as error:
             return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
         refused = workers.run()
@@ -42,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from service.serving import serve
 
     try:
-        serve(settings)
-    except (BundleError, DeviceError) as error:
+        serve(settings, buckets=access.buckets)
+    except (BundleError, DeviceError, KeysError) as error:
         return _refuse(str(error))
     return 0
 
@@ -56,9 +66,10 @@ def _refuse(reason: str) -> int:
 def _explain(item: object) -> str:
     """`port (VAE_PORT) is 'x': input should be a valid integer`."""
     assert isinstance(item, dict)  # noqa: S101 - for mypy: pydantic's own type is a TypedDict
-    reason: str = item["msg"][:1].lower() + item["msg"][1:]
+    message = item["msg"].removeprefix("Value error, ")
+    reason: str = message[:1].lower() + message[1:]
     if not item["loc"]:
-        return reason.removeprefix("value error, ").removeprefix("Value error, ")
+        return reason
     name = str(item["loc"][0])
     return f"{name} (VAE_{name.upper()}) is {item['input']!r}: {reason}"
 

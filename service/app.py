@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -15,21 +16,27 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from model.bundle import find_bundle, load_bundle
-from model.engine import Engine
 from service import open_inference, routes
+from service.access import Access
+from service.batching import MicroBatcher
 from service.context import ContextMiddleware, Contexts, RequestContext
 from service.deadlines import Deadlines
 from service.direct import DirectRoutes
 from service.errors import ServiceError, error_response
-from service.inference import Inference
+from service.health import Health
+from service.inference import CLOSE_S, Inference
+from service.loading import load_engine
 from service.metrics import Metrics
 from service.openapi import openapi_of
+from service.pages import PageHeaders
+from service.rates import Buckets
+from service.room import Room
 from service.settings import Settings
 from service.state import Service
 
@@ -43,6 +50,13 @@ COMPRESS_BYTES = 4096
 JSON numbers shrink to half by them, and to little less by the slower ones. Arrays of floats are
 left as they are: gzip took eight times as long as the rest of the answer, and saved 3 %."""
 
+EXPOSED = (
+    *("X-Request-ID", "X-Model-Version", "Server-Timing", "X-Tensor-Shape", "X-Tensor-Dtype"),
+    *("Inference-Header-Content-Length", "RateLimit", "RateLimit-Policy", "Retry-After"),
+    *("Traceparent", "WWW-Authenticate"),
+)
+"""Headers of answers that a page of another origin may read, where such pages may ask at all."""
+
 DESCRIPTION = """\
 A Variational Autoencoder behind HTTP. Images go in as JSON, arrays or image files; latents, images
 and anomaly scores come out as JSON, arrays or PNG. Every problem is `application/problem+json` and
@@ -53,14 +67,29 @@ names the value and the limit that it broke.
 class App:
     """The hot routes, and behind them FastAPI for all else."""
 
-    def __init__(self, fastapi: FastAPI, direct: DirectRoutes) -> None:
+    def __init__(self, fastapi: FastAPI, direct: DirectRoutes, cors_origins: list[str]) -> None:
         self.state = fastapi.state
-        self.openapi = fastapi.openapi
         self._fastapi = fastapi
         self._direct = direct
+        self._serve: ASGIApp = self._route
+        if cors_origins:
+            self._serve = CORSMiddleware(
+                self._route,
+                allow_origins=cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED,
+            )
+
+    def openapi(self) -> dict[str, Any]:
+        """The page that describes it."""
+        return self._fastapi.openapi()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        await self._serve(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (scope["method"], scope["path"]) in self._direct:
             scope["app"] = self
             await self._direct(scope, receive, send)
@@ -68,42 +97,44 @@ class App:
             await self._fastapi(scope, receive, send)
 
 
-def create_app(settings: Settings) -> App:
+def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     """An app with its network in memory, warmed up: it is ready when this returns.
 
-    Raises `BundleError` or `DeviceError`, each with a message of one line.
+    `buckets` are what its API keys may send, if it shares them with other processes. Raises
+    `BundleError`, `DeviceError` or `KeysError`, each with a message of one line.
     """
-    engine = Engine(
-        load_bundle(find_bundle(settings.bundle)),
-        device=settings.device,
-        threads=settings.inference_threads,
-        dtype=settings.dtype,
+    access = Access(settings, buckets)
+    engine = load_engine(settings)
+    metrics = Metrics(bundle=engine.bundle.name, version=engine.bundle.version)
+    room = Room(settings.max_queue_bytes)
+    batcher = MicroBatcher(
+        max_batch_rows=settings.max_batch_images or engine.best_batch,
+        max_queue_rows=settings.max_queue_images,
+        room=room,
+        on_batch=lambda images, seconds: note_batch(images, seconds),
     )
-    max_batch_images = settings.max_batch_images or engine.best_batch
-    engine.warm_up(max_batch_images)
-    bundle = engine.bundle
-    calibration = engine.calibration
-    if calibration is not None and settings.alpha < (least := 1 / (calibration.n + 1)):
-        log.warning(
-            "alpha is %g, and the bundle's calibration of %d images knows no p-value below %.2g: "
-            "no image will be an anomaly",
-            *(settings.alpha, calibration.n, least),
-        )
-    metrics = Metrics(bundle=bundle.name, version=bundle.version)
-    inference = Inference(
-        engine,
+    metrics.watch_queue(lambda: batcher.queued_rows, lambda: room.taken)
+    health = Health(
+        lambda: app.state.service.inference,
+        batcher,
         metrics,
-        max_batch_images=max_batch_images,
-        max_queue_images=settings.max_queue_images,
+        stall_timeout_s=settings.stall_timeout_s,
     )
+
+    def note_batch(images: int, seconds: float) -> None:
+        metrics.observe_batch(images, seconds)
+        health.note_pass()
 
     decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(health.watch())
         yield
+        watch.cancel()
         decoders.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(inference.close)
+        if not await asyncio.to_thread(batcher.close, CLOSE_S):
+            log.error("the batch that runs does not end: it is left behind")
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -112,13 +143,6 @@ def create_app(settings: Settings) -> App:
         version=version("vae-service"),
         description=DESCRIPTION,
         lifespan=lifespan,
-    )
-    app.state.service = Service(
-        settings=settings,
-        inference=inference,
-        metrics=metrics,
-        decoders=decoders,
-        deadlines=Deadlines(),
     )
     app.include_router(routes.router)
     app.include_router(open_inference.router)
@@ -129,12 +153,53 @@ def create_app(settings: Settings) -> App:
     }
     for kind, handler in on_error.items():
         app.add_exception_handler(kind, handler)
-    app.openapi = openapi_of(app, bundle.config, engine.scores, settings.max_images_per_request)  # type: ignore[method-assign] # as FastAPI's documentation does
     compress = partial(
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )
     contexts = Contexts(
-        model_version=bundle.version, metrics=metrics, timeout_s=settings.request_timeout_s
+        metrics=metrics, access=access, timeout_s=settings.request_timeout_s, room=room
+    )
+
+    def use(service: Service) -> None:
+        """From here on requests that begin are answered by this one."""
+        engine = service.inference.engine
+        app.state.service = service
+        contexts.use(service, engine.bundle.version)
+        metrics.set_model(engine.bundle.name, engine.bundle.version)
+        app.openapi_schema = None
+        app.openapi = openapi_of(  # type: ignore[method-assign] # as FastAPI's documentation does
+            app,
+            engine.bundle.config,
+            engine.scores,
+            settings.max_images_per_request,
+            access.takes_keys,
+        )
+
+    loading = asyncio.Lock()
+
+    async def reload() -> Service:
+        """Put the bundle, as it is on disk now, in the place of the one in memory.
+
+        It is loaded, checked and warmed up beside it first. Requests under way keep theirs, and
+        batches are of one of them each. Raises `BundleError`; then all is as before.
+        """
+        async with loading:
+            engine = await asyncio.to_thread(load_engine, settings)
+            use(replace(app.state.service, inference=Inference(engine, batcher, metrics)))
+            log.info("%s, version %s, was loaded", engine.bundle.name, engine.bundle.version)
+            current: Service = app.state.service
+            return current
+
+    use(
+        Service(
+            settings=settings,
+            inference=Inference(engine, batcher, metrics),
+            metrics=metrics,
+            decoders=decoders,
+            deadlines=Deadlines(),
+            health=health,
+            reload=reload,
+        )
     )
     direct = DirectRoutes(
         routes=routes.direct() | open_inference.direct(),
@@ -144,9 +209,10 @@ def create_app(settings: Settings) -> App:
         pack_bytes=COMPRESS_BYTES,
     )
     # Middleware is put around what is there already: the last one is the first to see a request.
+    app.add_middleware(PageHeaders)
     app.add_middleware(compress)
     app.add_middleware(ContextMiddleware, contexts=contexts)
-    return App(app, direct)
+    return App(app, direct, settings.cors_origin_list)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

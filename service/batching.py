@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Thread, current_thread
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.deadlines import Deadlines
 from service.errors import QueueFullError
+from service.room import Room
 
 Rows = NDArray[Any]
 Columns = tuple[NDArray[Any], ...]
@@ -46,14 +48,12 @@ class _Job:
     rows: Rows
     future: asyncio.Future[Batched[Any]]
     queued_at: float
-    inline: bool
-    next_row: int = 0
+    deadline: float
+    inline_rows: int
+    left: int
+    """Rows that wait: the last ones of `rows`."""
     pieces: list[Columns] = field(default_factory=list)
     infer_s: float = 0.0
-
-    @property
-    def rows_left(self) -> int:
-        return len(self.rows) - self.next_row
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -74,14 +74,16 @@ class MicroBatcher:
     """Joins what waits, splits what is too large, one batch at a time.
 
     There is no timer. When nothing runs, what arrived in this turn of the event loop starts at
-    once; while a batch runs, the next one gathers. Batches of `inline_rows` or fewer run on the
-    event loop: handing them to the thread would take longer than they do, as the loop and the
-    thread then wait for each other's lock on the interpreter. Kinds of work take turns, and so
-    do requests of one kind: after each batch, the rest of a large request goes to the end of the
-    queue, so a small one waits for one batch of each large one at most.
+    once; while a batch runs, the next one gathers. Short batches run on the event loop where their
+    requests allow it: handing them to the thread would take longer than they do, as the loop and
+    the thread then wait for each other's lock on the interpreter.
+
+    Kinds of work take turns. Of one kind, each request that waits has an equal share of the next
+    batch: who needs no more than that is in it, and the large ones take turns at what is left. So
+    one image waits for the batch that runs, however many thousands are ahead of it.
 
     >>> async def use(engine, images):
-    ...     batcher = MicroBatcher(max_batch_rows=128, max_queue_rows=1024)
+    ...     batcher = MicroBatcher(max_batch_rows=128, max_queue_rows=1024, room=Room(1 << 28))
     ...     return (await batcher.submit(engine.score, images)).result.mse
     """
 
@@ -90,51 +92,77 @@ class MicroBatcher:
         *,
         max_batch_rows: int,
         max_queue_rows: int,
-        inline_rows: int = 0,
+        room: Room,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._deadlines = Deadlines()
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
-        self._inline_rows = inline_rows
+        self._room = room
         self._on_batch = on_batch
         self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
         self._queued_rows = 0
         self._rate: float | None = None  # rows/s, measured
         self._worker: asyncio.Task[None] | None = None
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._thread: Thread | None = None
+        self._executor = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="inference", initializer=self._note_thread
+        )
+        self.running_since: float | None = None
+        """When the batch that runs began, on `time.perf_counter`'s clock."""
+        self.has_failed = False
+        """Whether a batch has failed; for who looks into it to put back."""
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait; those in the running batch are not among them."""
         return self._queued_rows
 
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds until what waits now is done, at the measured rate; at least 1."""
+        seconds = self._queued_rows / self._rate if self._rate else 1.0
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))
+
+    def check_room(self, rows: int = 1) -> None:
+        """Raise `QueueFullError` if so many rows more would be refused."""
+        if self._queued_rows + rows > self._max_queue_rows:
+            raise QueueFullError(
+                f"{rows} images do not fit: {self._queued_rows} wait already, the maximum is "
+                f"{self._max_queue_rows}",
+                of="images",
+                retry_after_s=self.retry_after_s,
+            )
+
     async def submit(
-        self, run: Run[R], rows: Rows, deadline: float = math.inf, *, inline: bool = True
+        self, run: Run[R], rows: Rows, deadline: float = math.inf, *, inline_rows: int = 0
     ) -> Batched[R]:
         """Queue all rows, wait, and return this request's part of `run`'s results.
 
-        A `run` whose rows take longer than others do is never `inline`.
+        A batch of `inline_rows` or fewer may run on the event loop.
 
         Cancelling drops what has not begun. Raises `QueueFullError` at once, nothing queued, if
         the rows do not all fit; `TimeoutError` at `deadline`, on `time.perf_counter`'s clock; and
         whatever `run` raises on these rows alone.
         """
-        if not len(rows):
+        n = len(rows)
+        if not n:
             raise ValueError("a request without rows has no result")
         now = perf_counter()
         if now >= deadline:
             raise TimeoutError
-        if self._queued_rows + len(rows) > self._max_queue_rows:
+        self.check_room(n)
+        if not self._room.take(rows.nbytes):
             raise QueueFullError(
-                f"{len(rows)} images do not fit: {self._queued_rows} wait already, the maximum is "
-                f"{self._max_queue_rows}",
-                retry_after_s=self._drain_s(),
+                f"{rows.nbytes:,} bytes of images do not fit: {self._room.taken:,} are held "
+                f"already, the maximum is {self._room.max_bytes:,}",
+                of="bytes",
+                retry_after_s=self.retry_after_s,
             )
         loop = asyncio.get_running_loop()
-        job = _Job(run, rows, loop.create_future(), now, inline)
+        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, n)
         self._queues.setdefault(run, deque()).append(job)
-        self._queued_rows += len(rows)
+        self._queued_rows += n
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         self._deadlines.add(job, deadline, job.expire)
@@ -142,67 +170,95 @@ class MicroBatcher:
             return await job.future
         finally:
             self._deadlines.discard(job)
-            if job.rows_left:
+            self._room.give(rows.nbytes)
+            if job.left:
                 self._withdraw(job)
 
-    def close(self) -> None:
-        """End the thread, after the batch that runs."""
-        self._executor.shutdown(wait=True)
+    def close(self, timeout_s: float) -> bool:
+        """End the thread, after the batch that runs. Whether it ended in time."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _note_thread(self) -> None:
+        self._thread = current_thread()
 
     async def _work(self) -> None:
         """Run batches until nothing waits. Ends then: idle costs nothing."""
+        ended = perf_counter()
         while self._queued_rows:
             if batch := self._next_batch():
                 await self._run_batch(batch)
                 await asyncio.sleep(0)  # so that who waits for the loop, not for rows, gets a turn
+                began, ended = ended, perf_counter()
+                self._measure(sum(len(part.rows) for part in batch), ended - began)
+        self._queues.clear()  # of what was withdrawn
 
     def _next_batch(self) -> list[_Slice]:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
         run, queue = self._queues.popitem(last=False)
-        batch: list[_Slice] = []
+        now = perf_counter()
         room = self._max_batch_rows
-        unfinished: list[_Job] = []
-        while queue and room:
+        share = max(1, room // len(queue))
+        batch: list[_Slice] = []
+        large: list[_Job] = []
+        while queue and room and len(large) < self._max_batch_rows:
             job = queue.popleft()
-            if job.future.done():  # cancelled or failed, and not yet withdrawn
-                self._queued_rows -= job.rows_left
-                continue
-            rows = job.rows
-            if job.next_row or len(rows) > room:
-                rows = rows[job.next_row : job.next_row + room]
-            batch.append(_Slice(job, rows))
-            job.next_row += len(rows)
-            room -= len(rows)
-            if job.rows_left:
-                unfinished.append(job)
-        self._queued_rows -= self._max_batch_rows - room
-        queue.extend(unfinished)
+            if job.future.done() or job.deadline <= now:
+                job.expire()  # its timer may be late
+                self._withdraw(job)
+            elif job.left > share:
+                room -= 0 if large else share  # kept for the first, so that none waits for ever
+                large.append(job)
+            else:
+                room -= self._take(job, room, batch)
+        room += share if large else 0
+        passed_over = []
+        for job in large:
+            if room:
+                room -= self._take(job, room, batch)
+            else:
+                passed_over.append(job)
+        queue.extendleft(reversed(passed_over))
+        queue.extend(part.job for part in batch if part.job.left)
         if queue:
             self._queues[run] = queue  # at the end: the other kinds come first
         return batch
+
+    def _take(self, job: _Job, most: int, batch: list[_Slice]) -> int:
+        """Put the next rows of a job into the batch; how many."""
+        n = min(job.left, most)
+        rows = job.rows
+        if n < len(rows):
+            start = len(rows) - job.left
+            rows = rows[start : start + n]
+        batch.append(_Slice(job, rows))
+        job.left -= n
+        self._queued_rows -= n
+        return n
 
     async def _run_batch(self, batch: list[_Slice]) -> None:
         run = batch[0].job.run
         parts = [part.rows for part in batch]
         n = sum(map(len, parts))
-        started = perf_counter()
+        started = self.running_since = perf_counter()
         try:
-            if batch[0].job.inline and n <= self._inline_rows:
+            if n <= batch[0].job.inline_rows:
                 result = run(parts)
             else:
                 loop = asyncio.get_running_loop()
                 result = await loop.run_in_executor(self._executor, run, parts)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].job.fail(error)
-            else:  # One of them is to blame: alone, the others succeed.
-                for part in batch:
-                    if not part.job.future.done():
-                        await self._run_batch([part])
+            self.has_failed = True
+            await self._run_halves(batch, error)
             return
+        finally:
+            self.running_since = None
         seconds = perf_counter() - started
         try:
-            self._measure(n, seconds)
+            self._on_batch(n, seconds)
             start = 0
             for part in batch:
                 stop = start + len(part.rows)
@@ -212,10 +268,21 @@ class MicroBatcher:
             for part in batch:
                 part.job.fail(error)
 
+    async def _run_halves(self, batch: list[_Slice], error: Exception) -> None:
+        """One of them is to blame, and fails; the others succeed without it."""
+        if len(batch) == 1:
+            batch[0].job.fail(error)
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            waited_for = [part for part in half if not part.job.future.done()]
+            if waited_for:
+                await self._run_batch(waited_for)
+
     def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
         job.pieces.append(piece)
         job.infer_s += seconds
-        if job.rows_left or job.future.done():
+        if job.left or job.future.done():
             return
         if len(job.pieces) == 1:
             result: Columns = job.pieces[0]
@@ -225,22 +292,17 @@ class MicroBatcher:
         job.future.set_result(Batched(result, max(0.0, total - job.infer_s), job.infer_s))
 
     def _withdraw(self, job: _Job) -> None:
-        """Drop rows that wait for nobody: the request was cancelled or has failed."""
-        queue = self._queues.get(job.run)
-        if queue and job in queue:
-            queue.remove(job)
-            self._queued_rows -= job.rows_left
-            if not queue:
-                del self._queues[job.run]
+        """Drop rows that wait for nobody: the request was cancelled or has failed.
+
+        It stays in its queue, to be passed over: looking for it among thousands takes long.
+        """
+        self._queued_rows -= job.left
+        job.left = 0
+        job.rows = job.rows[:0]
 
     def _measure(self, rows: int, seconds: float) -> None:
-        self._on_batch(rows, seconds)
+        """The rate at which the queue drains: of all that a batch takes, not of its pass alone."""
         rate = rows / max(seconds, 1e-9)
         self._rate = (
             rate if self._rate is None else self._rate + RATE_SMOOTHING * (rate - self._rate)
         )
-
-    def _drain_s(self) -> int:
-        """Whole seconds until what waits now is done, at the measured rate; at least 1."""
-        seconds = self._queued_rows / self._rate if self._rate else 1.0
-        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))

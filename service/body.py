@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
+from io import BytesIO
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +19,9 @@ ENCODINGS: Final = ("gzip", "deflate")
 
 GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 """`wbits` that takes either header: `deflate` means zlib's format (RFC 9110, section 8.4.1.2)."""
+
+UNPACK_BYTES: Final = 1 << 20
+"""Unpacked at a time on the event loop, a millisecond or two; then others have their turn."""
 
 
 async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> bytes:
@@ -41,12 +46,13 @@ async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> b
         body, _ = await _receive(request.receive)
         if len(body) > max_bytes:
             raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+        context.hold(len(body))
         return body
     try:
         with Limit(deadlines, context.deadline):
             if encoding == "identity":
-                return await _read_plain(request.receive, max_bytes)
-            return await _read_compressed(request.receive, max_bytes, encoding)
+                return await _read_plain(request.receive, max_bytes, context)
+            return await _read_compressed(request.receive, max_bytes, encoding, context)
     except TimeoutError as error:
         raise BodyTimeoutError(
             f"the body did not arrive within the request's {context.timeout_s:g} s"
@@ -62,16 +68,17 @@ def _is_whole(receive: Receive) -> bool:
     return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
-async def _read_plain(receive: Receive, max_bytes: int) -> bytes:
+async def _read_plain(receive: Receive, max_bytes: int, context: RequestContext) -> bytes:
     body, more = await _receive(receive)
+    context.hold(len(body))
     if more:
-        chunks = [body]
-        size = len(body)
-        while more and size <= max_bytes:
-            body, more = await _receive(receive)
-            chunks.append(body)
-            size += len(body)
-        body = b"".join(chunks)
+        whole = BytesIO()  # which gives away what it has gathered, where joining would copy it
+        whole.write(body)
+        while more and whole.tell() <= max_bytes:
+            chunk, more = await _receive(receive)
+            context.hold(len(chunk))
+            whole.write(chunk)
+        body = whole.getvalue()
     if len(body) > max_bytes:
         raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
     return body
@@ -85,26 +92,41 @@ async def _receive(receive: Receive) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-async def _read_compressed(receive: Receive, max_bytes: int, encoding: str) -> bytes:
+async def _read_compressed(
+    receive: Receive, max_bytes: int, encoding: str, context: RequestContext
+) -> bytes:
     unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
-    body = bytearray()
+    body = BytesIO()
     packed_bytes = 0
     try:
         more = True
         while more:
-            chunk, more = await _receive(receive)
-            packed_bytes += len(chunk)
+            packed, more = await _receive(receive)
+            packed_bytes += len(packed)
             if packed_bytes > max_bytes:
                 raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
-            if chunk and unpacker.eof:
+            if packed and unpacker.eof:
                 raise BadBodyError(f"the {encoding} body goes on after its end")
-            # One byte past the limit tells that it is passed, however small the chunk was.
-            body += unpacker.decompress(chunk, max_bytes - len(body) + 1)
-            if len(body) > max_bytes:
-                raise TooLargeError(f"body unpacks to more bytes than the maximum {max_bytes:,}")
+            while await _unpack(unpacker, packed, body, max_bytes):
+                packed = unpacker.unconsumed_tail
+            context.hold(body.tell() - context.held_bytes)
     except zlib.error as error:
         raise BadBodyError(f"the body is not {encoding}, as its Content-Encoding says") from error
     if not unpacker.eof or unpacker.unused_data:
         what = "goes on after its end" if unpacker.eof else "is cut short"
         raise BadBodyError(f"the {encoding} body {what}")
-    return bytes(body)
+    return body.getvalue()
+
+
+async def _unpack(unpacker: zlib._Decompress, packed: bytes, body: BytesIO, max_bytes: int) -> bool:
+    """Unpack `UNPACK_BYTES` at most, and say whether there may be more of it."""
+    # One byte past the limit tells that it is passed, however small the chunk was.
+    limit = min(UNPACK_BYTES, max_bytes - body.tell() + 1)
+    unpacked = unpacker.decompress(packed, limit)
+    body.write(unpacked)
+    if body.tell() > max_bytes:
+        raise TooLargeError(f"body unpacks to more bytes than the maximum {max_bytes:,}")
+    if len(unpacked) < limit:
+        return False
+    await asyncio.sleep(0)
+    return True

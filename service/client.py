@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import httpx
 from numpy.typing import NDArray
@@ -64,6 +65,9 @@ __all__ = [
 T = TypeVar("T")
 H = TypeVar("H")
 
+KEY_VARIABLE: Final = "VAE_API_KEY"
+"""For the command line: a flag could be seen by other users of the machine."""
+
 
 class _Base(Generic[H]):
     """What both clients are told."""
@@ -77,8 +81,9 @@ class _Base(Generic[H]):
         timeout_s: float = 30.0,
         max_attempts: int = 5,
         max_connections: int = 16,
+        api_key: str | None = None,
     ) -> None:
-        """Connections to `url` are kept and shared.
+        """Connections to `url` are kept and shared. `api_key` goes with every call.
 
         `timeout_s` bounds a call with its repeats; the service is told what is left of it, and
         drops work that would come too late.
@@ -86,7 +91,9 @@ class _Base(Generic[H]):
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._http: H = self._open(
-            base_url=url, limits=httpx.Limits(max_connections=max_connections)
+            base_url=url,
+            limits=httpx.Limits(max_connections=max_connections),
+            headers=None if api_key is None else {"Authorization": f"Bearer {api_key}"},
         )
 
 
@@ -326,7 +333,9 @@ def _progress(images: Iterable[ImageLike], show: bool) -> Iterator[Callable[[int
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m service.client score *.png`. Returns 0, or 1 if an image could not be scored."""
     parser = argparse.ArgumentParser(
-        prog="python -m service.client", description="Ask a running service."
+        prog="python -m service.client",
+        description="Ask a running service.",
+        epilog=f"An API key is read from the environment: {KEY_VARIABLE}.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     score = commands.add_parser("score", help="score image files, a line each")
@@ -339,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.json:
         print(f"{'file':{width}}  {'score':>9}  {'p-value':>8}  anomaly  {'mse':>9}  {'kl':>7}")
     failed = False
-    with Client(arguments.url) as client:
+    with Client(arguments.url, api_key=os.environ.get(KEY_VARIABLE)) as client:
         for path in arguments.files:
             # One by one, so that a broken file spoils no other's line.
             try:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
-from time import perf_counter
+from time import perf_counter, time
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InvalidContentError, error_response
+from service.access import Access
+from service.errors import InvalidContentError, QueueFullError, ServiceError, error_response
 from service.metrics import Metrics
+from service.rates import Quota
+from service.request_log import MAX_PATH, Ended, request_log
+from service.room import Room
+from service.trace_context import Trace, join_trace
 
 log = logging.getLogger("service")
 
@@ -31,6 +38,12 @@ RANDOM = Random()  # noqa: S311 - for what is no secret
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods counted under their own name; a caller can invent any other."""
 
+REFUSALS = {401: "unauthorized", 403: "forbidden", 429: "rate_limit"}
+"""Statuses that are counted as refusals too."""
+
+NO_ROUTE = "none"
+"""Counted as the route where there is none."""
+
 
 class OwnHeaders(list[tuple[bytes, bytes]]):
     """Headers that this service made itself, of an answer in one piece.
@@ -44,12 +57,31 @@ class RequestContext:
     """One request. `queue_s` and `infer_s` are filled in by `service.inference`."""
 
     request_id: str
+    model_version: str
+    """Of the network that answers it, though another may take its place meanwhile."""
+    room: Room
+    """For its body."""
     timeout_s: float
     started: float
     headers: Mapping[str, str] = field(default_factory=dict)
     """As `headers_of` gives them."""
     queue_s: float = 0.0
     infer_s: float = 0.0
+    images: int = 0
+    """Or latents; filled in by `service.inference` too."""
+    trace: Trace | None = None
+    """Where the caller sent a valid `traceparent`. Without one none is begun: nobody here records
+    spans, and the request id tells requests apart."""
+    key_name: str | None = None
+    """Of the API key."""
+    quota: Quota | None = None
+    """What the key may send, if that is limited."""
+    held_bytes: int = 0
+    """Of `room`, until it ends."""
+    task: asyncio.Task[Any] | None = None
+    """What works on the answer."""
+    left: bool = False
+    """Whether the caller has gone."""
 
     @classmethod
     def of(cls, request: Request) -> RequestContext:
@@ -61,6 +93,22 @@ class RequestContext:
     def deadline(self) -> float:
         """When its time is over, on `time.perf_counter`'s clock."""
         return self.started + self.timeout_s
+
+    def hold(self, n: int) -> None:
+        """Take room for so many bytes more of the body. Raises `QueueFullError`."""
+        if not self.room.take(n):
+            raise QueueFullError(
+                f"{n:,} bytes more do not fit: requests hold {self.room.taken:,} already, the "
+                f"maximum is {self.room.max_bytes:,}",
+                of="bytes",
+            )
+        self.held_bytes += n
+
+    def leave(self) -> None:
+        """The caller has gone: what has not begun is not computed."""
+        self.left = True
+        if self.task is not None:
+            self.task.cancel()
 
     def shorten_timeout(self) -> None:
         """Take the caller's `X-Request-Timeout` if it is less. Raises `InvalidContentError`."""
@@ -104,39 +152,68 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """A request id."""
     return f"{RANDOM.getrandbits(128):032x}"
 
 
 class Contexts:
     """Begins each request and ends it: its context, its answer's headers, counted and logged."""
 
-    def __init__(self, *, model_version: str, metrics: Metrics, timeout_s: float) -> None:
-        self._model_version = model_version.encode("ascii")
+    def __init__(self, *, metrics: Metrics, access: Access, timeout_s: float, room: Room) -> None:
         self._metrics = metrics
+        self._access = access
         self._timeout_s = timeout_s
+        self._room = room
+        self._service: object = None
+        self._model_version = ""
+
+    def use(self, service: object, model_version: str) -> None:
+        """What answers requests that begin from now on; `Service.of` gives it to handlers."""
+        self._service = service
+        self._model_version = model_version
 
     def begin(self, scope: Scope) -> RequestContext:
         """A request's context, which is also put where `RequestContext.of` finds it."""
         headers = headers_of(scope)
         asked_id = headers.get("x-request-id", "")
         context = RequestContext(
-            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else _new_id(),
+            request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else new_id(),
+            model_version=self._model_version,
+            room=self._room,
+            task=asyncio.current_task(),
             timeout_s=self._timeout_s,
             started=perf_counter(),
             headers=headers,
         )
-        scope.setdefault("state", {})["context"] = context
+        if (traceparent := headers.get("traceparent")) is not None:
+            context.trace = join_trace(traceparent)
+        state = scope.setdefault("state", {})
+        state["context"] = context
+        state["service"] = self._service
         return context
+
+    def admit(self, scope: Scope, context: RequestContext) -> None:
+        """Find out who asks, before any of a body is read. Raises what `Access.check` does."""
+        key = self._access.find(context.headers.get("authorization"))
+        if key is not None:
+            context.key_name = key.name
+            context.quota = self._access.quota_of(key)
+        self._access.check(key, scope["method"], scope["path"])
 
     def headers(self, context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:
         """What every answer bears."""
         timing = f"queue;dur={context.queue_s * 1e3:.3f}, infer;dur={context.infer_s * 1e3:.3f}"
-        return (
+        headers: tuple[tuple[bytes, bytes], ...] = (
             (b"x-request-id", context.request_id.encode("ascii")),
-            (b"x-model-version", self._model_version),
+            (b"x-model-version", context.model_version.encode("ascii")),
             (b"server-timing", timing.encode("ascii")),
         )
+        if context.trace is not None:
+            headers += ((b"traceparent", context.trace.traceparent.encode("ascii")),)
+        if context.quota is not None:
+            headers += context.quota.headers
+        return headers
 
     def failed(self, scope: Scope, context: RequestContext) -> Response:
         """The answer where we are to blame; the exception, which is being handled, is logged."""
@@ -151,17 +228,34 @@ class Contexts:
     def end(self, scope: Scope, context: RequestContext, status: int) -> None:
         """Count it, and log it."""
         seconds = perf_counter() - context.started
-        route = getattr(scope.get("route"), "path", "none")
+        if context.held_bytes:
+            context.room.give(context.held_bytes)
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.observe_request(method, route, status, seconds)
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "%s %s %s %d %.1f ms",
-                context.request_id,
-                scope["method"],
-                scope["path"],
-                status,
-                seconds * 1e3,
+        if status == 504:
+            self._metrics.count_deadline_miss()
+        elif status == CLIENT_LEFT:
+            self._metrics.count_disconnect()
+        elif status in REFUSALS:
+            self._metrics.count_refusal(REFUSALS[status])
+        if request_log.add:
+            request_log.add(
+                Ended(
+                    time=time(),
+                    request_id=context.request_id,
+                    method=method,
+                    route=route,
+                    path=None if route == NO_ROUTE else scope["path"][:MAX_PATH],
+                    status=status,
+                    seconds=seconds,
+                    queue_s=context.queue_s,
+                    infer_s=context.infer_s,
+                    images=context.images,
+                    model_version=context.model_version,
+                    trace=context.trace,
+                    key=context.key_name,
+                )
             )
 
 
@@ -191,9 +285,23 @@ class ContextMiddleware:
             await send(message)
 
         try:
+            self._contexts.admit(scope, context)
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = CLIENT_LEFT
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            if not context.left:
+                raise
+        except ServiceError as error:  # of the first line: FastAPI makes answers of all others
+            answer = error_response(
+                scope["path"],
+                error.status,
+                error.detail,
+                request_id=context.request_id,
+                headers=error.headers,
+            )
+            await answer(scope, receive, send_with_headers)
         except Exception:
             answer = self._contexts.failed(scope, context)
             if status:

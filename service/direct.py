@@ -8,6 +8,7 @@ and query. Dependencies that a route may have beside those are not heeded.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, get_type_hints
@@ -24,6 +25,9 @@ from service.context import CLIENT_LEFT, Contexts, OwnHeaders, RequestContext
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
+
+MAX_PACK_BYTES: Final = 1 << 20
+"""Larger answers are not compressed: that would hold all others up for tens of milliseconds."""
 
 KEPT_QUERIES: Final = 256
 """Query strings whose parsed form is kept, a route: callers send the same few again and again."""
@@ -73,7 +77,7 @@ class DirectRoutes:
             response = await self._answer(handler, Request(scope, receive), context)
             status = response.status_code
             own = self._contexts.headers(context)
-            if len(response.body) < self._pack_bytes:
+            if not self._pack_bytes <= len(response.body) < MAX_PACK_BYTES:
                 headers = OwnHeaders(response.raw_headers)
                 headers += own
                 await send({"type": START, "status": status, "headers": headers})
@@ -83,6 +87,9 @@ class DirectRoutes:
                 await self._pack(response)(scope, receive, send)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            if not context.left:
+                raise
         finally:
             self._contexts.end(scope, context, status)
 
@@ -90,6 +97,7 @@ class DirectRoutes:
         self, handler: Handler, request: Request, context: RequestContext
     ) -> Response:
         try:
+            self._contexts.admit(request.scope, context)
             return await handler(request)
         except self._errors as error:
             kind = next(kind for kind in self._on_error if isinstance(error, kind))

@@ -4,12 +4,16 @@
 
     ServiceError
     ├── BadBodyError 400            the body is not what its type says
+    ├── UnauthorizedError 401       no API key, or a wrong one
+    ├── ForbiddenError 403          the key is not for this
     ├── NotFoundError 404           no such model or version
     ├── NotAcceptableError 406      no answer type the caller accepts
     ├── BodyTimeoutError 408        the body did not arrive in time
+    ├── BundleRefusedError 409      the bundle on disk cannot be used
     ├── TooLargeError 413           bytes, images or pixels over a limit
     ├── UnsupportedTypeError 415    a body type that this route does not read
     ├── InvalidContentError 422     right syntax, wrong content
+    ├── RateLimitError 429          the key has used up its images; with Retry-After
     ├── UnavailableError 503
     │   ├── QueueFullError          with Retry-After
     │   └── NotReadyError           with the reason
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from starlette.responses import Response
@@ -62,6 +66,23 @@ class BadBodyError(ServiceError):
     status = 400
 
 
+class UnauthorizedError(ServiceError):
+    """No API key, or a wrong one."""
+
+    status = 401
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """How to name a key (RFC 6750)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(ServiceError):
+    """The caller may not do this."""
+
+    status = 403
+
+
 class NotFoundError(ServiceError):
     """There is no such thing here."""
 
@@ -78,6 +99,12 @@ class BodyTimeoutError(ServiceError):
     """The body did not arrive within the request's time."""
 
     status = 408
+
+
+class BundleRefusedError(ServiceError):
+    """The bundle on disk cannot take the place of the one in memory."""
+
+    status = 409
 
 
 class TooLargeError(ServiceError):
@@ -107,6 +134,21 @@ class InvalidContentError(ServiceError):
         return [{"loc": self.loc, "msg": self.detail}]
 
 
+class RateLimitError(ServiceError):
+    """The key has used up its images of this second, or of more."""
+
+    status = 429
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When all of them are there again."""
+        return {"Retry-After": str(self.retry_after_s)}
+
+
 class UnavailableError(ServiceError):
     """Not now."""
 
@@ -123,7 +165,13 @@ class UnavailableError(ServiceError):
 
 
 class QueueFullError(UnavailableError):
-    """The images of this request do not fit into the queue; none was taken."""
+    """This request does not fit beside those that wait; nothing of it was taken."""
+
+    def __init__(
+        self, detail: str, *, of: Literal["images", "bytes"], retry_after_s: int = 1
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.of = of
 
 
 class NotReadyError(UnavailableError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,18 +13,14 @@ from model.calibration import DEFAULT_DRAWS, benjamini_hochberg
 from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, draws_a_row
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
-from service.errors import DeadlineError, NotReadyError, QueueFullError
+from service.errors import DeadlineError, QueueFullError
 from service.metrics import Metrics
 from service.sampling import standard_normal
 
 R = TypeVar("R", bound=Columns)
 
-READY_FOR_S = 5.0
-"""A forward pass that worked this lately proves readiness; when it is older, a probe runs one."""
-
-PROBE_TIMEOUT_S = 2.0
-"""How long a probe's forward pass may take, with its wait in the queue."""
-
+CLOSE_S = 10.0
+"""For the batch that runs at the end of the service."""
 
 KEPT_THRESHOLDS = 256
 """Pairs of score and alpha whose threshold is kept; with `fdr` each request has another alpha."""
@@ -70,33 +65,27 @@ class ScoreWanted(NamedTuple):
 class Inference:
     """The engine behind its queue. `context` carries a request's deadline, and takes its timings.
 
-    All methods raise `QueueFullError` at once and `DeadlineError` on time.
+    All methods raise `RateLimitError` and `QueueFullError` at once, and `DeadlineError` on time.
     """
 
-    def __init__(
-        self, engine: Engine, metrics: Metrics, *, max_batch_images: int, max_queue_images: int
-    ) -> None:
+    def __init__(self, engine: Engine, batcher: MicroBatcher, metrics: Metrics) -> None:
         self.engine = engine
+        self._batcher = batcher
         self._metrics = metrics
-        self._batcher = MicroBatcher(
-            max_batch_rows=max_batch_images,
-            max_queue_rows=max_queue_images,
-            inline_rows=engine.quick_images,
-            on_batch=self._note_batch,
-        )
-        metrics.watch_queue(lambda: self._batcher.queued_rows)
+        self._inline_images = engine.quick_images
         self._calibration = engine.calibration
         if self._calibration is not None:  # asked for the same few again and again
             self._threshold = lru_cache(KEPT_THRESHOLDS)(self._calibration.threshold)
         self._runs: dict[tuple[Any, ...], Run[Any]] = {}
-        self._last_success = monotonic()  # the engine has been warmed up: that was a forward pass
 
     async def encode(self, images: Rows, context: RequestContext) -> Encoding:
         """The posterior of each image."""
+        context.images = len(images)
         return await self._submit(self.engine.encode, images, context)
 
     async def decode(self, z: Floats, context: RequestContext) -> Decoding:
         """The image of each latent, (N, D)."""
+        context.images = len(z)
         return await self._submit(self.engine.decode, z, context)
 
     async def reconstruct(
@@ -108,6 +97,7 @@ class Inference:
         seed: int | None = None,
     ) -> Reconstructions:
         """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
+        context.images = len(images)
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
         shape = (len(images), self.engine.bundle.config.latent_size)
@@ -119,6 +109,7 @@ class Inference:
 
         Of a drawn score, each image takes a row in the queue for every `DEFAULT_DRAWS` draws.
         """
+        context.images = len(images)
         name = wanted.name or self.engine.scores[0]
         maps: list[Floats] = []
         if name in self.engine.drawn_scores:
@@ -146,25 +137,27 @@ class Inference:
         is_anomaly, threshold = self._judge(name, p_value, wanted)
         return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
-    async def check_ready(self) -> None:
-        """Return if a real forward pass worked lately, running one if need be.
+    async def probe(self, deadline: float) -> bool:
+        """Whether a forward pass, in the queue like any other, gives what it is known to give.
 
-        Raises `NotReadyError` with the reason.
+        Never on the event loop, which it could hold up. Raises `TimeoutError` at `deadline`,
+        `QueueFullError`, and what the engine raises.
         """
-        if monotonic() - self._last_success < READY_FOR_S:
-            return
-        image = np.zeros((1, self.engine.bundle.config.pixels), dtype=np.uint8)
-        try:
-            await self._batcher.submit(self.engine.score, image, perf_counter() + PROBE_TIMEOUT_S)
-        except (TimeoutError, QueueFullError) as error:
-            if monotonic() - self._last_success >= READY_FOR_S:  # busy is ready, stuck is not
-                raise NotReadyError(f"no forward pass within {PROBE_TIMEOUT_S:g} s") from error
-        except Exception as error:
-            raise NotReadyError(f"a forward pass failed: {type(error).__name__}") from error
+        run = self._run_of(self.engine.score, name="mse")
+        done = await self._batcher.submit(run, self.engine.probe, deadline)
+        return self.engine.is_right(done.result)
 
-    def close(self) -> None:
-        """End the inference thread, after the batch that runs."""
-        self._batcher.close()
+    def close(self, timeout_s: float = CLOSE_S) -> bool:
+        """End the inference thread, after the batch that runs. Whether it ended in time."""
+        return self._batcher.close(timeout_s)
+
+    def check_room(self) -> None:
+        """Raise `QueueFullError` if not even one image would be let in."""
+        try:
+            self._batcher.check_room()
+        except QueueFullError as error:
+            self._metrics.count_refusal(f"queue_{error.of}")
+            raise
 
     def is_calibrated(self, name: str) -> bool:
         """Whether a score has p-values."""
@@ -188,7 +181,11 @@ class Inference:
         """Verdicts and the threshold; None, both of them, where there is no calibration."""
         if self._calibration is None or p_value is None:
             return None, None
-        cut = benjamini_hochberg(p_value, wanted.alpha) if wanted.fdr else wanted.alpha
+        strange = p_value <= wanted.alpha
+        self._metrics.count_verdicts(len(p_value), int(np.count_nonzero(strange)))
+        if not wanted.fdr:
+            return strange, self._threshold(name, wanted.alpha)
+        cut = benjamini_hochberg(p_value, wanted.alpha)
         return p_value <= cut, self._threshold(name, cut)
 
     def _run_of(self, method: Callable[..., R], **option: str | int) -> Run[R]:
@@ -199,16 +196,21 @@ class Inference:
     async def _submit(
         self, run: Run[R], rows: NDArray[Any], context: RequestContext, *, inline: bool = True
     ) -> R:
+        inline_rows = self._inline_images if inline else 0
+        if context.quota is not None:
+            context.quota.take(context.images)
         try:
-            done = await self._batcher.submit(run, rows, context.deadline, inline=inline)
+            done = await self._batcher.submit(run, rows, context.deadline, inline_rows=inline_rows)
         except TimeoutError as error:
             raise DeadlineError(
                 f"no answer within the request's {context.timeout_s:g} s"
             ) from error
+        except QueueFullError as error:
+            if context.quota is not None:
+                context.quota.give(context.images)
+            self._metrics.count_refusal(f"queue_{error.of}")
+            raise
         context.queue_s += done.queue_s
         context.infer_s += done.infer_s
+        self._metrics.observe_queue_wait(done.queue_s)
         return done.result
-
-    def _note_batch(self, images: int, seconds: float) -> None:
-        self._last_success = monotonic()
-        self._metrics.observe_batch(images, seconds)

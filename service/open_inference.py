@@ -87,9 +87,17 @@ async def server_metadata() -> Response:
     )
 
 
-@router.get("/health/live", summary="Is the process alive?", responses=answers(Liveness))
-async def live() -> Response:
-    """200 while the process answers."""
+@router.get(
+    "/health/live",
+    summary="Is the process alive?",
+    responses=answers(Liveness) | {503: {"model": Liveness}},
+)
+async def live(request: Request) -> Response:
+    """200, or 503 with `"live": false`."""
+    try:
+        Service.of(request).health.check_alive()
+    except NotReadyError:
+        return json_response({"live": False}, 503)
     return json_response({"live": True})
 
 
@@ -151,6 +159,7 @@ async def infer(request: Request, name: ModelName) -> Response:
     service, context = Service.of(request), RequestContext.of(request)
     model = _model(name)
     config = service.inference.engine.bundle.config
+    service.inference.check_room()
     body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
     wanted = InferRequest.parse(body, request.headers.get(LENGTH_HEADER), _outputs(model, service))
     context.shorten_timeout_us(wanted.timeout_us)
@@ -225,7 +234,7 @@ def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int
 
 async def _readiness(request: Request, fields: dict[str, Any]) -> Response:
     try:
-        await Service.of(request).inference.check_ready()
+        await Service.of(request).health.check_ready()
     except NotReadyError:
         return json_response(fields | {"ready": False}, 503)
     return json_response(fields | {"ready": True})

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from model.config import VAEConfig
 from service import examples, schemas
+from service.access import INFER, scope_of
 from service.errors import OPEN_INFERENCE, PROBLEM_TYPE
 from service.media import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART, RAW
 from service.readers import MAX_LATENT
@@ -60,6 +61,32 @@ RETRY_AFTER: Final[Schema] = {
     }
 }
 
+QUOTA_HEADERS: Final[Schema] = {
+    "RateLimit": {
+        "description": 'of a key with a rate: "images";r=…;t=…, images left, and seconds until all '
+        "are there again",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {
+        "description": 'of a key with a rate: "images";q=…;w=1;qu="images", images a second',
+        "schema": {"type": "string"},
+    },
+}
+
+ERROR_HEADERS: Final[dict[int, Schema]] = {
+    401: {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}}},
+    429: RETRY_AFTER | QUOTA_HEADERS,
+    503: RETRY_AFTER,
+}
+
+BEARER: Final = "key"
+
+API_KEY: Final[Schema] = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "an API key, where the service asks for one",
+}
+
 TENSOR_HEADERS: Final[Schema] = {
     "X-Tensor-Shape": {
         "description": "of a raw answer: 4,28,28",
@@ -70,11 +97,16 @@ TENSOR_HEADERS: Final[Schema] = {
 
 PROBLEMS: Final[dict[int, str]] = {
     400: "the body is empty",
+    401: "this takes an API key that is known here, as Authorization: Bearer KEY",
+    403: "this takes an API key with scope infer, prometheus has metrics",
     406: "Accept is 'text/html', this route has application/json",
     408: "the body did not arrive within the request's 30 s",
+    409: "bundle 'mine' cannot be used: model.safetensors is damaged: its sha256 is not the one in "
+    "config.json",
     413: "10,000 images in one request > maximum 8,192",
     415: "Content-Type is 'text/plain', this route reads application/json",
     422: "images[3] has 1.5 at pixel 17, expected a number in [0, 1]",
+    429: "64 images > 10 that are left of this key's 100 a second",
     500: "the service failed; its log has the reason under the request id",
     503: "64 images do not fit: 16384 wait already, the maximum is 16384",
     504: "no answer within the request's 30 s",
@@ -113,17 +145,21 @@ def answers(
     headers = HEADERS | (TENSOR_HEADERS if RAW in media_types else {})
     found: Responses = {200: {"model": model, "content": content, "headers": headers}}
     for status in sorted(set(errors)):
-        found[status] = {
-            "description": HTTPStatus(status).phrase,
-            "headers": HEADERS | (RETRY_AFTER if status == 503 else {}),
-            "content": {
-                PROBLEM_TYPE: {
-                    "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": _problem_example(status),
-                }
-            },
-        }
+        found[status] = _problem(status)
     return found
+
+
+def _problem(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": HEADERS | ERROR_HEADERS.get(status, {}),
+        "content": {
+            PROBLEM_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": _problem_example(status),
+            }
+        },
+    }
 
 
 def inlined(model: type[BaseModel]) -> Schema:
@@ -158,13 +194,14 @@ def _problem_example(status: int) -> Schema:
 
 
 def openapi_of(
-    app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int
+    app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int, takes_keys: bool
 ) -> Callable[[], Schema]:
     """`app.openapi` for a bundle: the page is made when first asked for, then kept."""
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
             app.openapi_schema = _describe(app, config, scores, max_images)
+            _describe_access(app.openapi_schema, takes_keys)
         return app.openapi_schema
 
     return openapi
@@ -202,6 +239,28 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
         if parameter["name"] == "n":
             parameter["schema"]["maximum"] = max_images
     return page
+
+
+def _describe_access(page: Schema, takes_keys: bool) -> None:
+    """Say where a key is needed, and how one is refused."""
+    page["components"]["securitySchemes"] = {BEARER: API_KEY}
+    for path, operations in page["paths"].items():
+        if (scope := scope_of(path)) is None:
+            continue
+        for method, operation in operations.items():
+            if takes_keys:
+                operation["security"] = [{BEARER: []}]
+            limited = scope == INFER and (method == "post" or path == "/sample")
+            for status in (401, 403, *((429,) if limited else ())):
+                operation["responses"][str(status)] = _refusal(status, path)
+
+
+def _refusal(status: int, path: str) -> Schema:
+    answer = _problem(status)
+    if path.startswith(OPEN_INFERENCE):
+        error = {"$ref": "#/components/schemas/Error"}
+        answer["content"] = {JSON: {"schema": error, "example": {"error": PROBLEMS[status]}}}
+    return answer
 
 
 def _images_body(config: VAEConfig, max_images: int) -> Schema:

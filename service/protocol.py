@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -10,7 +11,11 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from service.context import OwnHeaders
+from service.connections import Connections
+from service.context import OwnHeaders, new_id
+from service.errors import error_response
+
+REQUEST_TIMEOUT = 408
 
 
 class Cycle(RequestResponseCycle):
@@ -37,6 +42,8 @@ class Cycle(RequestResponseCycle):
     def _begin(self, status: int, headers: OwnHeaders) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
+        if status == REQUEST_TIMEOUT:
+            self.keep_alive = False  # the rest of the body is not waited for
         lines = [name + b": " + value for name, value in (*self.default_headers, *headers)]
         if not self.keep_alive:
             lines.append(b"connection: close")
@@ -59,9 +66,102 @@ class Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     """A connection, whose requests are `Cycle`s."""
 
+    def __init__(self, *given: Any, shared: Connections, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._shared = shared
+        self._in_head = False
+        self._in_body = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Called by the event loop."""
+        super().connection_made(transport)
+        if not self._shared.add(self):
+            self._refuse(503, "there are too many connections", ("retry-after", "1"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop: nobody waits for the answers that are not out."""
+        self._shared.remove(self)
+        unanswered = [cycle for cycle, _ in self.pipeline]
+        if self.cycle is not None:
+            unanswered.append(self.cycle)
+        super().connection_lost(exc)
+        for cycle in unanswered:
+            context = cycle.scope["state"].get("context")
+            if context is not None and not cycle.response_complete:
+                context.leave()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for it
+        """Answer what is not HTTP, and close."""
+        self._refuse(400, "this is not HTTP/1.1")
+
+    def _refuse(self, status: int, detail: str, *more: tuple[str, str]) -> None:
+        """Answer what is no request yet, and close."""
+        request_id = new_id()
+        answer = error_response("", status, detail, request_id=request_id, headers=dict(more))
+        headers = [
+            *self.server_state.default_headers,
+            *answer.raw_headers,
+            (b"x-request-id", request_id.encode("ascii")),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
+        self.transport.close()
+
+    def too_late(self) -> None:
+        """The time is over in which a head, the rest of a body or another request may come."""
+        if self._in_head and (self.cycle is None or self.cycle.response_complete):
+            limit = f"{self._shared.header_timeout_s:g} s"
+            self._refuse(408, f"the request's head did not arrive within {limit}")
+        else:
+            self.transport.close()
+
+    def close(self) -> None:
+        """Make room for another connection."""
+        self.transport.close()
+
+    def close_after_answer(self) -> None:
+        """The answer under way, or the next one, is the last."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        for cycle, _ in self.pipeline:
+            cycle.keep_alive = False
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        super().on_message_begin()
+        self._in_head = True
+        self._shared.begins(self)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        super().on_message_complete()
+        self._in_body = False
+        if self.cycle.response_complete:  # it was answered before it was all there
+            self._shared.waits(self, self._shared.keep_alive_s)
+
+    def on_response_complete(self) -> None:
+        """Called by the cycle. As uvicorn's, but for its timer of each connection."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self._in_body:
+            self._shared.lingers(self)
+        elif not self._in_head:
+            self._shared.waits(self, self._shared.keep_alive_s)
+
     def on_headers_complete(self) -> None:
         """Called by the parser."""
+        self._in_head = False
+        self._in_body = True
+        self._shared.works(self)
         super().on_headers_complete()
+        if self._shared.closing:
+            self.cycle.keep_alive = False
         # It was made a moment ago, and its task has not begun. uvicorn has no place to say which
         # class it shall be of.
         if type(self.cycle) is RequestResponseCycle:

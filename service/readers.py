@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import math
+import struct
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,11 +57,12 @@ MAX_NPY_DIMENSIONS: Final = 32
 """More than any shape here has; numpy itself stops at 64."""
 
 NPY_HEADERS: Final[dict[tuple[int, int], Any]] = {
-    (1, 0): npy_format.read_array_header_1_0,
-    (2, 0): npy_format.read_array_header_2_0,
-    (3, 0): npy_format.read_array_header_2_0,
+    (1, 0): ("<H", npy_format.read_array_header_1_0),
+    (2, 0): ("<I", npy_format.read_array_header_2_0),
+    (3, 0): ("<I", npy_format.read_array_header_2_0),
 }
-"""Readers of each version's header; 3.0 differs in field names only, which no type here has."""
+"""How each version has its header's length, and what reads it; 3.0 differs in field names only,
+which no type here has."""
 
 FILE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "image/png": ("PNG",),
@@ -242,10 +244,19 @@ def read_npy(body: bytes) -> NDArray[Any]:
     """
     file = BytesIO(body)
     try:
-        read_header = NPY_HEADERS[npy_format.read_magic(file)]
-        shape, fortran_order, dtype = read_header(file, MAX_NPY_HEADER_BYTES)
+        version = npy_format.read_magic(file)
+        length_type, read_header = NPY_HEADERS[version]
+        (length,) = struct.unpack_from(length_type, body, file.tell())
     except Exception as error:  # numpy's parser raises a dozen types for damaged headers
         raise BadBodyError("the body is not an .npy file, or its header is damaged") from error
+    if length > MAX_NPY_HEADER_BYTES:  # numpy would look at its length once it had read it
+        raise BadBodyError(
+            f"the .npy header has {length:,} bytes > maximum {MAX_NPY_HEADER_BYTES:,}"
+        )
+    try:
+        shape, fortran_order, dtype = read_header(file, MAX_NPY_HEADER_BYTES)
+    except Exception as error:
+        raise BadBodyError("the header of the .npy file is damaged") from error
     if dtype.name not in NPY_TYPES:
         raise InvalidContentError(
             f"the array is of {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
@@ -253,7 +264,7 @@ def read_npy(body: bytes) -> NDArray[Any]:
     follow = len(body) - file.tell()
     sized = all(type(size) is int and size >= 0 for size in shape)
     if not sized or math.prod(shape) * dtype.itemsize != follow:
-        text = ", ".join(map(str, shape))
+        text = ", ".join(map(str, shape))[:128]
         raise BadBodyError(
             f"the .npy header says shape ({text}) of {dtype.name}; {follow:,} bytes follow"
         )
@@ -278,7 +289,7 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
         raise BadBodyError(f"Content-Type {content_type[:128]!r} names no boundary")
     files: list[bytes] = []
     header: dict[str, bytes] = {}
-    name, value, content = bytearray(), bytearray(), bytearray()
+    name, value, content = bytearray(), bytearray(), BytesIO()
     ended = False
 
     def end_header() -> None:
@@ -294,9 +305,13 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
                 ("body",),
             )
 
+    def part_data(data: bytes, start: int, stop: int) -> None:
+        content.write(data[start:stop])
+
     def end_part() -> None:
-        files.append(bytes(content))
-        content.clear()
+        nonlocal content
+        files.append(content.getvalue())
+        content = BytesIO()
         header.clear()
         if len(files) > max_files:
             raise TooLargeError(f"more images in one request than the maximum {max_files:,}")
@@ -313,7 +328,7 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
                 "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
                 "on_header_end": end_header,
                 "on_headers_finished": end_headers,
-                "on_part_data": lambda data, start, stop: content.extend(data[start:stop]),
+                "on_part_data": part_data,
                 "on_part_end": end_part,
                 "on_end": end,
             },

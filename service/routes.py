@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import signal
 from collections.abc import Sequence
-from typing import Annotated, Any
+from multiprocessing import parent_process
+from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Query
@@ -11,13 +16,14 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from model.bundle import BundleError
 from model.calibration import DEFAULT_DRAWS
 from model.engine import Floats
 from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
 from service.direct import Routes, handler_of
-from service.errors import DeadlineError, InvalidContentError
+from service.errors import BundleRefusedError, DeadlineError, InvalidContentError
 from service.inference import ScoreWanted
 from service.metrics import Metrics
 from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
@@ -32,6 +38,17 @@ from service.readers import (
 from service.sampling import draw, standard_normal
 from service.state import Service
 from service.writers import Answer, without_grey_channel
+
+NOT_TOLD: Final = frozenset({"versions", "torch"})
+"""Of a bundle's provenance: versions of libraries, which tell whoever asks where to look for
+holes. Its card has them."""
+
+log = logging.getLogger("service")
+
+RELOAD: Final = "/model/reload"
+
+DIRECTORIES: Final = re.compile(r"(?:/[^/\s':]+)*/(?=[^/\s':]+)")
+"""Of absolute paths, which are for the log alone."""
 
 router = APIRouter()
 
@@ -201,18 +218,42 @@ async def model(request: Request) -> dict[str, Any]:
         "device": engine.device,
         "dtype": engine.dtype,
         "metrics": {split: fit for split, fit in bundle.metrics.items() if split != "evaluation"},
-        "provenance": bundle.provenance,
+        "provenance": {
+            name: value for name, value in bundle.provenance.items() if name not in NOT_TOLD
+        },
     }
+
+
+@router.post(
+    RELOAD,
+    tags=["service"],
+    summary="Load the bundle again",
+    responses=answers(schemas.ReloadAnswer, [media.JSON], errors=[409]),
+)
+async def reload(request: Request) -> dict[str, str]:
+    """Put the bundle, as it is on disk now, in the place of the one in memory, without a request
+    lost. 409 with the reason if it cannot be used; then the one in memory stays."""
+    service, context = Service.of(request), RequestContext.of(request)
+    try:
+        bundle = (await service.reload()).inference.engine.bundle
+    except BundleError as error:
+        log.error("the bundle in memory stays: %s", error)
+        raise BundleRefusedError(DIRECTORIES.sub("", str(error))) from error
+    context.model_version = bundle.version
+    if (parent := parent_process()) is not None and parent.pid is not None:
+        os.kill(parent.pid, signal.SIGHUP)  # it tells all the workers
+    return {"id": bundle.name, "version": bundle.version}
 
 
 @router.get(
     "/livez",
     tags=["service"],
     summary="Is the process alive?",
-    responses=answers(schemas.HealthAnswer, [media.JSON]),
+    responses=answers(schemas.HealthAnswer, [media.JSON], errors=[503]),
 )
-async def livez() -> dict[str, str]:
-    """200 while the process answers."""
+async def livez(request: Request) -> dict[str, str]:
+    """200 unless forward passes have failed, or hung, for `VAE_STALL_TIMEOUT_S`."""
+    Service.of(request).health.check_alive()
     return {"status": "ok"}
 
 
@@ -223,8 +264,9 @@ async def livez() -> dict[str, str]:
     responses=answers(schemas.HealthAnswer, [media.JSON], errors=[503]),
 )
 async def readyz(request: Request) -> dict[str, str]:
-    """200 if a forward pass worked in the last seconds, or works now; else 503 with the reason."""
-    await Service.of(request).inference.check_ready()
+    """200 if a known image got its known scores in the last seconds, or gets them now; else 503
+    with the reason."""
+    await Service.of(request).health.check_ready()
     return {"status": "ok"}
 
 
@@ -245,7 +287,7 @@ def direct() -> Routes:
     return {
         ("POST", route.path): (route, handler_of(route))
         for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ()) and route.path != RELOAD
     }
 
 
@@ -274,6 +316,7 @@ def _score_wanted(service: Service, query: schemas.ScoreQuery) -> ScoreWanted:
 
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
+    service.inference.check_room()  # before a body is read that could not be taken
     body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
     context = RequestContext.of(request)
     wanted = ImagesWanted(

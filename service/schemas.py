@@ -219,6 +219,13 @@ class ModelAnswer(BaseModel):
     provenance: dict[str, Any]
 
 
+class ReloadAnswer(BaseModel):
+    """The bundle that is in memory now."""
+
+    id: str
+    version: str
+
+
 class HealthAnswer(BaseModel):
     """All is well; any other state is a problem."""
 

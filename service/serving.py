@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from types import FrameType
+from typing import Any, Final
 
 import uvicorn
+from starlette.datastructures import State
 
+from model.bundle import BundleError
+from model.device import DeviceError
 from service.app import create_app
+from service.connections import Connections, take_what_waits
 from service.protocol import Protocol
+from service.rates import Buckets
 from service.settings import Settings
 
 log = logging.getLogger("service")
+
+IDLE_S: Final = 0.5
+"""What idle connections have from the signal on, to be used once more: a request may be on its way,
+and would be lost if they were closed at once."""
+
+LAST_S: Final = 0.25
+"""What those have that came last, from when nobody listens."""
+
+LOOK_S: Final = 0.02
+"""Between looks whether there are idle ones."""
+
+LEFT_BEHIND: Final = 1
+"""Exit status when a batch did not end."""
 
 
 def serve(
     settings: Settings,
     listener: socket.socket | None = None,
     on_ready: Callable[[], object] = lambda: None,
+    buckets: Buckets | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: at the settings' address, or on a socket that is bound.
 
-    Calls `on_ready` when requests are taken. Raises `BundleError` or `DeviceError`, each with a
-    message of one line, and `SystemExit(0)` when it was told to stop.
+    Calls `on_ready` when requests are taken. Raises `BundleError`, `DeviceError` or `KeysError`,
+    each with a message of one line, and `SystemExit(0)` when it was told to stop.
     """
-    app = create_app(settings)
+    app = create_app(settings, buckets)
     engine = app.state.service.inference.engine
     log.info(
         "%s, version %s, is in memory on %s",
@@ -40,34 +64,110 @@ def serve(
     # one that stopped it again for whoever had it before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to load again
     # What is there now stays: a collection that walks through all of torch's objects holds every
     # request up for 44 ms.
     gc.collect()
     gc.freeze()
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_timeout_s,
-            ws="none",
-            http=Protocol,
-        ),
-        on_ready,
+    connections = Connections(settings, app.state.service.metrics)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        ws="none",
+        http=partial(Protocol, shared=connections),  # type: ignore[arg-type] # it is called only
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
     )
-    server.run(None if listener is None else [listener])
+    server = _Server(config, app.state, connections, on_ready, is_worker=listener is not None)
+    try:
+        server.run(None if listener is None else [listener])
+    finally:
+        if not app.state.service.inference.close(timeout_s=0):
+            # Its thread hangs, and Python would wait for it.
+            logging.shutdown()
+            os._exit(LEFT_BEHIND)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, that tells when it is ready."""
+    """uvicorn's, that tells when it is ready, loads bundles, and leaves nobody without an answer
+    when it stops."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: State,
+        connections: Connections,
+        on_ready: Callable[[], object],
+        *,
+        is_worker: bool,
+    ) -> None:
         super().__init__(config)
+        self._state = state
+        self._connections = connections
         self._on_ready = on_ready
+        self._is_worker = is_worker
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: self._start(self._reload())
+        )
         self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called at SIGTERM and SIGINT: the first begins the stop, the second is the end."""
+        if sig == signal.SIGINT and self._is_worker:
+            return  # Ctrl-C is the parent's, which tells
+        if self.should_exit:
+            log.warning("a second signal: ending now")
+            logging.shutdown()
+            os._exit(128 + sig)
+        self._state.service.health.stopping = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let callers go elsewhere, take no more of them, answer those that are here."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._connections.close_after_answers()
+        await asyncio.sleep(self._state.service.settings.shutdown_delay_s)
+        for server in self.servers:
+            for listener in server.sockets:
+                take_what_waits(listener.fileno(), self._adopt)
+            server.close()
+        for own in sockets or []:
+            own.close()
+        until = max(began + IDLE_S, clock() + LAST_S)
+        while self._connections.has_idle and clock() < until:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(LOOK_S)
+        await super().shutdown()
+
+    async def _reload(self) -> None:
+        try:
+            await self._state.service.reload()
+        except (BundleError, DeviceError) as error:
+            log.error("the bundle in memory stays: %s", error)
+
+    def _adopt(self, accepted: socket.socket) -> None:
+        """Serve a connection that was taken off the listener's queue."""
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        loop = asyncio.get_running_loop()
+        self._start(loop.connect_accepted_socket(protocol, accepted, ssl=config.ssl))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the event loop alone would not keep it
+        task.add_done_callback(self._tasks.discard)

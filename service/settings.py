@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from typing import Literal, Self
+import re
+from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.request_log import Format, set_up_logging
+
+ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
+"""Scheme, host and port, as browsers send them: no path, not even a slash."""
 
 
 def _cores() -> int:
@@ -31,6 +35,7 @@ class Settings(BaseSettings):
         frozen=True,
         cli_kebab_case=True,
         cli_prog_name="python -m service",
+        hide_input_in_errors=True,  # the keys are among it
     )
 
     host: str = Field(
@@ -39,6 +44,36 @@ class Settings(BaseSettings):
         description="address to listen on; the default is reached from this machine only",
     )
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    api_keys_file: str | None = Field(
+        None,
+        min_length=1,
+        description="who may ask: a file with a line for each API key, made by python -m "
+        "service.keys; read again when it changes",
+    )
+    api_keys: str | None = Field(
+        None,
+        repr=False,
+        description="comma-separated API keys of 16 characters or more that may do everything; "
+        "for secret managers, and not as a flag, which other users of the machine see",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="without API keys, let anyone ask who reaches an address that is not loopback",
+    )
+    tls_cert_file: str | None = Field(
+        None,
+        min_length=1,
+        description="certificate in PEM, with those that lead to its root; makes it https",
+    )
+    tls_key_file: str | None = Field(
+        None, min_length=1, description="the certificate's private key in PEM, without a password"
+    )
+    cors_origins: str | None = Field(
+        None,
+        min_length=1,
+        description="comma-separated origins whose pages may ask from a browser, as "
+        "https://example.org; * is any",
+    )
     bundle: str = Field(
         "mnist",
         min_length=1,
@@ -79,6 +114,11 @@ class Settings(BaseSettings):
         ge=1,
         description="images that may wait; past it requests get 503 at once, not a long wait",
     )
+    max_queue_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="bytes that may wait: of bodies on their way in, and of images in the queue",
+    )
     max_images_per_request: int = Field(
         8_192, ge=1, description="images in one request; bounds the memory that one answer takes"
     )
@@ -101,6 +141,33 @@ class Settings(BaseSettings):
         description="seconds a request may take, then 504; a caller may ask for less by "
         "X-Request-Timeout",
     )
+    header_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=86_400,
+        description="seconds for a request's head to arrive, then 408; and for what is left of a "
+        "body whose request is answered",
+    )
+    keep_alive_s: float = Field(
+        65.0,
+        gt=0,
+        le=86_400,
+        description="seconds that a connection may idle between requests; more than the idle time "
+        "of a load balancer in front",
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        description="connections of one process; past it the one that idles longest is closed, or "
+        "the new one gets 503",
+    )
+    stall_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="seconds in which no forward pass works though one is wanted, after which "
+        "/livez fails and, soon, the process ends with status 70, to be started again",
+    )
     alpha: float = Field(
         0.01,
         gt=0,
@@ -108,12 +175,30 @@ class Settings(BaseSettings):
         description="false-alarm rate on clean images, where a request names none: an image is an "
         "anomaly if p_value ≤ alpha",
     )
+    shutdown_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds after SIGTERM in which new connections are still answered, while "
+        "/readyz says 503: as long as a load balancer takes to notice",
+    )
     shutdown_timeout_s: int = Field(
-        30, ge=1, le=86_400, description="seconds to finish what was accepted after SIGTERM"
+        30,
+        ge=1,
+        le=86_400,
+        description="seconds to finish what was accepted when the listener has closed",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="what is logged to stderr; debug adds a line for each request"
+        "info", description="what is logged to stderr; info has a line for each request"
     )
+    log_format: Format = Field(
+        "text", description="of the log: text for people, json for machines, an object a line"
+    )
+
+    @property
+    def cors_origin_list(self) -> list[str]:
+        """`cors_origins`, one by one."""
+        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
 
     @property
     def inference_threads(self) -> int:
@@ -122,11 +207,24 @@ class Settings(BaseSettings):
 
     def set_up_logging(self) -> None:
         """Log to stderr, from `log_level` on."""
-        logging.basicConfig(
-            level=self.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
-        )
-        for name in ("asyncio", "PIL"):
-            logging.getLogger(name).setLevel("WARNING")  # their debug lines are not about requests
+        set_up_logging(self.log_level, self.log_format)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, text: str | None) -> str | None:
+        for origin in (text or "*").split(","):
+            if origin.strip() != "*" and not ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(f"{origin.strip()[:64]!r} is no origin, as https://example.org is")
+        return text
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(
+                "tls_cert_file (VAE_TLS_CERT_FILE) and tls_key_file (VAE_TLS_KEY_FILE) are set "
+                "together or not at all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _request_fits_into_queue(self) -> Self:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from service.deadlines import Deadlines
+from service.health import Health
 from service.inference import Inference
 from service.metrics import Metrics
 from service.settings import Settings
@@ -15,7 +17,8 @@ from service.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the handlers need; `create_app` puts it into `app.state.service`."""
+    """What the handlers need. Another one takes its place when a bundle is loaded; a request keeps
+    the one that it began with."""
 
     settings: Settings
     inference: Inference
@@ -24,11 +27,14 @@ class Service:
     """Decodes image files: few at a time, as each may take 100 MB."""
     deadlines: Deadlines
     """Of bodies that are on their way."""
+    health: Health
+    reload: Callable[[], Awaitable[Service]]
+    """Loads the bundle again; see `service.loading`."""
 
     @classmethod
     def of(cls, request: Request) -> Service:
         """The service that answers this request."""
-        service: Service = request.app.state.service
+        service: Service = request.scope["state"]["service"]
         return service
 
     @property

@@ -13,17 +13,18 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Final
 
-from prometheus_client import multiprocess
-
+from service.keys import KeysError
+from service.rates import Buckets
 from service.settings import Settings
+from service.shared_counts import SharedCounts, shared_counts
 
 log = logging.getLogger("service")
 
@@ -40,9 +41,6 @@ start does not take the machine from those that serve."""
 GRACE_S: Final = 5.0
 """What workers get on top of `shutdown_timeout_s` before they are killed."""
 
-METRICS_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Tells prometheus_client to count in files here, which each worker adds up when it is asked."""
-
 PR_SET_PDEATHSIG: Final = 1
 """From Linux's <sys/prctl.h>."""
 
@@ -51,6 +49,7 @@ PR_SET_PDEATHSIG: Final = 1
 class _Place:
     """A socket, and the worker that listens on it now."""
 
+    number: int
     listener: socket.socket
     process: SpawnProcess | None = None
     news: Connection | None = None
@@ -69,9 +68,11 @@ class Workers:
     start either. Later that only leaves its place empty for a while.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, buckets: Buckets | None) -> None:
         self._settings = settings
-        self._places = [_Place(listener) for listener in _listeners(settings)]
+        self._places = [_Place(i, listener) for i, listener in enumerate(_listeners(settings))]
+        self._counts: SharedCounts | None = None
+        self._buckets = buckets
         self._stopping = False
         self._announced = False
         self._refused: str | None = None
@@ -84,8 +85,8 @@ class Workers:
         signal.set_wakeup_fd(wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        with tempfile.TemporaryDirectory(prefix="vae-metrics-") as directory:
-            os.environ[METRICS_DIRECTORY] = directory
+        signal.signal(signal.SIGHUP, self._pass_on)
+        with shared_counts(len(self._places)) as self._counts:
             try:
                 while not self._stopping:
                     self._start_those_due()
@@ -93,18 +94,38 @@ class Workers:
             finally:
                 self._end()
                 signal.set_wakeup_fd(-1)
-                del os.environ[METRICS_DIRECTORY]
         return self._refused
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, number: int, *_: object) -> None:
+        if self._stopping:
+            self._kill(number)
         self._stopping = True
+
+    def _kill(self, number: int) -> None:
+        """The second signal: the end, now."""
+        log.warning("a second signal: ending now")
+        for place in self._places:
+            if place.process:
+                place.process.kill()
+        sys.exit(128 + number)
+
+    def _pass_on(self, number: int, *_: object) -> None:
+        """SIGHUP: each loads its bundle again."""
+        for place in self._places:
+            if place.process and place.ready and place.process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(place.process.pid, number)
 
     def _start_those_due(self) -> None:
         for place in self._places:
             if place.process is None and time.monotonic() >= place.start_at:
                 place.news, theirs = SPAWN.Pipe(duplex=False)
                 place.process = SPAWN.Process(
-                    target=work, args=(self._settings, place.listener, theirs)
+                    target=work,
+                    args=(
+                        *(self._settings, place.listener, theirs),
+                        *(self._counts, place.number, self._buckets),
+                    ),
                 )
                 place.process.start()
                 theirs.close()
@@ -125,7 +146,10 @@ class Workers:
             self._announced = True
             host, port = self._places[0].listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            log.info("running on http://%s:%d with %d workers", shown, port, len(self._places))
+            scheme = "http" if self._settings.tls_cert_file is None else "https"
+            log.info(
+                "running on %s://%s:%d with %d workers", scheme, shown, port, len(self._places)
+            )
 
     def _hear(self, place: _Place) -> None:
         """Take a worker's only message: None when it is ready, or why it cannot be."""
@@ -148,7 +172,8 @@ class Workers:
         """A worker has died: another one is due, now or after a pause."""
         process.join()
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
-        multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+        if self._counts:
+            self._counts.forget(place.number)
         if not place.ready:
             self._refuse(f"a worker could not start (exit code {process.exitcode})")
             place.failures += 1
@@ -180,7 +205,14 @@ class Workers:
                 process.join()
 
 
-def work(settings: Settings, listener: socket.socket, news: Connection) -> None:
+def work(
+    settings: Settings,
+    listener: socket.socket,
+    news: Connection,
+    counts: SharedCounts | None,
+    place: int,
+    buckets: Buckets | None,
+) -> None:
     """A worker's whole life. Sends None when it is ready, or why it cannot be."""
     if sys.platform == "linux":  # if the parent is killed, nobody else would end this one
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -189,13 +221,15 @@ def work(settings: Settings, listener: socket.socket, news: Connection) -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, until this one serves
     settings.set_up_logging()
+    if counts:
+        counts.join(place)
     from model.bundle import BundleError
     from model.device import DeviceError
     from service.serving import serve
 
     try:
-        serve(settings, listener, lambda: news.send(None))
-    except (BundleError, DeviceError) as error:
+        serve(settings, listener, lambda: news.send(None), buckets)
+    except (BundleError, DeviceError, KeysError) as error:
         news.send(str(error))
 
 

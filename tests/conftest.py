@@ -104,7 +104,7 @@ def start_server(
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
             for line in log.read_text().splitlines():
-                if "running on http://" in line:
+                if "running on http" in line:
                     url = line.split("running on ")[1].split()[0]
                     return Server(url, process, log)
             time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -24,12 +25,16 @@ def import_checkpoint(
 
     Widths and latent size follow from the shapes. The head leaves no trace in the weights: `relu`
     is what the tutorial's code has. `image_shape` defaults to a square grey image. The file is
-    read with `weights_only=True`, so it cannot run code. Raises `BundleError`.
+    read with `weights_only=True`, so it cannot run code, and takes no more memory than its size
+    tells. Raises `BundleError`.
     """
     try:
+        _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which end below
             weights = torch.load(path, map_location="cpu", weights_only=True)
+    except BundleError:
+        raise
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
@@ -45,6 +50,10 @@ def import_checkpoint(
     for key, value in weights.items():
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             raise BundleError(f"{path}: {key} is no dense tensor of real numbers")
+        if (claimed := value.nbytes) > (held := value.untyped_storage().nbytes()):
+            raise BundleError(
+                f"{path}: {key} claims {claimed:,} bytes, the file has {held:,} of it"
+            )
     weights = {key: value.float() for key, value in weights.items()}
     config = _infer_config(weights, path, head, image_shape)
     check_weights(weights, config)
@@ -54,6 +63,17 @@ def import_checkpoint(
         weights=weights,
         provenance={"imported_from": path.name, "torch": torch.__version__},
     )
+
+
+def _check_size(path: Path) -> None:
+    """Raise `BundleError` for an archive that unpacks to more than it is: torch packs nothing."""
+    with path.open("rb") as file:  # so that zipfile need not say what is no file
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > (size := path.stat().st_size):
+        raise BundleError(f"{path} has {size:,} bytes and unpacks to {unpacked:,}: no torch.save")
 
 
 def _infer_config(

@@ -73,7 +73,7 @@ def problem(answer: Response, status: int, *mentioned: str) -> dict[str, Any]:
         assert isinstance(item["msg"], str)
     if status == 422:
         assert found["errors"]
-    if status == 503:
+    if status in (429, 503):
         assert int(answer.headers["retry-after"]) >= 1
     for word in mentioned:
         assert word in found["detail"], found["detail"]
@@ -132,7 +132,7 @@ class HeldPass:
 def hold(monkeypatch: pytest.MonkeyPatch, app: App, name: str) -> HeldPass:
     """Make the engine's method `name` wait, in the inference thread however small its batch is."""
     engine = engine_of(app)
-    monkeypatch.setattr(app.state.service.inference._batcher, "_inline_rows", 0)
+    monkeypatch.setattr(app.state.service.inference, "_inline_images", 0)
     held = HeldPass(getattr(engine, name))
     monkeypatch.setattr(engine, name, held)
     return held

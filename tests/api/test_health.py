@@ -12,14 +12,15 @@ from httpx import AsyncClient
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import inference
+from service import health
+from service.health import Health
 from service.app import App
 from tests.api.helpers import engine_of, hold, metric, problem, queue_holds, uint8_body
 
 pytestmark = pytest.mark.anyio
 
 
-def broken(_: Any) -> Any:
+def broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError("the device is gone")
 
 
@@ -30,15 +31,20 @@ async def test_alive_and_ready(client: AsyncClient) -> None:
         assert answer.json() == {"status": "ok"}
 
 
+def health_of(app: App) -> Health:
+    found: Health = app.state.service.health
+    return found
+
+
 async def test_a_broken_engine_is_not_ready_and_the_process_lives(
     monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
-    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
     with monkeypatch.context() as patch:
-        for name in ("encode", "decode", "reconstruct", "score"):
-            patch.setattr(engine_of(small_app), name, broken)
+        patch.setattr(engine_of(small_app), "score", broken)
         for _ in range(2):
-            problem(await small_client.get("/readyz"), 503, "forward pass failed")
+            problem(await small_client.get("/readyz"), 503, "a forward pass failed: RuntimeError")
+        assert (await small_client.get("/v2/health/ready")).json() == {"ready": False}
         assert (await small_client.get("/livez")).status_code == 200
         assert (await small_client.get("/metrics")).status_code == 200
     assert (await small_client.get("/readyz")).status_code == 200, "once it works again"
@@ -47,30 +53,85 @@ async def test_a_broken_engine_is_not_ready_and_the_process_lives(
 async def test_a_hung_engine_is_not_ready(
     monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
-    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
-    monkeypatch.setattr(inference, "PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
     held = hold(monkeypatch, small_app, "score")
     problem(await small_client.get("/readyz"), 503, "0.05")
     assert await metric(small_client, "vae_queue_images") == 0, "the probe does not stay behind"
     held.let_go()
 
 
-async def test_work_that_went_well_lately_is_proof_enough(
+async def test_wrong_numbers_are_not_ready(
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
+) -> None:
+    real = engine_of(small_app).score
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            engine_of(small_app),
+            "score",
+            lambda *given, **named: real(*given, **named)._replace(
+                mse=real(*given, **named).mse * 1.01
+            ),
+        )
+        problem(await small_client.get("/readyz"), 503, "wrong numbers")
+    assert (await small_client.get("/readyz")).status_code == 200
+
+
+async def test_a_probe_that_went_well_lately_is_proof_enough(
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
+) -> None:
+    assert (await small_client.get("/readyz")).status_code == 200
+    now = monotonic()
+    monkeypatch.setattr(health, "monotonic", lambda: now)
+    monkeypatch.setattr(engine_of(small_app), "score", broken)
+    assert (await small_client.get("/readyz")).status_code == 200
+    now += health.READY_FOR_S + 1
+    problem(await small_client.get("/readyz"), 503)
+
+
+async def test_busy_is_ready(
     monkeypatch: pytest.MonkeyPatch,
     small_app: App,
     small_client: AsyncClient,
-    four: NDArray[np.uint8],
+    digits: NDArray[np.uint8],
+) -> None:
+    """The probe does not fit into the queue, but batches end."""
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.2)
+    held = hold(monkeypatch, small_app, "encode")
+    work = asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:8])))
+    await held.begun()
+    asked = asyncio.create_task(small_client.get("/readyz"))
+    await asyncio.sleep(0.05)
+    held.let_go(1)
+    assert (await asked).status_code == 200
+    held.let_go()
+    await work
+
+
+async def test_not_alive_after_the_stall_timeout(
+    monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient
 ) -> None:
     now = monotonic()
-    monkeypatch.setattr(inference, "monotonic", lambda: now)
-    monkeypatch.setattr(engine_of(small_app), "score", broken)
-    assert (await small_client.get("/readyz")).status_code == 200, "the warm-up worked"
-    now += inference.READY_FOR_S + 1
-    problem(await small_client.get("/readyz"), 503)
-    assert (await small_client.post("/encode", json=uint8_body(four))).status_code == 200
+    monkeypatch.setattr(health, "monotonic", lambda: now)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_of(small_app), "score", broken)
+        now += health.READY_FOR_S + 1
+        problem(await small_client.get("/readyz"), 503)
+        assert (await small_client.get("/livez")).status_code == 200
+        now += small_app.state.service.settings.stall_timeout_s
+        problem(await small_client.get("/livez"), 503, "for 30 s")
+        assert (await small_client.get("/v2/health/live")).json() == {"live": False}
     assert (await small_client.get("/readyz")).status_code == 200
-    now += inference.READY_FOR_S + 1
-    problem(await small_client.get("/readyz"), 503)
+    assert (await small_client.get("/livez")).status_code == 200
+
+
+async def test_a_service_that_stops_is_not_ready(small_app: App, small_client: AsyncClient) -> None:
+    health_of(small_app).stopping = True
+    problem(await small_client.get("/readyz"), 503, "stopping")
+    assert (await small_client.get("/livez")).status_code == 200
+    assert (await small_client.get("/sample")).status_code == 200
 
 
 async def test_a_failed_request_is_no_proof(
@@ -79,7 +140,7 @@ async def test_a_failed_request_is_no_proof(
     small_client: AsyncClient,
     four: NDArray[np.uint8],
 ) -> None:
-    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
     monkeypatch.setattr(engine_of(small_app), "score", broken)
     problem(await small_client.post("/anomaly-score", json=uint8_body(four)), 500)
     problem(await small_client.get("/readyz"), 503)

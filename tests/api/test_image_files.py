@@ -274,7 +274,7 @@ async def test_one_pixel(client: AsyncClient, grey: int) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (28, 1), (3_000, 3)])
+@pytest.mark.parametrize("size", [(1, 16_383), (16_383, 1), (28, 1), (3_000, 3)])
 async def test_a_shape_far_from_square(client: AsyncClient, size: tuple[int, int]) -> None:
     expected = await of_pixels(client, np.full((28, 28), 99))
     assert await seen(client, file_of(Image.new("L", size, 99))) == pytest.approx(
@@ -382,15 +382,15 @@ async def test_others_are_answered_while_a_large_image_is_decoded(
 
 
 def png_of_many_chunks(digit: Pixels) -> bytes:
-    """Its header says 28 × 28; 30 MB of this take ten seconds to open."""
+    """As many as there may be."""
     file = image_file(digit)
     start = file.index(b"IDAT") - 4
-    return file[:start] + chunk(b"prVt", b"") * 50_000 + file[start:]
+    return file[:start] + chunk(b"prVt", b"") * 16_000 + file[start:]
 
 
 def jpeg_of_many_segments(digit: Pixels) -> bytes:
     file = jpeg(digit)
-    return file[:2] + b"\xff\xe5\0\2" * 150_000 + file[2:]
+    return file[:2] + b"\xff\xe5\0\2" * 16_000 + file[2:]
 
 
 @pytest.mark.anyio
@@ -454,8 +454,7 @@ async def test_a_file_that_claims_too_many_pixels(
     for width, height in [(6_000, 4_200), (9_600, 9_600), (16_000, 12_000)]:
         file = CLAIMS[file_format](width, height)
         answer = await send(client, file, carrier)
-        mentioned = f"{width} × {height}" if width * height < 80_000_000 else "pixels"
-        problem(answer, 413, mentioned, "25,000,000")
+        problem(answer, 413, f"{width} × {height}", "25,000,000")
 
 
 def peak_memory(server: Server) -> int:

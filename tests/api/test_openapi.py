@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from httpx import AsyncClient, Response
 
-from service import examples, inference
+from model.bundle import find_bundle
+from service import examples, health
 from service.app import App, create_app
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
@@ -38,6 +42,7 @@ OPEN_INFERENCE_ROUTES = {
 ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
+    ("post", "/model/reload"),
 }
 
 
@@ -194,10 +199,14 @@ async def too_large(client: AsyncClient, method: str, path: str) -> Response:
 
 
 PROVOKE: dict[int, Provoke] = {
+    401: call(),
+    403: call(headers={"Authorization": "Bearer a-key-that-may-do-nothing-here"}),
+    429: call(headers={"Authorization": "Bearer a-key-that-has-used-it-all-up"}),
     400: call(content=b"{", headers={"Content-Type": "application/json"}),
     404: lambda client, _, path: client.get(path + "/nothing"),
     405: lambda client, _, path: client.delete(path),
     406: call(headers={"Accept": "text/html"}),
+    409: call(),
     408: stall,
     413: too_large,
     415: call(content=b"text", headers={"Content-Type": "text/plain"}),
@@ -207,13 +216,30 @@ PROVOKE: dict[int, Provoke] = {
     504: call(),
 }
 BODY_ERRORS = {400, 408, 415}
-WORK_ERRORS = {406, 413, 422, 500, 503, 504}
+WORK_ERRORS = {406, 413, 422, 429, 500, 503, 504}
+KEY_ERRORS = {401, 403}
 
 
 def errors_of(method: str, path: str) -> set[int]:
-    if method == "post":
-        return BODY_ERRORS | WORK_ERRORS
-    return {"/sample": WORK_ERRORS, "/readyz": {503}}.get(path, set())
+    others = {
+        "/model": KEY_ERRORS,
+        "/model/reload": KEY_ERRORS | {409},
+        "/metrics": KEY_ERRORS,
+        "/livez": {503},
+        "/readyz": {503},
+    }
+    default = WORK_ERRORS | KEY_ERRORS | (BODY_ERRORS if method == "post" else set())
+    return others.get(path, default)
+
+
+def keys_file(path: str) -> str:
+    """Of a key that may do something else than ask for `path`, and of one that has a rate."""
+    other = "infer" if path == "/metrics" else "metrics"
+    idle, spent = (
+        sha256(key.encode()).hexdigest()
+        for key in ("a-key-that-may-do-nothing-here", "a-key-that-has-used-it-all-up")
+    )
+    return f"idle {idle} scopes={other}\nspent {spent} rate=1\n"
 
 
 @pytest.mark.parametrize(
@@ -225,10 +251,17 @@ def errors_of(method: str, path: str) -> set[int]:
     ],
 )
 async def test_every_error_of_every_route_is_of_one_shape(
-    monkeypatch: pytest.MonkeyPatch, method: str, path: str, status: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str, status: int
 ) -> None:
-    timeout_s = 0.05 if status == 504 else 20
-    app = create_app(SMALL.model_copy(update={"request_timeout_s": timeout_s}))
+    changed: dict[str, Any] = {"request_timeout_s": 0.05 if status == 504 else 20}
+    if status in (401, 403, 429):
+        (tmp_path / "keys").write_text(keys_file(path))
+        changed["api_keys_file"] = str(tmp_path / "keys")
+    bundle = tmp_path / "mine"
+    if status == 409:
+        shutil.copytree(find_bundle("mnist"), bundle)
+        changed["bundle"] = str(bundle)
+    app = create_app(SMALL.model_copy(update=changed))
     names = ("encode", "decode", "reconstruct", "score")
     async with client_of(app) as client:
         beside = []
@@ -236,9 +269,16 @@ async def test_every_error_of_every_route_is_of_one_shape(
             for name in names:
                 monkeypatch.setattr(engine_of(app), name, lambda *_, **__: 1 / 0)
         held = [hold(monkeypatch, app, name) for name in names] if status in (503, 504) else []
+        if status == 429:
+            await PROVOKE[429](client, "post", "/decode")
+        if status == 409:
+            (bundle / "model.safetensors").write_bytes(b"damaged")
         if path == "/readyz":
-            monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
-            monkeypatch.setattr(inference, "PROBE_TIMEOUT_S", 0.05)
+            monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+            monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
+        elif path == "/livez":
+            app.state.service.health._note_trouble("no forward pass")
+            monkeypatch.setattr(app.state.service.health, "_stall_timeout_s", 0.0)
         elif status == 503:
             decode = held[names.index("decode")]
             beside.append(asyncio.create_task(client.post("/decode", json={"n": 1})))
@@ -255,6 +295,22 @@ async def test_every_error_of_every_route_is_of_one_shape(
     assert found["type"] == "about:blank"
     assert found["title"]
     assert {"x-request-id", "x-model-version", "server-timing"} <= set(answer.headers)
+
+
+def test_the_page_says_where_a_key_is_needed(page: dict[str, Any]) -> None:
+    app = create_app(SMALL.model_copy(update={"api_keys": "a-key-of-enough-characters"}))
+    scheme = {"type": "http", "scheme": "bearer"}
+    for described, wanted in ((page, False), (app.openapi(), True)):
+        ((name, found),) = described["components"]["securitySchemes"].items()
+        assert found.items() >= scheme.items()
+        for (_, path), operation in operations(described).items():
+            takes_one = "401" in operation["responses"]
+            assert takes_one is ("/health/" not in path and path not in ("/livez", "/readyz"))
+            needed: list[Any] | None = [{name: []}] if takes_one and wanted else None
+            assert operation.get("security") == needed
+            assert ("429" in operation["responses"]) is (
+                path == "/sample" or path.endswith("/infer") or path in WORK_ROUTES
+            )
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(ROUTES))

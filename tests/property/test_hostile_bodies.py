@@ -21,6 +21,9 @@ from service.app import App, create_app
 from service.settings import Settings
 
 ROUTES = st.sampled_from(["/encode", "/decode", "/reconstruct", "/anomaly-score"])
+INFER_ROUTES = st.sampled_from(
+    [f"/v2/models/{name}/infer" for name in ("encode", "decode", "reconstruct", "anomaly-score")]
+)
 REFUSALS = {400, 406, 413, 415, 422}
 BESIDE = orjson.dumps({"images": [[0.0] * 784]})
 
@@ -91,7 +94,11 @@ def send(app: App, path: str, body: bytes, headers: dict[str, str]) -> Response:
     answer, beside = asyncio.run(both())
     assert beside.status_code == 200
     assert answer.status_code == 200 or answer.status_code in REFUSALS, answer.text[:500]
-    if answer.status_code != 200:
+    if answer.status_code != 200 and path.startswith("/v2/"):
+        assert answer.status_code == 400, "the protocol has no finer words"
+        assert list(answer.json()) == ["error"]
+        assert 0 < len(answer.json()["error"]) < 1_000
+    elif answer.status_code != 200:
         assert answer.headers["content-type"] == "application/problem+json"
         found: dict[str, Any] = answer.json()
         assert found["status"] == answer.status_code
@@ -147,3 +154,86 @@ def test_any_damage_to_an_image_file(app: App, path: str, data: bytes, in_json: 
 def test_any_query_and_accept(app: App, path: str, query: dict[str, str], accept: str) -> None:
     body = orjson.dumps({"n": 1}) if path == "/decode" else BESIDE
     send(app, f"{path}?{urlencode(query)}", body, {"Accept": accept})
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.sampled_from(["images", "images", "images", "image", "", 'a"b', "\udcff"]),
+        damaged_files() | st.binary(max_size=50),
+    ),
+    max_size=4,
+)
+
+
+@given(ROUTES, PARTS, st.sampled_from([b"\r\n", b"\n", b""]), st.integers(0, 60), st.booleans())
+@hostile(200)
+def test_any_form(
+    app: App, path: str, parts: list[tuple[str, bytes]], line: bytes, missing: int, named: bool
+) -> None:
+    body = b"".join(
+        b'--x%sContent-Disposition: form-data; name="%s"%s%s%s\r\n'
+        % (line, name.encode("utf-8", "surrogateescape"), line, line, data)
+        for name, data in parts
+    )
+    body += b"--x--\r\n"
+    content_type = "multipart/form-data; boundary=x" if named else "multipart/form-data"
+    send(app, path, body[: len(body) - missing], {"Content-Type": content_type})
+
+
+TENSORS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["images", "z"]) | VALUES,
+        "datatype": st.sampled_from(["FP32", "UINT8", "FP64", "BYTES"]) | VALUES,
+        "shape": st.sampled_from([[1, 10], [1, 784], [1, 1, 28, 28], [2**40, 784]]) | VALUES,
+        "data": st.lists(SCALARS, min_size=10, max_size=10) | st.just([0.5] * 784) | VALUES,
+        "parameters": st.fixed_dictionaries(
+            {},
+            optional={"binary_data_size": st.sampled_from([40, 784, 3136]) | SCALARS},
+        )
+        | VALUES,
+    },
+)
+INFER_BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": SCALARS,
+        "inputs": st.lists(TENSORS | VALUES, max_size=2) | VALUES,
+        "outputs": st.lists(
+            st.builds(lambda name: {"name": name}, st.sampled_from(["mu", "images", "score"]))
+            | VALUES,
+            max_size=3,
+        ),
+        "parameters": st.fixed_dictionaries(
+            {},
+            optional={
+                "timeout": st.sampled_from([0, 10**9, -1]) | st.text(max_size=3),
+                "binary_data_output": SCALARS,
+            },
+        ),
+    },
+)
+
+
+@given(
+    INFER_ROUTES,
+    INFER_BODIES,
+    st.binary(max_size=20) | st.sampled_from([bytes(40), bytes(784), bytes(3136)]),
+    st.none() | st.integers(-2, 2) | st.text("0123456789-+x ", max_size=20),
+)
+@hostile(300)
+def test_any_infer_request(
+    app: App, path: str, body: dict[str, Any], binary: bytes, length: int | str | None
+) -> None:
+    """`length` is what the header says, or how far it is from the truth."""
+    try:
+        text = orjson.dumps(body)
+    except orjson.JSONEncodeError:  # an integer of more than 64 bits
+        text = repr(body).replace("'", '"').replace("None", "null").encode()
+    headers = {"Content-Type": "application/octet-stream"}
+    if length is not None:
+        said = length if isinstance(length, str) else str(len(text) + length)
+        headers["Inference-Header-Content-Length"] = said
+    answer = send(app, path, text + binary, headers)
+    if answer.status_code == 200 and "inference-header-content-length" not in answer.headers:
+        assert answer.json()["outputs"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.batching import MAX_RETRY_AFTER_S, Batched, MicroBatcher
 from service.errors import QueueFullError
+from service.room import Room
 
 HANG_S = 10
 
@@ -54,13 +55,17 @@ def make_batcher() -> Iterator[Callable[..., MicroBatcher]]:
 
     def make(max_batch_rows: int = 4, max_queue_rows: int = 100, **options: Any) -> MicroBatcher:
         made.append(
-            MicroBatcher(max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, **options)
+            MicroBatcher(
+                max_batch_rows=max_batch_rows,
+                max_queue_rows=max_queue_rows,
+                **({"room": Room(1 << 20)} | options),
+            )
         )
         return made[-1]
 
     yield make
     for batcher in made:
-        batcher.close()
+        assert batcher.close(HANG_S)
 
 
 def rows(first: int, n: int = 1) -> NDArray[np.int64]:
@@ -266,7 +271,7 @@ def test_a_request_cancelled_in_its_last_batch_does_not_take_its_mates_along(
 def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
     make_batcher: Callable[..., MicroBatcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10_000, 5))  # each look at it is 5 s after the last
+    clock = iter(range(10_000))  # each look at it is 1 s after the last: a batch takes six
     monkeypatch.setattr("service.batching.perf_counter", lambda: float(next(clock)))
     network = Network()
     batcher = make_batcher(max_batch_rows=1, max_queue_rows=1_000)
@@ -278,13 +283,13 @@ def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
 
     async def main() -> None:
         assert asked_to_wait() == 1, "nothing was measured yet"
-        await batcher.submit(network, rows(0))  # one row took 5 s
+        await batcher.submit(network, rows(0))  # one row took 6 s
         assert asked_to_wait() == 1, "nothing waits"
         network.gate.clear()
         tasks = [asyncio.create_task(batcher.submit(network, rows(i))) for i in range(4)]
         await network.running()
         await asyncio.sleep(0)
-        assert asked_to_wait() == 15, "three rows wait"
+        assert asked_to_wait() == 18, "three rows wait"
         tasks.append(asyncio.create_task(batcher.submit(network, rows(0, 500))))
         await asyncio.sleep(0)
         assert asked_to_wait() == MAX_RETRY_AFTER_S
@@ -356,7 +361,7 @@ def test_after_close_a_request_fails_instead_of_hanging(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     batcher = make_batcher()
-    batcher.close()
+    batcher.close(HANG_S)
 
     async def main() -> None:
         with pytest.raises(RuntimeError):
@@ -368,13 +373,13 @@ def test_after_close_a_request_fails_instead_of_hanging(
 def test_short_passes_run_on_the_event_loop_and_only_they(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
-    batcher = make_batcher(inline_rows=2)
+    batcher = make_batcher()
     here = threading.current_thread().name
 
     async def main() -> None:
-        for n, inline, on_loop in ((2, True, True), (3, True, False), (2, False, False)):
+        for n, inline_rows, on_loop in ((2, 2, True), (3, 2, False), (2, 0, False)):
             network = Network()
-            done = await batcher.submit(network, rows(0, n), inline=inline)
+            done = await batcher.submit(network, rows(0, n), inline_rows=inline_rows)
             assert values(done) == [2 * i for i in range(n)]
             assert (here in network.threads) == on_loop
 
@@ -385,14 +390,15 @@ def test_on_the_event_loop_too_a_failure_is_its_own_request_s_only(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network(bad_row=1)
-    batcher = make_batcher(inline_rows=4)
+    batcher = make_batcher()
 
     async def main() -> None:
         found = await asyncio.gather(
-            *(batcher.submit(network, rows(i)) for i in range(3)), return_exceptions=True
+            *(batcher.submit(network, rows(i), inline_rows=4) for i in range(3)),
+            return_exceptions=True,
         )
         assert [isinstance(one, ValueError) for one in found] == [False, True, False]
-        assert network.batches == [3, 1, 1, 1]
+        assert network.batches == [3, 1, 2, 1, 1]
 
     run(main())
 
@@ -401,7 +407,7 @@ def test_between_batches_on_the_event_loop_others_get_their_turn(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network()
-    batcher = make_batcher(max_batch_rows=2, inline_rows=2)
+    batcher = make_batcher(max_batch_rows=2)
     turns: list[int] = []
 
     async def other() -> None:
@@ -411,7 +417,7 @@ def test_between_batches_on_the_event_loop_others_get_their_turn(
 
     async def main() -> None:
         beside = asyncio.create_task(other())
-        await batcher.submit(network, rows(0, 10))
+        await batcher.submit(network, rows(0, 10), inline_rows=2)
         beside.cancel()
 
     run(main())
@@ -436,3 +442,60 @@ def test_a_deadline_drops_what_waits(make_batcher: Callable[..., MicroBatcher]) 
 
     run(main())
     assert network.batches == [1]
+
+
+def test_bytes_have_their_limit_too(make_batcher: Callable[..., MicroBatcher]) -> None:
+    batcher = make_batcher(room=Room(5 * rows(0).nbytes))
+    network = Network()
+
+    async def main() -> None:
+        network.gate.clear()
+        first = asyncio.create_task(batcher.submit(network, rows(0, 3)))
+        await network.running()
+        with pytest.raises(QueueFullError, match="24 bytes of images do not fit: 24 are held"):
+            await batcher.submit(network, rows(3, 3))
+        network.gate.set()
+        assert values(await first) == [0, 2, 4]
+        assert values(await batcher.submit(network, rows(3, 3))) == [6, 8, 10], "all is given back"
+
+    run(main())
+
+
+def test_one_row_does_not_wait_for_thousands(make_batcher: Callable[..., MicroBatcher]) -> None:
+    network = Network()
+    batcher = make_batcher(max_batch_rows=4, max_queue_rows=10_000)
+
+    async def main() -> None:
+        network.gate.clear()
+        large = [asyncio.create_task(batcher.submit(network, rows(0, 400))) for _ in range(3)]
+        await network.running()
+        small = asyncio.create_task(batcher.submit(network, rows(7)))
+        await asyncio.sleep(0)
+        network.gate.set()
+        assert values(await small) == [14]
+        assert len(network.batches) <= 3, "the one that ran, and its own"
+        for task in large:
+            assert len(values(await task)) == 400
+
+    run(main())
+
+
+def test_many_small_requests_do_not_keep_a_large_one_waiting(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    network = Network()
+    batcher = make_batcher(max_batch_rows=4, max_queue_rows=10_000)
+
+    async def main() -> None:
+        stop = False
+
+        async def small() -> None:
+            while not stop:
+                await batcher.submit(network, rows(0))
+
+        many = [asyncio.create_task(small()) for _ in range(20)]
+        assert len(values(await batcher.submit(network, rows(0, 40)))) == 40
+        stop = True
+        await asyncio.gather(*many)
+
+    run(main())

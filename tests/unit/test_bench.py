@@ -68,7 +68,7 @@ def server(answer: Answer) -> Iterator[int]:
 
 
 def generator(port: int, connections: int = 8) -> Generator:
-    return Generator(port, load.raw_http(port, REQUEST), connections)
+    return Generator(port, load.raw_http(port, REQUEST), connections=connections)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
@@ -114,7 +114,18 @@ def test_other_answers_and_closed_connections_are_errors_and_no_latencies() -> N
         sender.run(times("even", 600, 0.1))
         sender.close()
     assert (sender.good, sender.failed) == (20, 40)
+    assert sender.statuses == {"200": 20, "503": 20, open_loop.NEVER: 20}
     assert len(sender.latencies) == 20
+
+
+def test_of_several_requests_each_has_its_turn_and_runs_add_up() -> None:
+    other = b"GET / HTTP/1.1\r\nX: " + REQUEST[2] + b"\r\n\r\n" + REQUEST[2]
+    with server(lambda number: OK if number % 2 else FULL) as port:
+        sender = Generator(port, load.raw_http(port, REQUEST), other, connections=1)
+        for seconds in (0.1, 0.2):
+            sender.run(times("even", 100, seconds))
+        sender.close()
+    assert sender.statuses == {"200": 15, "503": 15}
 
 
 def test_what_is_never_answered_counts_with_the_time_it_was_waited_for(
@@ -126,13 +137,17 @@ def test_what_is_never_answered_counts_with_the_time_it_was_waited_for(
             port, load.raw_http(port, REQUEST), rate=200, seconds=0.1, schedule="even"
         )
     assert (found.requests, found.errors) == (20, 10)
+    assert found.statuses == {"200": 10, open_loop.NEVER: 10}
     assert found.p99_ms >= 200
 
 
 def test_the_generator_tells_in_its_own_process_whether_it_kept_up() -> None:
     with server(lambda _: OK) as port:
-        found = load.open_loop(port, REQUEST, rate=100, seconds=0.2, schedule="poisson")
+        found = load.open_loop(
+            port, REQUEST, rate=100, seconds=0.2, schedule="poisson", connections=4
+        )
     assert (found["requests"], found["errors"]) == (20, 0)
+    assert found["statuses"] == {"200": 20}
     assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"]
     assert found["late_p99_ms"] <= found["late_max_ms"]
     assert isinstance(found["kept_up"], bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 import zlib
 from time import perf_counter
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
-from service.body import read_body
+from service.body import UNPACK_BYTES, read_body
 from service.context import RequestContext, headers_of
 from service.deadlines import Deadlines
 from service.errors import BadBodyError, TooLargeError, UnsupportedTypeError
@@ -76,6 +77,72 @@ def test_a_bomb_is_not_unpacked_past_the_limit() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(TooLargeError, match="unpacks to more bytes than the maximum 1,000,000"):
         asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), 1_000_000, Deadlines()))
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_body_of_whole_steps_is_unpacked_whole(extra: int, encoding: str) -> None:
+    data = bytes(3 * UNPACK_BYTES + extra)
+    packed = gzip.compress(data) if encoding == "gzip" else zlib.compress(data)
+    request = request_of(
+        *(packed[i : i + 1] for i in range(len(packed))), content_encoding=encoding
+    )
+    assert asyncio.run(read_body(request, len(data), Deadlines())) == data
+
+
+def test_others_have_their_turn_while_a_body_is_unpacked() -> None:
+    """A few kilobytes that become thirty megabytes are in one chunk, which others wait for."""
+    steps = 30
+    bomb = gzip.compress(bytes(steps * UNPACK_BYTES))
+
+    async def turns_beside() -> int:
+        request = request_of(bomb, content_encoding="gzip")
+        reading = asyncio.create_task(read_body(request, steps * UNPACK_BYTES, Deadlines()))
+        turns = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(await reading) == steps * UNPACK_BYTES
+        return turns
+
+    assert asyncio.run(turns_beside()) >= steps
+
+
+def test_a_bomb_takes_no_more_than_the_limit_and_a_step() -> None:
+    bomb = gzip.compress(bytes(100 * UNPACK_BYTES))
+    limit = 8 * UNPACK_BYTES
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), limit, Deadlines()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.3 * limit + 2 * UNPACK_BYTES, "an eighth is room to grow"
+
+
+def test_a_body_in_many_pieces_is_in_memory_once() -> None:
+    piece, pieces = bytes(1 << 16), 256
+
+    async def receive() -> Message:
+        nonlocal pieces
+        pieces -= 1
+        return {"type": "http.request", "body": piece, "more_body": pieces > 0}
+
+    size = len(piece) * pieces
+    request = request_of(b"")
+    request._receive = receive
+
+    async def length() -> int:
+        return len(await read_body(request, size, Deadlines()))
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(length()) == size
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.3 * size, "an eighth is room to grow"
 
 
 @pytest.mark.parametrize("body", [b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"y", b""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from model.bundle import (
     CALIBRATION_FILE,
     FORMAT,
     MAX_CALIBRATION_BYTES,
-    MAX_HEADER_BYTES,
     Bundle,
     BundleError,
     find_bundle,
@@ -35,6 +35,7 @@ from model.calibration import Calibration
 from model.config import VAEConfig
 from model.preprocessing import PREPROCESSING
 from model.scoring import ScoreStatistics
+from model.tensor_file import MAX_HEADER_BYTES
 from model.training.card import model_card
 from model.vae import VAE
 from tests.unit.samples import (
@@ -468,9 +469,9 @@ def with_value(value: float) -> dict[str, Tensor]:
         (with_value(float("nan")), "encoder.0.weight holds NaN"),
         (with_value(float("inf")), "encoder.0.weight holds NaN or infinity"),
         (with_value(float("-inf")), "encoder.0.weight holds NaN or infinity"),
-        (with_tensor("decoder.0.bias", Tensor.double), "decoder.0.bias is torch.float64"),
-        (with_tensor("decoder.0.bias", Tensor.half), "decoder.0.bias is torch.float16"),
-        (with_tensor("decoder.0.bias", Tensor.int), "decoder.0.bias is torch.int32"),
+        (with_tensor("decoder.0.bias", Tensor.double), "decoder.0.bias is F64"),
+        (with_tensor("decoder.0.bias", Tensor.half), "decoder.0.bias is F16"),
+        (with_tensor("decoder.0.bias", Tensor.int), "decoder.0.bias is I32"),
         (with_tensor("decoder.0.weight", lambda t: t.T.contiguous()), "shape (3, 7), not (7, 3)"),
         (with_tensor("decoder.0.bias", lambda t: t[:-1].clone()), "shape (6,), not (7,)"),
         ({**WHOLE.weights, "encoder.9.weight": torch.ones(1)}, "'encoder.9.weight'"),
@@ -516,7 +517,7 @@ def test_tables_of_another_version_s_scores(directory: Path) -> None:
         (lambda t: t.update({"statistics.latent_mean": torch.ones(4)}), "shape (4,), not (3,)"),
         (lambda t: t["statistics.latent_precision"].fill_(math.nan), "latent_precision holds NaN"),
         (lambda t: t["statistics.fused_tail"].fill_(math.inf), "fused_tail holds NaN or infinity"),
-        (lambda t: t.update({"statistics.contrast": torch.ones(1).double()}), "torch.float64"),
+        (lambda t: t.update({"statistics.contrast": torch.ones(1).double()}), "F64, expected F32"),
         (lambda t: t.update({"statistics.fused_tail": torch.ones(2)}), "shape (2,), not (3,)"),
         (lambda t: t.pop("statistics.mixture_log_weights"), "lacks tensor 'mixture_log_weights'"),
         (lambda t: t.update(mixture(0)), ", not (1"),
@@ -550,10 +551,10 @@ def test_wrong_statistics_are_told(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda t: t.update(mse=t["mse"].astype(np.float64)), "mse is float64, shape (7,)"),
-        (lambda t: t.update(mse=t["mse"].astype(np.int32)), "mse is int32, shape (7,)"),
-        (lambda t: t.update(mse=t["mse"][None]), "mse is float32, shape (1, 7)"),
-        (lambda t: t.update(mse=np.array(1, np.float32)), "mse is float32, shape ()"),
+        (lambda t: t.update(mse=t["mse"].astype(np.float64)), "mse is F64, shape (7,)"),
+        (lambda t: t.update(mse=t["mse"].astype(np.int32)), "mse is I32, shape (7,)"),
+        (lambda t: t.update(mse=t["mse"][None]), "mse is F32, shape (1, 7)"),
+        (lambda t: t.update(mse=np.array(1, np.float32)), "mse is F32, shape ()"),
         (lambda t: t.update(mse=t["mse"][:6]), "'mse': 6"),
         (lambda t: t.update({name: table[:0] for name, table in t.items()}), "'mse': 0"),
         (lambda t: t.update(mse=t["mse"][::-1].copy()), "'mse' are not sorted"),
@@ -638,6 +639,54 @@ def test_too_large_a_file_is_refused_unread(
     monkeypatch.setattr(Path, "read_bytes", noting)
     assert f"{name} has {size:,} bytes > " in refused(directory)
     assert name not in read
+
+
+def header_of(entries: object, length: int | None = None) -> bytes:
+    """A safetensors file of a header and nothing else."""
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+WRONG_HEADERS: dict[str, tuple[bytes, str]] = {
+    "of 2⁶³ bytes": (header_of({}, 2**63), "9,223,372,036,854,775,808 bytes > maximum 1,048,576"),
+    "of 100 MB": (header_of({}, 100_000_000), "100,000,000 bytes > maximum 1,048,576"),
+    "longer than the file": (header_of({}, 1_000), "ends within its header of 1,000 bytes"),
+    "no object": (header_of([]), "no JSON object"),
+    "no JSON": (struct.pack("<Q", 4) + b"\x80\x02}.", "not JSON"),
+    "nested": (struct.pack("<Q", 100_000) + b"[" * 100_000, ""),
+    "a shape of floats": (header_of({"a": {"dtype": "F32", "shape": [1.5]}}), "no dtype and shape"),
+    "a shape below 0": (header_of({"a": {"dtype": "F32", "shape": [-1]}}), "no dtype and shape"),
+    "a shape past all memory": (
+        header_of(
+            {
+                name: {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}
+                for name in WHOLE.weights
+            }
+        ),
+        "has shape (1099511627776, 1099511627776), not",
+    ),
+    "no tensor": (header_of({"__metadata__": {}}), "lacks tensor"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_HEADERS)
+def test_weights_are_not_read_past_a_wrong_header(
+    kind: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the hash is right: it is made by who made the file."""
+    data, reason = WRONG_HEADERS[kind]
+    replace_weights(directory, data)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(safetensors.torch, "load", lambda _: pytest.fail("it was parsed"))
+    assert reason in refused(directory)
+
+
+def test_a_calibration_is_not_read_past_a_wrong_header(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_calibration(directory, header_of({"mse": {"dtype": "F32", "shape": [2**40, 7]}}))
+    monkeypatch.setattr(safetensors.numpy, "load", lambda _: pytest.fail("it was parsed"))
+    assert "mse is F32, shape (1099511627776, 7)" in refused(directory)
 
 
 class Saved(NamedTuple):

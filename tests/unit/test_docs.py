@@ -11,14 +11,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from benchmarks import report
 from benchmarks.quality_tables import markdown
 from model.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
 from model.calibration import DEFAULT_DRAWS
 from model.engine import Engine
+from service.metrics import REFUSALS, Metrics
+from service.request_log import Ended, JsonLines, TextLines
 from service.settings import Settings
+from service.trace_context import Trace
 from tests.conftest import Server
+from tests.load import results as reliability
+from tests.load.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,8 +47,48 @@ def test_settings_table_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize("text", [README, CONTAINER_FILES], ids=["README", "container"])
 def test_every_setting_named_exists(text: str) -> None:
-    known = {f"VAE_{name.upper()}" for name in Settings.model_fields} | {"VAE_DATA_DIR"}
+    known = {f"VAE_{name.upper()}" for name in Settings.model_fields}
+    known |= {"VAE_DATA_DIR", "VAE_API_KEY"}  # of the commands that train, and of the client
     assert set(re.findall(r"\bVAE_[A-Z_]+", text)) - known == set()
+
+
+def metrics_table() -> str:
+    rows = ["| metric | type | labels | what it is |", "| --- | --- | --- | --- |"]
+    for metric in Metrics(bundle="", version="")._registry._collector_to_names:
+        assert isinstance(metric, MetricWrapperBase)
+        name = f"{metric._name}{'_total' * (metric._type == 'counter')}"
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
+        rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    assert f"\n{metrics_table()}\n\n" in README, f"README.md should have:\n{metrics_table()}"
+    assert f"Reasons are {', '.join(f'`{reason}`' for reason in REFUSALS)}." in README
+
+
+def log_lines() -> str:
+    ended = Ended(
+        time=1_769_860_800.123,
+        request_id="6f1f9d1fb0f34bd2b0a0c4d28f1a6c55",
+        method="POST",
+        route="/anomaly-score",
+        path="/anomaly-score",
+        status=200,
+        seconds=0.0011,
+        queue_s=0.0001,
+        infer_s=0.0009,
+        images=1,
+        model_version="5b1f0a6c9d2e",
+        trace=Trace("00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01", "00f067aa0ba902b7"),
+        key="laboratory",
+    )
+    lines = (made.of_request(ended).decode() for made in (TextLines(), JsonLines()))
+    return "".join(re.sub(r"20[0-9-]+T[0-9:.]+Z", "2026-01-31T12:00:00.123Z", x) for x in lines)
+
+
+def test_the_lines_of_the_log_are_those_of_the_code() -> None:
+    assert f"```\n{log_lines()}```\n" in README, f"README.md should have:\n{log_lines()}"
 
 
 def test_the_benchmarks_tables_are_those_committed() -> None:
@@ -64,6 +110,14 @@ def test_the_speed_tables_are_those_of_the_results() -> None:
     for row, (name, *figures) in zip(quoted, columns[2:], strict=True):
         assert row[0] == name
         assert row[1:4] == [figures[i].split(" ")[0] for i in (0, 2, 4)]
+
+
+def test_the_reliability_table_is_that_of_the_results() -> None:
+    found = reliability.read()
+    assert reliability.markdown(found) == (ROOT / "benchmarks/results/reliability.md").read_text()
+    assert reliability.table(found) in README
+    named = {promise["what"] for promise in found.get("checks", {}).get("promises", ())}
+    assert named <= {check.what for check in CHECKS}
 
 
 def test_the_quality_tables_are_those_of_the_results() -> None:

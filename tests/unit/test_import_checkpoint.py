@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -320,6 +321,29 @@ def test_the_traps_would_spring(tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     pickle.loads(pickle.dumps(Trap(os.system, f"touch {sprung}")))  # noqa: S301
     assert sprung.exists()
+
+
+def test_a_packed_archive_is_refused_unread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = saved(state() | {"zeros": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for member in source.infolist():
+            out.writestr(member.filename, source.read(member))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    assert "packed.pt has" in refused(path, tmp_path, capsys)
+
+
+def test_a_tensor_larger_than_the_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One number, seen as 2⁴⁰: torch saves the one, and how to look at it."""
+    vast = torch.zeros(1, dtype=torch.float64).expand(1 << 20, 1 << 20)
+    path = saved(state() | {"encoder.0.weight": vast}, tmp_path / "vast.pt")
+    assert path.stat().st_size < 1_000_000
+    message = refused(path, tmp_path, capsys)
+    assert "encoder.0.weight claims 8,796,093,022,208 bytes, the file has 8 of it" in message
 
 
 def test_a_whole_module_is_refused_with_what_to_do(

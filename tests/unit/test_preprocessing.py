@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,6 @@ def test_it_is_turned_as_its_exif_says(file_format: str, orientation: int) -> No
     assert_close(pixels(data, (1, *seen.shape))[0], seen, by=3)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, of an EXIF that makes no sense
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(
     "exif", [b"junk", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + bytes(30)]
@@ -210,7 +210,8 @@ def test_an_animated_gif_is_not_read() -> None:
 def test_an_animation_gives_its_first_frame(file_format: str) -> None:
     frames = [Image.fromarray(frame).convert("RGB") for frame in (GREY, 255 - GREY, GREY.T)]
     data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], lossless=True)
-    assert getattr(open_image(data, max_pixels=MAX_PIXELS), "n_frames", 1) == 3
+    with Image.open(BytesIO(data)) as animation:
+        assert getattr(animation, "n_frames", 1) == 3
     assert np.array_equal(pixels(data), GREY[None])
 
 
@@ -308,7 +309,6 @@ def test_too_large_an_image_is_refused_by_its_header(
     assert "5000 × 4000 = 20,000,000 pixels > maximum 1,000,000" in str(raised.value)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow warns, and raises only from twice its limit
 @pytest.mark.parametrize("side", [9_500, 10_000, 13_000, 14_000, 60_000, 2**31 - 1])
 def test_far_too_large_an_image_is_refused_too(side: int) -> None:
     with pytest.raises(ImageTooLargeError, match="maximum 1,000,000"):
@@ -357,8 +357,8 @@ def test_no_truncation_gives_half_a_picture(kind: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"]))
-def test_garbage_is_malformed(garbage: bytes, magic: bytes) -> None:
-    with pytest.raises(MalformedImageError):
+def test_garbage_is_no_image(garbage: bytes, magic: bytes) -> None:
+    with pytest.raises((MalformedImageError, ImageTooLargeError)):  # it may claim any size
         pixels(magic + garbage)
 
 

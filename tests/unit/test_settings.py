@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -67,6 +68,10 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("host", "0.0.0.0"),  # noqa: S104 - only read
         ("port", "0"),
         ("port", "65535"),
+        ("api_keys_file", "/run/secrets/api-keys"),
+        ("api_keys", "a-key-of-16-chars,another-key-of-24-chars"),
+        ("allow_anonymous", "True"),
+        ("cors_origins", "https://example.org,http://localhost:3000"),
         ("bundle", "fashion-mnist"),
         ("device", "cuda:1"),
         ("threads", "3"),
@@ -81,6 +86,7 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("alpha", "0.05"),
         ("shutdown_timeout_s", "5"),
         ("log_level", "debug"),
+        ("log_format", "json"),
     ],
 )
 def test_environment_and_flag_mean_the_same(
@@ -104,7 +110,42 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(
 
 def test_all_settings_are_in_the_examples_above() -> None:
     marks = test_environment_and_flag_mean_the_same.pytestmark  # type: ignore[attr-defined]
-    assert {name for name, _ in marks[0].args[1]} == set(Settings.model_fields)
+    named = {name for name, _ in marks[0].args[1]} | {"tls_cert_file", "tls_key_file"}
+    assert named == set(Settings.model_fields)
+
+
+def test_a_certificate_comes_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = of_flags("--tls-cert-file", "a.pem", "--tls-key-file", "b.pem")
+    monkeypatch.setenv("VAE_TLS_CERT_FILE", "a.pem")
+    with pytest.raises(ValidationError, match="together or not at all"):
+        Settings()
+    monkeypatch.setenv("VAE_TLS_KEY_FILE", "b.pem")
+    assert Settings() == flags
+
+
+def test_keys_do_not_show_in_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "a-key-that-nobody-may-see"
+    assert key not in repr(Settings(api_keys=key))
+    monkeypatch.setenv("VAE_API_KEYS", key)
+    for flags in (["--port", "x"], ["--max-queue-images", "1"], ["--nope"]):
+        with contextlib.suppress(SystemExit):
+            assert main(flags) == 2
+        shown = capsys.readouterr()
+        assert shown.err
+        assert key not in shown.err + shown.out
+    with pytest.raises(ValidationError) as refused:
+        Settings(max_queue_images=1)
+    assert key not in str(refused.value)
+
+
+def test_origins_one_by_one() -> None:
+    assert Settings().cors_origin_list == []
+    assert Settings(cors_origins="https://a.org, http://b:80").cors_origin_list == [
+        "https://a.org",
+        "http://b:80",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +154,13 @@ def test_all_settings_are_in_the_examples_above() -> None:
         ("host", ""),
         ("port", -1),
         ("port", 65_536),
+        ("api_keys_file", ""),
+        ("allow_anonymous", "perhaps"),
+        ("tls_cert_file", ""),
+        ("cors_origins", ""),
+        ("cors_origins", "example.org"),
+        ("cors_origins", "https://example.org/"),
+        ("cors_origins", "https://a.org,,"),
         ("bundle", ""),
         ("threads", 0),
         ("threads", 1025),

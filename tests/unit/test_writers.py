@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
+from service import writers
 from service.errors import InvalidContentError
-from service.writers import Answer, json_response, without_grey_channel, write_png
+from service.writers import (
+    Answer,
+    json_response,
+    without_grey_channel,
+    write_json,
+    write_large_json,
+    write_png,
+)
 
 
 def sheet(images: NDArray[np.float32], scale: int, max_pixels: int) -> Response:
@@ -62,3 +70,17 @@ def test_a_sheet_too_large_is_refused() -> None:
 def test_a_channel_of_its_own_is_left_out() -> None:
     assert without_grey_channel(np.zeros((2, 1, 4, 5), dtype=np.float32)).shape == (2, 4, 5)
     assert without_grey_channel(np.zeros((2, 3, 4, 5), dtype=np.float32)).shape == (2, 3, 4, 5)
+
+
+def test_large_json_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "PIECE_NUMBERS", 10)
+    images = np.random.default_rng(0).random((7, 2, 3), dtype=np.float32)
+    fields = {
+        "model": 'a "name"',
+        "images": images,
+        "mse": images[:, 0, 0],
+        "turned": images.T,
+        "none": None,
+    }
+    answer = Answer(fields=fields, array=images)
+    assert write_large_json(answer).body == write_json(answer).body

@@ -1,0 +1,48 @@
+"""W3C Trace Context: which trace a request is part of, and who in it called.
+
+https://www.w3.org/TR/trace-context/
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Final, NamedTuple
+
+TRACEPARENT: Final = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?",
+    re.ASCII,
+)
+"""Version, trace, caller's span, flags. Ids of zeros and version ff are invalid; what later
+versions add stands behind another dash."""
+
+KNOWN_FLAGS: Final = 0x03
+"""Sampled, and that the trace's id is random. A participant sets the others to zero."""
+
+SPANS: Final = Random()  # noqa: S311 - no secret
+
+
+class Trace(NamedTuple):
+    """A request's place in its trace."""
+
+    traceparent: str
+    """As the answer bears it: the caller's trace, and this request as the span."""
+    parent_id: str
+    """The caller's span."""
+
+
+def join_trace(traceparent: str) -> Trace | None:
+    """A span of its own in the caller's trace; None if the header is not valid.
+
+    >>> join_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").parent_id
+    '00f067aa0ba902b7'
+    """
+    match = TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace_id, parent_id, flags, more = match.groups()
+    if version == "00" and more is not None:
+        return None
+    span_id = SPANS.getrandbits(64) or 1
+    kept = int(flags, 16) & KNOWN_FLAGS
+    return Trace(f"00-{trace_id}-{span_id:016x}-{kept:02x}", parent_id)

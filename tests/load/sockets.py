@@ -1,0 +1,37 @@
+"""Whose connections are whose, as Linux tells it in /proc."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+ESTABLISHED: Final = "01"
+
+
+def peers_of(pid: int, port: int) -> set[int]:
+    """Ports of those who are connected to a process that listens on `port`."""
+    sockets = set()
+    with suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # it was closed meanwhile
+                sockets.add(str(link.readlink()))
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *rest = line.split()
+        if state == ESTABLISHED and int(local.split(":")[1], 16) == port:
+            inode = rest[5]
+            if f"socket:[{inode}]" in sockets:
+                found.add(int(remote.split(":")[1], 16))
+    return found
+
+
+def zombies(session: int) -> list[int]:
+    """Processes of a session that have ended and that nobody has waited for."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if state == "Z" and int(of_session) == session:
+                found.append(int(stat.parent.name))
+    return found

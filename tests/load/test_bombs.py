@@ -1,0 +1,27 @@
+"""Files that would be large are refused, for what their bytes cost and no more."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.load.bombs import MAX_EXTRA_MIB, bombs, try_bombs
+from tests.load.running import running
+
+MAX_OTHERS_S: Final = 1.0
+"""Measured: 0.1 s, on a core that others share."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_bombs_cost_little() -> None:
+    with running() as service:
+        found = try_bombs(service, times=2)
+    assert len(found) == len(list(bombs()))
+    for item in found:
+        assert item.extra_mib < MAX_EXTRA_MIB, item
+        assert item.others_s < MAX_OTHERS_S, item
+        if item.status == 413:
+            assert re.search(r"\d.*maximum|maximum.*\d", item.detail), item
