@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Thread, current_thread
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -52,7 +52,10 @@ class _Job:
     inline_rows: int
     left: int
     """Rows that wait: the last ones of `rows`."""
-    pieces: list[Columns] = field(default_factory=list)
+    result: Columns | None = None
+    """Of a large one: filled batch by batch, as putting it together at the end would take long."""
+    done: int = 0
+    """Rows of `result`."""
     infer_s: float = 0.0
 
     def fail(self, error: Exception) -> None:
@@ -128,7 +131,7 @@ class MicroBatcher:
         """Raise `QueueFullError` if so many rows more would be refused."""
         if self._queued_rows + rows > self._max_queue_rows:
             raise QueueFullError(
-                f"{rows} images do not fit: {self._queued_rows} wait already, the maximum is "
+                f"{rows} {'image does' if rows == 1 else 'images do'} not fit: {self._queued_rows} wait already, the maximum is "
                 f"{self._max_queue_rows}",
                 of="images",
                 retry_after_s=self.retry_after_s,
@@ -280,16 +283,22 @@ class MicroBatcher:
                 await self._run_batch(waited_for)
 
     def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
-        job.pieces.append(piece)
         job.infer_s += seconds
-        if job.left or job.future.done():
+        if job.future.done():
             return
-        if len(job.pieces) == 1:
-            result: Columns = job.pieces[0]
-        else:
-            result = type(piece)(*map(np.concatenate, zip(*job.pieces, strict=True)))
+        n = len(piece[0])
+        if n < len(job.rows):
+            if job.result is None:
+                empty = (np.empty((len(job.rows), *c.shape[1:]), c.dtype) for c in piece)
+                job.result = type(piece)(*empty)
+            for whole, part in zip(job.result, piece, strict=True):
+                whole[job.done : job.done + n] = part
+            job.done += n
+            piece = job.result
+        if job.left:
+            return
         total = perf_counter() - job.queued_at
-        job.future.set_result(Batched(result, max(0.0, total - job.infer_s), job.infer_s))
+        job.future.set_result(Batched(piece, max(0.0, total - job.infer_s), job.infer_s))
 
     def _withdraw(self, job: _Job) -> None:
         """Drop rows that wait for nobody: the request was cancelled or has failed.

@@ -22,9 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.context import CLIENT_LEFT, Contexts, OwnHeaders, RequestContext
-
-START: Final = "http.response.start"
-BODY: Final = "http.response.body"
+from service.writers import BODY, START, InPieces
 
 MAX_PACK_BYTES: Final = 1 << 20
 """Larger answers are not compressed: that would hold all others up for tens of milliseconds."""
@@ -77,7 +75,10 @@ class DirectRoutes:
             response = await self._answer(handler, Request(scope, receive), context)
             status = response.status_code
             own = self._contexts.headers(context)
-            if not self._pack_bytes <= len(response.body) < MAX_PACK_BYTES:
+            if isinstance(response, InPieces):
+                response.raw_headers += own
+                await response(scope, receive, send)
+            elif not self._pack_bytes <= len(response.body) < MAX_PACK_BYTES:
                 headers = OwnHeaders(response.raw_headers)
                 headers += own
                 await send({"type": START, "status": status, "headers": headers})

@@ -123,12 +123,13 @@ def read_latents(body: bytes, content_type: str, wanted: LatentsWanted) -> Laten
     return LATENT_READERS[_media_type(body, content_type, LATENT_READERS)](body, wanted)
 
 
-async def write(accepted: str, answer: Answer) -> Response:
-    """The answer as the type that was negotiated."""
+async def write(accepted: str, answer: Answer, threads: Executor | None = None) -> Response:
+    """The answer as the type that was negotiated, made in `threads` where that takes long."""
     if accepted == PNG:
         return await asyncio.to_thread(write_png, answer)
     if accepted == JSON and answer.array.size > INLINE_NUMBERS:
-        return await asyncio.to_thread(write_large_json, answer)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, write_large_json, answer)
     return WRITERS[accepted](answer)
 
 

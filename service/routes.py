@@ -75,7 +75,9 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
     if query.sample:
         fields["z"] = draw(posterior, query.seed)
-    return await media.write(accepted, Answer(fields=fields, array=np.stack(posterior, axis=1)))
+    return await media.write(
+        accepted, Answer(fields=fields, array=np.stack(posterior, axis=1)), service.decoders
+    )
 
 
 @router.post(
@@ -115,7 +117,9 @@ async def reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
     return await media.write(
-        accepted, _images_answer(service, result.images, query, {"mse": result.mse})
+        accepted,
+        _images_answer(service, result.images, query, {"mse": result.mse}),
+        service.decoders,
     )
 
 
@@ -176,6 +180,7 @@ async def anomaly_score(
             scale=query.scale,
             max_png_pixels=service.settings.max_image_pixels,
         ),
+        service.decoders,
     )
 
 
@@ -342,7 +347,8 @@ async def _decoded(
 ) -> Response:
     service = Service.of(request)
     result = await service.inference.decode(z, RequestContext.of(request))
-    return await media.write(accepted, _images_answer(service, result.images, query, {}))
+    answer = _images_answer(service, result.images, query, {})
+    return await media.write(accepted, answer, service.decoders)
 
 
 def _images_answer(

@@ -24,7 +24,7 @@ class Service:
     inference: Inference
     metrics: Metrics
     decoders: Executor
-    """Decodes image files: few at a time, as each may take 100 MB."""
+    """Decodes image files, few at a time, as each may take 100 MB; and writes large JSON."""
     deadlines: Deadlines
     """Of bodies that are on their way."""
     health: Health

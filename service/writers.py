@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from io import BytesIO
@@ -13,6 +14,7 @@ import orjson
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidContentError
 
@@ -29,6 +31,13 @@ CIVIDIS: Final = (
 
 PIECE_NUMBERS: Final = 16_384
 """Written to JSON at once where others wait: about half a millisecond."""
+
+
+PAUSE_S: Final = 0.0002
+"""After each piece: only giving the interpreter away would have it back before others wake."""
+
+START: Final = "http.response.start"
+BODY: Final = "http.response.body"
 
 
 class Answer(NamedTuple):
@@ -61,7 +70,7 @@ class Negotiated(Response):
         own = {"content-length": str(len(self.body)), "content-type": str(self.media_type)}
         self.raw_headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in (*own.items(), ("vary", "Accept"), *(headers or {}).items())
+            for name, value in (own | {"vary": "Accept"} | dict(headers or {})).items()
         ]
 
 
@@ -75,21 +84,40 @@ def write_json(answer: Answer) -> Response:
     return Negotiated(_json(answer.fields), media_type="application/json")
 
 
-def write_large_json(answer: Answer) -> Response:
-    """As `write_json`, for a thread: after each piece others may have the interpreter."""
-    parts = []
-    for name, value in answer.fields.items():
-        if isinstance(value, np.ndarray) and value.size > PIECE_NUMBERS:
-            rows = max(1, PIECE_NUMBERS * len(value) // value.size)
-            pieces = []
-            for start in range(0, len(value), rows):
-                pieces.append(_json(value[start : start + rows])[1:-1])
-                sleep(0)
-            written = b"[" + b",".join(pieces) + b"]"
-        else:
-            written = _json(value)
-        parts.append(orjson.dumps(name) + b":" + written)
-    return Negotiated(b"{" + b",".join(parts) + b"}", media_type="application/json")
+class InPieces(Negotiated):
+    """An answer that is sent piece by piece: copies of tens of megabytes would hold others up."""
+
+    def __init__(self, pieces: list[bytes], media_type: str) -> None:
+        self.pieces = pieces
+        super().__init__(
+            media_type=media_type, headers={"content-length": str(sum(map(len, pieces)))}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send it."""
+        await send({"type": START, "status": self.status_code, "headers": self.raw_headers})
+        for piece in self.pieces:
+            await send({"type": BODY, "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": BODY, "body": b""})
+
+
+def write_large_json(answer: Answer) -> InPieces:
+    """As `write_json`, for a thread: after each piece others have the interpreter."""
+    parts: list[bytes] = []
+    for number, (name, value) in enumerate(answer.fields.items()):
+        parts.append((b"," if number else b"{") + orjson.dumps(name) + b":")
+        if not isinstance(value, np.ndarray) or value.size <= PIECE_NUMBERS:
+            parts[-1] += _json(value)
+            continue
+        rows = max(1, PIECE_NUMBERS * len(value) // value.size)
+        for start in range(0, len(value), rows):
+            piece = _json(value[start : start + rows])
+            parts.append((b"," if start else b"[") + piece[1:-1])
+            sleep(PAUSE_S)
+        parts.append(b"]")
+    parts.append(b"}")
+    return InPieces(parts, "application/json")
 
 
 def write_npy(answer: Answer) -> Response:

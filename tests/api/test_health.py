@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import health
-from service.health import Health
 from service.app import App
+from service.health import Health
 from tests.api.helpers import engine_of, hold, metric, problem, queue_holds, uint8_body
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,7 @@ from tritonclient.utils import (  # type: ignore[import-untyped]
     np_to_triton_dtype,
 )
 
-from service import inference
+from service import health
 from service.app import App
 from tests.api.conftest import SMALL
 from tests.api.helpers import HANG_S, engine_of, hold, queue_holds
@@ -716,7 +716,7 @@ async def test_a_full_queue(
     tasks.append(asyncio.create_task(infer(4)))
     await queue_holds(small_client, 8)
     answer = await infer(2)
-    error(answer, 503, "2", "8")
+    error(answer, 503, "not fit", "8")
     assert int(answer.headers["retry-after"]) >= 1
     held.let_go()
     assert [(await task).status_code for task in tasks] == [200, 200]
@@ -737,10 +737,10 @@ async def test_a_body_that_does_not_arrive(small_client: AsyncClient) -> None:
 async def test_not_ready(
     monkeypatch: pytest.MonkeyPatch, small_app: App, small_client: AsyncClient, infer: Infer
 ) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(inference, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
     for name in ("score", "decode"):
         monkeypatch.setattr(engine_of(small_app), name, broken)
     version = small_app.state.service.version

@@ -41,8 +41,13 @@ CHECKS: Final = (
     ),
     Check(
         FAULTS,
+        "memory of a GPU that runs out halves the batches from then on",
+        ("tests/unit/test_staging.py::test_memory_that_runs_out_halves_the_batches",),
+    ),
+    Check(
+        FAULTS,
         "ready is who gives the known answer to a known image",
-        ("tests/api/test_health.py",),
+        ("tests/api/test_health.py", "tests/unit/test_known.py"),
     ),
     Check(
         HOSTILE,
@@ -58,6 +63,26 @@ CHECKS: Final = (
         HOSTILE,
         "keys: hashed, reread, compared in constant time; rates in images a second",
         ("tests/unit/test_keys.py", "tests/unit/test_rates.py"),
+    ),
+    Check(
+        HOSTILE,
+        "access: scopes, 401, 403 and 429; no other address than loopback without keys",
+        ("tests/api/test_access.py",),
+    ),
+    Check(
+        HOSTILE,
+        "TLS by files, no old versions of it",
+        ("tests/api/test_tls.py",),
+    ),
+    Check(
+        HOSTILE,
+        "CORS off unless set, security headers on pages",
+        ("tests/api/test_pages.py",),
+    ),
+    Check(
+        HOSTILE,
+        "no stack trace, path or version of a library in an answer, no image or key in a log",
+        ("tests/api/test_leaks.py",),
     ),
     Check(
         HOSTILE,
@@ -90,6 +115,7 @@ CHECKS: Final = (
             "tests/unit/test_request_log.py",
             "tests/unit/test_log_writer.py",
             "tests/unit/test_trace_context.py",
+            "tests/api/test_seeing.py",
         ),
     ),
     Check(

@@ -26,7 +26,7 @@ SOAK: Final = "A soak"
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     OVERLOAD: ("overload", "deadlines", "disconnects", "fairness", "slow_clients"),
     FAULTS: ("workers", "stops", "reload", "faults", "stall"),
-    HOSTILE: ("fuzz", "bombs"),
+    HOSTILE: ("fuzz", "readers", "bombs"),
     SEEING: (),
     SOAK: ("soak",),
 }

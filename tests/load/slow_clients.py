@@ -119,14 +119,14 @@ def slow_promises(*, short: bool) -> tuple[list[Promise], Figures]:
                 each,
             ),
             at_most(
-                f"connections with a slow {kind} have {seconds_stated:g} s; the last one is closed after",
+                f"slow {kind}, {seconds_stated:g} s allowed: the last one is closed after",
                 max(ends[kind]),
                 seconds_stated + SLACK_S,
                 " s",
                 2,
             ),
             Promise(
-                what=f"connections with a slow {kind} have {seconds_stated:g} s; the first one is closed after",
+                what=f"slow {kind}, {seconds_stated:g} s allowed: the first one is closed after",
                 goal=f"≥ {seconds_stated - 0.1:g} s",
                 measured=f"{min(ends[kind]):.2f} s",
                 reached=min(ends[kind]) >= seconds_stated - 0.1,

@@ -33,7 +33,7 @@ NOT_READY_S: Final = 10.0
 """A probe is sent when the last one is 5 s old, and may take 2 s."""
 
 SLACK_S: Final = 3.0
-"""An answer of /readyz may take 2 s, in which a probe is waited for; and it is asked now and then."""
+"""An answer of /readyz may take 2 s, in which a probe is waited for."""
 
 EXIT_S: Final = 10.0
 """From not being alive to the end, at most."""
@@ -43,7 +43,10 @@ NEW_S: Final = 6.0
 
 PATHS: Final = ("/readyz", "/livez")
 
-ILLNESSES: Final = ("hang", "wrong", "raise", "hang everywhere")
+EVERYWHERE: Final = "hang everywhere"
+"""On the event loop, too: then nothing is answered any more."""
+
+ILLNESSES: Final = ("hang", "wrong", "raise", EVERYWHERE)
 
 
 class Illness:
@@ -64,7 +67,7 @@ class Illness:
         began = time.monotonic()
         (directory / str(self._live.pid)).write_text(self._illness)
         threads = [
-            threading.Thread(target=_ask, args=(self._live,)),  # and finds the network ill
+            threading.Thread(target=_ask, args=(self._live, self._illness)),
             *(threading.Thread(target=self._poll, args=(path, began)) for path in PATHS),
         ]
         for thread in threads:
@@ -85,9 +88,10 @@ class Illness:
             time.sleep(0.05)
 
 
-def _ask(live: Service) -> None:
+def _ask(live: Service, illness: str) -> None:
+    """Make the network do something: for one image on the event loop, for many beside it."""
     with suppress(OSError, HTTPException), live.caller(5.0) as caller:
-        caller.ask(raw(256))
+        caller.ask(raw(1 if illness == EVERYWHERE else 256))
 
 
 def single(illness: str, stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
@@ -100,7 +104,7 @@ def single(illness: str, stall_s: int, directory: Path) -> tuple[list[Promise], 
         found = Illness(live, illness, NOT_READY_S + stall_s + EXIT_S)
         found.watch(directory)
     promises = []
-    if illness != "hang everywhere":  # where the event loop hangs, nothing is answered
+    if illness != EVERYWHERE:
         ready_s, live_s = (found.first_503_s.get(path, math.inf) for path in PATHS)
         promises += [
             at_most(f"network: {illness}; /readyz 503 after", ready_s, NOT_READY_S, " s"),
@@ -144,7 +148,7 @@ def one_of_two(stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
         ill = min(before)
         (directory / str(ill)).write_text("hang")
         for _ in range(8):  # one of them meets it
-            threading.Thread(target=_ask, args=(live,), daemon=True).start()
+            threading.Thread(target=_ask, args=(live, "hang"), daemon=True).start()
 
         def gone() -> bool:
             return not Path(f"/proc/{ill}").exists()

@@ -18,6 +18,7 @@ from service.body import UNPACK_BYTES, read_body
 from service.context import RequestContext, headers_of
 from service.deadlines import Deadlines
 from service.errors import BadBodyError, TooLargeError, UnsupportedTypeError
+from service.room import Room
 
 
 def request_of(*chunks: bytes, **headers: str) -> Request:
@@ -32,7 +33,12 @@ def request_of(*chunks: bytes, **headers: str) -> Request:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope: Scope = {"type": "http", "headers": raw}
     context = RequestContext(
-        request_id="x", timeout_s=30, started=perf_counter(), headers=headers_of(scope)
+        request_id="x",
+        model_version="1",
+        room=Room(1 << 30),
+        timeout_s=30,
+        started=perf_counter(),
+        headers=headers_of(scope),
     )
     scope["state"] = {"context": context}
     return Request(scope, receive)

@@ -53,6 +53,7 @@ FIELDS = {
     *("format", "name", "weights_sha256", "config", "calibration"),
     *("preprocessing", "pixel_variance", "provenance", "metrics"),
 }
+"""Without `known`, which bundles of older versions have not."""
 WHOLE = whole_bundle(
     provenance={"data_set": "digits", "seed": 7, "files_sha256": {"a.gz": "00ff"}},
     metrics={"test": {"n": 3, "mse": 0.5, "mse_sampled": 0.6, "kl": 1.5, "negative_elbo": None}},
@@ -369,7 +370,7 @@ def test_what_is_no_config(directory: Path, text: bytes) -> None:
 
 
 def test_the_config_has_these_fields(directory: Path) -> None:
-    assert set(json.loads((directory / "config.json").read_text())) == FIELDS
+    assert set(json.loads((directory / "config.json").read_text())) == FIELDS | {"known"}
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
