@@ -130,8 +130,9 @@ class MicroBatcher:
     def check_room(self, rows: int = 1) -> None:
         """Raise `QueueFullError` if so many rows more would be refused."""
         if self._queued_rows + rows > self._max_queue_rows:
+            what = "1 image does" if rows == 1 else f"{rows} images do"
             raise QueueFullError(
-                f"{rows} {'image does' if rows == 1 else 'images do'} not fit: {self._queued_rows} wait already, the maximum is "
+                f"{what} not fit: {self._queued_rows} wait already, the maximum is "
                 f"{self._max_queue_rows}",
                 of="images",
                 retry_after_s=self.retry_after_s,
