@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -101,6 +102,7 @@ class Inference:
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
         shape = (len(images), self.engine.bundle.config.latent_size)
+        self.check_room(len(images))
         rows = self.engine.reconstruct_rows(images, standard_normal(shape, seed))
         return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
@@ -114,6 +116,7 @@ class Inference:
         maps: list[Floats] = []
         if name in self.engine.drawn_scores:
             shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
+            self.check_room(len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)))
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
             draws = await self._submit(run, rows, context, inline=False)
@@ -151,10 +154,10 @@ class Inference:
         """End the inference thread, after the batch that runs. Whether it ended in time."""
         return self._batcher.close(timeout_s)
 
-    def check_room(self) -> None:
-        """Raise `QueueFullError` if not even one image would be let in."""
+    def check_room(self, rows: int = 1) -> None:
+        """Raise `QueueFullError` if so many would be refused: before work is done for them."""
         try:
-            self._batcher.check_room()
+            self._batcher.check_room(rows)
         except QueueFullError as error:
             self._metrics.count_refusal(f"queue_{error.of}")
             raise

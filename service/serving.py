@@ -27,6 +27,10 @@ from service.settings import Settings
 
 log = logging.getLogger("service")
 
+SWITCH_S: Final = 0.0005
+"""How long a thread that wants the interpreter waits before the other is asked to give it: Python's
+5 ms are the inference thread's, again and again, while the event loop refuses what is too much."""
+
 IDLE_S: Final = 0.5
 """What idle connections have from the signal on, to be used once more: a request may be on its way,
 and would be lost if they were closed at once."""
@@ -69,6 +73,7 @@ def serve(
     # request up for 44 ms.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_S)
     connections = Connections(settings, app.state.service.metrics)
     config = uvicorn.Config(
         app,
