@@ -77,18 +77,15 @@ class Connections:
         self._idle[connection] = None
         self._limit(connection, timeout_s)
 
-    def begins(self, connection: Connection) -> None:
-        """The first byte of a head is here."""
+    def sends(self, connection: Connection) -> None:
+        """The first byte of a head is here; or its request is answered, and the rest of the body
+        is still on its way."""
         self._limit(connection, self.header_timeout_s)
 
     def works(self, connection: Connection) -> None:
         """It waits no longer for a request."""
         self._idle.pop(connection, None)
         self._deadlines.discard(connection)
-
-    def lingers(self, connection: Connection) -> None:
-        """Its request is answered, and the rest of the body is still on its way."""
-        self._limit(connection, self.header_timeout_s)
 
     def close_after_answers(self) -> None:
         """Let each connection have one answer more."""

@@ -53,7 +53,7 @@ class Metrics:
 
     def __init__(self, *, bundle: str, version: str) -> None:
         # When each series began is not told: shared files do not hold it.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call] # has no types
         self._registry = registry = CollectorRegistry()
         self._queued: Callable[[], int] = lambda: 0
         self._queued_bytes: Callable[[], int] = lambda: 0
@@ -201,7 +201,7 @@ class Metrics:
         registry = CollectorRegistry()
         own: Collector = self._registry
         if shared and any(Path(shared).glob("*.db")):  # nobody has removed them
-            own = MultiProcessCollector(None, shared)  # type: ignore[no-untyped-call]
+            own = MultiProcessCollector(None, shared)  # type: ignore[no-untyped-call] # has no types
         registry.register(_Shown(own))
         return generate_latest(registry)
 

@@ -131,7 +131,7 @@ class Protocol(HttpToolsProtocol):
         """Called by the parser."""
         super().on_message_begin()
         self._in_head = True
-        self._shared.begins(self)
+        self._shared.sends(self)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -150,7 +150,7 @@ class Protocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
         elif self._in_body:
-            self._shared.lingers(self)
+            self._shared.sends(self)
         elif not self._in_head:
             self._shared.waits(self, self._shared.keep_alive_s)
 

@@ -62,7 +62,7 @@ class SharedCounts:
             log.warning("a worker counts on its own: its files in %s are gone", self.directory)
             return
         os.environ[DIRECTORY_VARIABLE] = str(self.directory)
-        values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+        values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call] # no types
 
     def forget(self, place: int) -> None:
         """Drop what was true only while that worker lived. Its files stay as large as they are."""
