@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -30,6 +31,13 @@ log = logging.getLogger("service")
 SWITCH_S: Final = 0.0005
 """How long a thread that wants the interpreter waits before the other is asked to give it: Python's
 5 ms are the inference thread's, again and again, while the event loop refuses what is too much."""
+
+OWN_BLOCK_BYTES: Final = 8 << 20
+"""Blocks of memory from here on are the kernel's before and after. glibc raises this border to what
+was freed before, 32 MiB at most, and a body that grows on its heap leaves a hole of its size."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's, of malloc.h."""
 
 IDLE_S: Final = 0.5
 """What idle connections have from the signal on, to be used once more: a request may be on its way,
@@ -74,6 +82,7 @@ def serve(
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
+    _bound_blocks()
     connections = Connections(settings, app.state.service.metrics)
     config = uvicorn.Config(
         app,
@@ -96,6 +105,14 @@ def serve(
             # Its thread hangs, and Python would wait for it.
             logging.shutdown()
             os._exit(LEFT_BEHIND)
+
+
+def _bound_blocks() -> None:
+    """Have large blocks of memory given back at once, where the C library is one that can."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, OWN_BLOCK_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2 * OWN_BLOCK_BYTES)
 
 
 class _Server(uvicorn.Server):
