@@ -159,19 +159,23 @@ static int read_sizes(shape *s, PyObject *encoder, PyObject *decoder)
     return 1;
 }
 
-/* All n images, `most` at a time; `room` is for 3 · most of the widest layer's numbers. */
-static void compute(const shape *s, const float *weights, int relu_head, const float *pixels,
-                    float *heads, float *logits, Py_ssize_t n, Py_ssize_t most, float *room,
-                    int32_t *places)
+/* All n rows, `most` at a time, through the layers from `start` on: the first, to which they are
+ * images, or the decoder's first, to which they are latents. `room` is for 3 · most of the widest
+ * layer's numbers. */
+static void compute(const shape *s, Py_ssize_t start, const float *weights, int relu_head,
+                    const float *inputs, float *heads, float *logits, Py_ssize_t n,
+                    Py_ssize_t most, float *room, int32_t *places)
 {
     float *const numbers = room, *const one = numbers + s->widest * most;
     float *const other = one + s->widest * most;
     const Py_ssize_t p = s->in[0], width = 2 * s->latents;
+    for (Py_ssize_t i = 0; i < start; i++)
+        weights += numbers_of(s->in[i], s->out[i]);
     for (Py_ssize_t first = 0; first < n; first += most) {
         const Py_ssize_t rows = n - first < most ? n - first : most;
-        const float *x = pixels + first * p, *w = weights;
-        Py_ssize_t step = p;
-        for (Py_ssize_t i = 0; i < s->count; i++) {
+        const float *x = inputs + first * s->in[start], *w = weights;
+        Py_ssize_t step = s->in[start];
+        for (Py_ssize_t i = start; i < s->count; i++) {
             const int last = i == s->encoders - 1 || i == s->count - 1;
             float *y = i == s->encoders - 1 ? heads + first * width
                      : i == s->count - 1    ? logits + first * p
@@ -192,7 +196,7 @@ static void compute(const shape *s, const float *weights, int relu_head, const f
     }
 }
 
-enum { PIXELS, WEIGHTS, HEADS, LOGITS, ARRAYS };
+enum { INPUTS, WEIGHTS, HEADS, LOGITS, ARRAYS };
 
 /* A C-contiguous float32 array of `count` numbers; 0 with ValueError set if it is none. */
 static int floats(Py_buffer *into, PyObject *object, const char *name, Py_ssize_t count, int flags)
@@ -212,36 +216,28 @@ static int floats(Py_buffer *into, PyObject *object, const char *name, Py_ssize_
     return 1;
 }
 
-PyDoc_STRVAR(forward_doc,
-"forward(n, pixels, weights, encoder, decoder, relu_head, heads, logits)\n--\n\n"
-"Encode n images and decode z = μ: model.forward has the use of it.\n\n"
-"`pixels`, (n, P), are read, and `heads`, (n, 2D), and `logits`, (n, P), are written; all are\n"
-"C-contiguous float32. `encoder` and `decoder` are the layers' sizes, and `weights` what\n"
-"model.forward.packed makes of them. Raises ValueError where these do not fit each other.");
-
-static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* Check everything, then compute, from images or, where `heads` is NULL, from latents. */
+static PyObject *run(PyObject *number, PyObject *const objects[ARRAYS], PyObject *encoder,
+                     PyObject *decoder, int relu_head)
 {
-    if (count != 8) {
-        PyErr_Format(PyExc_TypeError, "forward takes 8 arguments, %zd given", count);
-        return NULL;
-    }
     shape s;
-    const Py_ssize_t n = PyLong_AsSsize_t(args[0]);
-    if ((n == -1 && PyErr_Occurred()) || !read_sizes(&s, args[3], args[4]))
+    const Py_ssize_t n = PyLong_AsSsize_t(number);
+    if ((n == -1 && PyErr_Occurred()) || !read_sizes(&s, encoder, decoder))
         return NULL;
     if (n < 0 || n > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(float) / s.widest) {
         PyErr_Format(PyExc_ValueError, "n is %zd", n);
         return NULL;
     }
-    const int relu_head = PyObject_IsTrue(args[5]);
+    const Py_ssize_t start = objects[HEADS] == NULL ? s.encoders : 0;
     Py_buffer arrays[ARRAYS];
     memset(arrays, 0, sizeof arrays);
     float *room = NULL;
     int32_t *places = NULL;
-    if (relu_head >= 0 && floats(&arrays[PIXELS], args[1], "pixels", n * s.in[0], 0) &&
-        floats(&arrays[WEIGHTS], args[2], "weights", s.numbers, 0) &&
-        floats(&arrays[HEADS], args[6], "heads", n * 2 * s.latents, PyBUF_WRITABLE) &&
-        floats(&arrays[LOGITS], args[7], "logits", n * s.in[0], PyBUF_WRITABLE)) {
+    if (floats(&arrays[INPUTS], objects[INPUTS], start ? "z" : "pixels", n * s.in[start], 0) &&
+        floats(&arrays[WEIGHTS], objects[WEIGHTS], "weights", s.numbers, 0) &&
+        (start || floats(&arrays[HEADS], objects[HEADS], "heads", n * 2 * s.latents,
+                         PyBUF_WRITABLE)) &&
+        floats(&arrays[LOGITS], objects[LOGITS], "logits", n * s.in[0], PyBUF_WRITABLE)) {
         const Py_ssize_t groups = n < GROUPS * ROWS ? (n + ROWS - 1) / ROWS : GROUPS;
         room = malloc((size_t)(s.widest * 3 * groups * ROWS + 1) * sizeof(float));
         places = malloc((size_t)(s.widest * groups + 1) * sizeof(int32_t));
@@ -249,8 +245,8 @@ static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
             PyErr_NoMemory();
         } else {
             PyThreadState *state = n > SHORT / s.numbers ? PyEval_SaveThread() : NULL;
-            compute(&s, arrays[WEIGHTS].buf, relu_head, arrays[PIXELS].buf, arrays[HEADS].buf,
-                    arrays[LOGITS].buf, n, groups * ROWS, room, places);
+            compute(&s, start, arrays[WEIGHTS].buf, relu_head, arrays[INPUTS].buf,
+                    arrays[HEADS].buf, arrays[LOGITS].buf, n, groups * ROWS, room, places);
             if (state != NULL)
                 PyEval_RestoreThread(state);
         }
@@ -265,8 +261,45 @@ static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(forward_doc,
+"forward(n, pixels, weights, encoder, decoder, relu_head, heads, logits)\n--\n\n"
+"Encode n images and decode z = μ: model.forward has the use of it.\n\n"
+"`pixels`, (n, P), are read, and `heads`, (n, 2D), and `logits`, (n, P), are written; all are\n"
+"C-contiguous float32. `encoder` and `decoder` are the layers' sizes, and `weights` what\n"
+"model.forward.packed makes of them. Raises ValueError where these do not fit each other.");
+
+static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 8) {
+        PyErr_Format(PyExc_TypeError, "forward takes 8 arguments, %zd given", count);
+        return NULL;
+    }
+    const int relu_head = PyObject_IsTrue(args[5]);
+    if (relu_head < 0)
+        return NULL;
+    PyObject *const objects[ARRAYS] = {
+        [INPUTS] = args[1], [WEIGHTS] = args[2], [HEADS] = args[6], [LOGITS] = args[7]};
+    return run(args[0], objects, args[3], args[4], relu_head);
+}
+
+PyDoc_STRVAR(decode_doc,
+"decode(n, z, weights, encoder, decoder, logits)\n--\n\n"
+"Decode n latents, (n, D), to `logits`, (n, P): as forward() does, of whose arguments these are.");
+
+static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 6) {
+        PyErr_Format(PyExc_TypeError, "decode takes 6 arguments, %zd given", count);
+        return NULL;
+    }
+    PyObject *const objects[ARRAYS] = {
+        [INPUTS] = args[1], [WEIGHTS] = args[2], [HEADS] = NULL, [LOGITS] = args[5]};
+    return run(args[0], objects, args[3], args[4], 0);
+}
+
 static PyMethodDef methods[] = {
     {"forward", (PyCFunction)(void (*)(void))forward, METH_FASTCALL, forward_doc},
+    {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -16,3 +16,12 @@ def forward(
     logits: NDArray[np.float32],
     /,
 ) -> None: ...
+def decode(
+    n: int,
+    z: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    encoder: tuple[int, ...],
+    decoder: tuple[int, ...],
+    logits: NDArray[np.float32],
+    /,
+) -> None: ...

@@ -531,7 +531,69 @@ static PyObject *score(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
+/* The mean squared error of each of K reconstructions of an image. */
+WIDEST static void errors_of(const float *x, const float *logits, Py_ssize_t pixels, Py_ssize_t k,
+                             float *restrict out)
+{
+    for (Py_ssize_t i = 0; i < k; i++, logits += pixels) {
+        double error = 0;
+        for (Py_ssize_t start = 0; start < pixels; start += BLOCK) {
+            Py_ssize_t n = pixels - start < BLOCK ? pixels - start : BLOCK;
+            error += block_error(x + start, logits + start, NULL, 0, n);
+        }
+        out[i] = (float)(error / (double)pixels);
+    }
+}
+
+static int run_errors(array arrays[3], PyObject *const *objects)
+{
+    if (!floats(&arrays[0], objects[0], "pixels", 2, 0) ||
+        !floats(&arrays[1], objects[1], "logits", 2, 0) ||
+        !floats(&arrays[2], objects[2], "out", 2, PyBUF_WRITABLE))
+        return 0;
+    const Py_ssize_t n = arrays[0].buffer.shape[0], p = arrays[0].buffer.shape[1];
+    const Py_ssize_t k = arrays[2].buffer.shape[1];
+    if (!expect("the number of out's rows", arrays[2].buffer.shape[0], n) ||
+        !expect("the number of logits' rows", arrays[1].buffer.shape[0], n * k) ||
+        !expect("the number of logits' columns", arrays[1].buffer.shape[1], p))
+        return 0;
+    const float *x = arrays[0].buffer.buf, *logits = arrays[1].buffer.buf;
+    float *out = arrays[2].buffer.buf;
+    PyThreadState *state = p > 0 && n * k > SHORT / p ? PyEval_SaveThread() : NULL;
+    for (Py_ssize_t i = 0; i < n; i++)
+        errors_of(x + i * p, logits + i * k * p, p, k, out + i * k);
+    if (state != NULL)
+        PyEval_RestoreThread(state);
+    return 1;
+}
+
+PyDoc_STRVAR(errors_doc,
+"errors(pixels, logits, out)\n--\n\n"
+"The mean squared error of K reconstructions of each of N images: model.native has the use of it.\n\n"
+"All arrays are C-contiguous float32: `pixels` in [0, 1], (N, P), and `logits`, the decoder's\n"
+"output before its sigmoid, (N · K, P), are read, and `out`, (N, K), is written. Raises ValueError\n"
+"for arrays of other types or that do not fit each other.");
+
+static PyObject *errors(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "errors takes 3 arguments, %zd given", count);
+        return NULL;
+    }
+    array arrays[3];
+    for (int i = 0; i < 3; i++)
+        arrays[i].held = 0;
+    int done = run_errors(arrays, args);
+    for (int i = 0; i < 3; i++)
+        if (arrays[i].held)
+            PyBuffer_Release(&arrays[i].buffer);
+    if (!done)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"errors", (PyCFunction)(void (*)(void))errors, METH_FASTCALL, errors_doc},
     {"score", (PyCFunction)(void (*)(void))score, METH_FASTCALL, score_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -3,6 +3,9 @@ from numpy.typing import NDArray
 
 LANES: int
 
+def errors(
+    pixels: NDArray[np.float32], logits: NDArray[np.float32], out: NDArray[np.float32], /
+) -> None: ...
 def score(
     name: str,
     pixels: NDArray[np.float32],

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.scoring import LOG_2PI, ScoreStatistics, log_likelihood, offered_scores
+from model.scoring import ScoreStatistics, log_likelihood, offered_scores
 from model.vae import VAE, DiagonalGaussian
 
 Floats = NDArray[np.float32]
@@ -26,30 +26,40 @@ class Likelihoods(NamedTuple):
     weight: Tensor  # (N, K), log p(x|z) + log p(z) − log q(z|x)
 
 
+Errors = Callable[[Tensor, Tensor], Tensor]
+"""Takes pixels, (N, P), and latents of each image one after the other, (N · K, D). Gives the mean
+squared errors of what those decode to, (N, K)."""
+
+
+def errors_by_torch(network: VAE) -> Errors:
+    """By any network, on any device."""
+
+    def errors(pixels: Tensor, z: Tensor) -> Tensor:
+        images = network.decode(z).view(len(pixels), -1, pixels.shape[1])  # (N, K, P)
+        return (pixels[:, None] - images).square().mean(dim=2)
+
+    return errors
+
+
 def draw_likelihoods(
-    network: VAE, pixels: Tensor, posterior: DiagonalGaussian, noise: Tensor, variance: float
+    errors: Errors,
+    pixels: Tensor,
+    posterior: DiagonalGaussian,
+    noise: Tensor,
+    pixel_variance: float,
+    at_once: int,
 ) -> Likelihoods:
-    """Decode z = μ + σ·ε for each ε of `noise`, (N, K, D), one draw of all images at a time."""
-    found = []
-    for of_each in noise.unbind(dim=1):  # (N, D)
-        z = posterior.sample(of_each)
-        found.append(draw_log_likelihoods(pixels, posterior, z, network.decode(z), variance))
-    given_z, weight = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
-    return Likelihoods(given_z, weight)
+    """Of images, (N, P), given z = μ + σ·ε for each ε of `noise`, (N, K, D).
 
-
-def draw_log_likelihoods(
-    pixels: Tensor, posterior: DiagonalGaussian, z: Tensor, images: Tensor, pixel_variance: float
-) -> tuple[Tensor, Tensor]:
-    """For one draw z ~ q(z|x) an image, decoded to `images`: log p(x|z) and its importance weight.
-
-    The weight is log p(x|z) + log p(z) − log q(z|x), in nats. Both (N,).
+    Some `at_once` latents are decoded at a time: all of them would be as many images.
     """
-    likelihood = log_likelihood(pixels, images, pixel_variance)
-    noise = (z - posterior.mean) / posterior.std
-    prior = -0.5 * (z.square() + LOG_2PI).sum(dim=1)
-    proposal = -0.5 * (noise.square() + posterior.log_variance + LOG_2PI).sum(dim=1)
-    return likelihood, likelihood + prior - proposal
+    z = posterior.mean[:, None] + posterior.std[:, None] * noise  # (N, K, D)
+    parts = torch.split(z, max(1, at_once // len(z)), dim=1)
+    found = torch.cat([errors(pixels, part.flatten(0, 1)) for part in parts], dim=1)  # (N, K)
+    given_z = log_likelihood(found, pixels.shape[1], pixel_variance)
+    # log p(z) − log q(z|x), in which log 2π is on both sides.
+    log_ratio = (noise.square() + posterior.log_variance[:, None] - z.square()).sum(dim=2) / 2
+    return Likelihoods(given_z, given_z + log_ratio)
 
 
 def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:

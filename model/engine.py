@@ -22,7 +22,7 @@ from torch import Tensor
 from model.bundle import Bundle
 from model.calibration import DEFAULT_DRAWS
 from model.device import accelerator_of, describe_device, resolve_device
-from model.draws import DRAWN_SCORES, draw_likelihoods, score_names
+from model.draws import DRAWN_SCORES, draw_likelihoods, errors_by_torch, score_names
 from model.forward import (
     MlpForward,
     ModuleForward,
@@ -33,7 +33,7 @@ from model.forward import (
     write_scaled,
 )
 from model.known import Known, known_output, probe_images
-from model.native import NativeScores
+from model.native import NativeScores, errors_in_c
 from model.scoring import mean_squared_error, offered_scores
 from model.staging import Staging
 from model.vae import Reconstruction
@@ -48,6 +48,9 @@ QUICK_S: Final = 0.0005
 CPU_BATCH: Final = 128
 GPU_BATCH: Final = 8192
 """Images in one pass from which on more of them gain nothing."""
+
+DRAWN_BATCHES: Final = 4
+"""So many of those are decoded at a time where an image is drawn again and again."""
 
 
 class Encoding(NamedTuple):
@@ -140,6 +143,9 @@ class Engine:
         self.scores = score_names(bundle.statistics, bundle.pixel_variance)
         """Names of the scores on offer; the first is the default."""
         self._native = NativeScores.of(bundle.config, bundle.statistics) if on_cpu else None
+        self._draw_errors = (
+            errors_in_c(self._forward.decode) if self._native else errors_by_torch(self._network)
+        )
         self._known = bundle.known or known_output(bundle.network(), bundle.config)
         self.probe = probe_images(bundle.config)
         """An image, (1, C·H·W), whose scores by `mse` are known."""
@@ -275,7 +281,10 @@ class Engine:
         pixels, noise = self._pixels_and_noise(rows, draws)
         output = self._network(pixels)
         noise = noise.reshape(len(noise), draws, self.bundle.config.latent_size)
-        found = draw_likelihoods(self._network, pixels, output.posterior, noise, variance)
+        at_once = DRAWN_BATCHES * self.best_batch
+        found = draw_likelihoods(
+            self._draw_errors, pixels, output.posterior, noise, variance, at_once
+        )
         return Draws(
             _numpy(found.given_z),
             _numpy(found.weight),

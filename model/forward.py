@@ -59,6 +59,11 @@ class ModuleForward:
         heads, logits = forward(self._network, torch.from_numpy(pixels))
         return Pass(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
 
+    @torch.inference_mode()
+    def decode(self, z: Floats) -> Floats:
+        """The logits, (N, P), of latents, (N, D)."""
+        return self._network.logits(torch.from_numpy(z)).contiguous().numpy()
+
 
 def forward(network: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Heads, (N, 2D), and logits, (N, P), of pixels, (N, P)."""
@@ -83,19 +88,36 @@ class MlpForward:
         self._widths = config.pixels, 2 * config.latent_size, config.pixels
         self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
         self._views: dict[int, Pass] = {}
+        self._decoded = np.empty((0, config.pixels), dtype=np.float32)
 
     def __call__(self, images: Rows) -> Pass:
         """Encode, and decode z = μ."""
         n = count_rows(images)
         done = self._views.get(n) or self._views_of(n)
         fill(done.pixels, images)
-        if self._weights is not None and (n <= MAX_SHARED or torch.get_num_threads() == 1):
+        if self._weights is not None and self._is_faster_in_c(n):
             pixels, heads, logits = done
             arrays = pixels, self._weights, *self._sizes, self._relu_head, heads, logits
             _layers.forward(n, *arrays)
         else:
             self._by_torch(done)
         return done
+
+    @torch.inference_mode()
+    def decode(self, z: Floats) -> Floats:
+        """The logits, (N, P), of latents, (N, D): C-contiguous. Valid until the next ones."""
+        n = len(z)
+        if self._weights is None or not self._is_faster_in_c(n):
+            return self._network.logits(torch.from_numpy(z)).numpy()
+        if n > len(self._decoded):
+            self._decoded = np.empty((n, self._widths[-1]), dtype=np.float32)
+        logits = self._decoded[:n]
+        _layers.decode(n, z, self._weights, *self._sizes, logits)
+        return logits
+
+    @staticmethod
+    def _is_faster_in_c(n: int) -> bool:
+        return n <= MAX_SHARED or torch.get_num_threads() == 1
 
     @torch.inference_mode()
     def _by_torch(self, done: Pass) -> None:

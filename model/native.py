@@ -13,12 +13,13 @@ out, `available` is False, and scores are torch's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from model.config import VAEConfig
 from model.scoring import (
@@ -81,6 +82,22 @@ class NativeScores:
         out = np.empty((3, len(pixels)), dtype=np.float32)
         _native.score(name, pixels, logits, heads, self._worst, CONSTANTS, self._statistics, out)
         return out[0], out[1], out[2]
+
+
+def errors_in_c(decode: Callable[[Floats], Floats]) -> Callable[[Tensor, Tensor], Tensor]:
+    """`model.draws.Errors` without torch, whose operations would each take Python's lock again.
+
+    `decode` gives the logits, (N · K, P), of latents. All are float32, logits C-contiguous too.
+    """
+
+    def errors(pixels: Tensor, z: Tensor) -> Tensor:
+        n = len(pixels)
+        out = np.empty((n, len(z) // n), dtype=np.float32)
+        logits = decode(z.contiguous().numpy())
+        _native.errors(pixels.contiguous().numpy(), logits, out)
+        return torch.from_numpy(out)
+
+    return errors
 
 
 def packed(statistics: ScoreStatistics) -> Floats:

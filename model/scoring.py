@@ -108,7 +108,8 @@ def negative_elbo(pixel_variance: float) -> Score:
     """−log p(x|z) + KL in nats, for p(x|z) = N(x̂, σ² I) at z = μ, with the σ² that was learned."""
 
     def score(pixels: Tensor, output: Reconstruction) -> Tensor:
-        return output.posterior.kl() - log_likelihood(pixels, output.images, pixel_variance)
+        errors = mean_squared_error(pixels, output)
+        return output.posterior.kl() - log_likelihood(errors, pixels.shape[1], pixel_variance)
 
     return score
 
@@ -187,12 +188,9 @@ def offered_scores(
     return offered
 
 
-def log_likelihood(pixels: Tensor, images: Tensor, pixel_variance: float) -> Tensor:
-    """log N(x; x̂, σ² I) in nats: (N,)."""
-    error = (pixels - images).square().sum(dim=1)
-    return -0.5 * (
-        error / pixel_variance + pixels.shape[1] * math.log(2 * math.pi * pixel_variance)
-    )
+def log_likelihood(errors: Tensor, pixels: int, pixel_variance: float) -> Tensor:
+    """log N(x; x̂, σ² I) in nats of images of P pixels, from their mean squared errors."""
+    return -0.5 * pixels * (errors / pixel_variance + math.log(2 * math.pi * pixel_variance))
 
 
 def worst_count(pixels: int) -> int:

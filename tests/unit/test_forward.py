@@ -93,6 +93,27 @@ def test_any_sizes_are_as_near_to_the_truth_as_torch(
         np.testing.assert_allclose(found, exact.numpy(), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["mnist", "mnist-2d"])
+@pytest.mark.parametrize("in_c", [True, False])
+def test_decoding_a_mean_is_the_second_half_of_the_pass(
+    name: str, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, *, in_c: bool
+) -> None:
+    """In C to the last bit, in any batch, be there more of them than before or fewer."""
+    monkeypatch.setattr(forward_module, "available", in_c and forward_module.available)
+    network = load_bundle(find_bundle(name)).network()
+    forward, plain = MlpForward(network), ModuleForward(network)
+    for images in (digits[:3], digits[:200], digits[:70]):
+        done = forward(images)
+        means = done.heads[:, : network.config.latent_size].copy()
+        found = forward.decode(means)
+        np.testing.assert_allclose(found, plain.decode(means), rtol=1e-4, atol=1e-4)
+        if forward_module.available:
+            np.testing.assert_array_equal(found, done.logits)
+            np.testing.assert_array_equal(forward.decode(means[1:2]), done.logits[1:2])
+        else:
+            np.testing.assert_allclose(found, done.logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.usefixtures("_in_c")
 def test_real_networks_are_too(network: VAE, digits: NDArray[np.uint8]) -> None:
     pixels = digits[:150].reshape(150, -1) / np.float32(255)
@@ -129,6 +150,17 @@ def test_what_does_not_fit_is_an_error(network: VAE) -> None:
             _layers.forward(*arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         _layers.forward(*good)  # type: ignore[call-arg]
+    z, logits = np.zeros((2, 10), np.float32), out[1]
+    _layers.decode(2, z, weights, encoder, decoder, logits)
+    for place, wrong in [
+        (0, 3), (1, z[:, :9].copy()), (1, out[0]), (2, weights[:-1]), (3, decoder), (5, logits[:1]),
+    ]:  # fmt: skip
+        arguments = [2, z, weights, encoder, decoder, logits]
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"."):
+            _layers.decode(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _layers.decode(2, z)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist-2d"])

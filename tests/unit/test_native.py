@@ -21,7 +21,7 @@ from model import native
 from model.bundle import find_bundle, load_bundle
 from model.config import VAEConfig
 from model.mixture import GaussianMixture
-from model.native import NativeScores
+from model.native import NativeScores, errors_in_c
 from model.scoring import ScoreStatistics, offered_scores
 from model.vae import LOG_VARIANCE_RANGE, DiagonalGaussian, Reconstruction
 from tests.unit.samples import some_statistics
@@ -186,7 +186,8 @@ def test_any_count_of_worst_pixels(pixels: int, seed: int, data: st.DataObject) 
     if data.draw(st.booleans()):
         case.pixels, case.logits = case.pixels.round(), case.logits.round()  # many ties
     errors = np.sort((case.pixels - case.logits.sigmoid()).square().numpy(), axis=1)
-    np.testing.assert_allclose(worst_of(case, worst), errors[:, -worst:].mean(axis=1), rtol=RTOL)
+    found, expected = np.sqrt(worst_of(case, worst)), np.sqrt(errors[:, -worst:].mean(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=SIGMOID_ATOL)
 
 
 def worst_of(case: Case, worst: int) -> Floats:
@@ -384,6 +385,41 @@ def test_denormal_numbers_stay_switched_on() -> None:
 @each_name
 def test_no_images_give_no_scores(name: str) -> None:
     assert [part.shape for part in Case(n=0).native(name)] == [(0,)] * 3
+
+
+# Errors of many reconstructions
+
+
+@pytest.mark.parametrize("pixels", [1, 33, 784, 1029])
+@pytest.mark.parametrize("k", [1, 2, 32])
+def test_errors_of_many_reconstructions_are_those_of_each(pixels: int, k: int) -> None:
+    case = Case(n=5 * k, pixels=pixels)
+    x, latents, logits = case.pixels[:5], torch.ones(5 * k, D), case.logits.numpy()
+    found = errors_in_c(lambda z: logits if z.shape == (5 * k, D) else z)(x, latents)
+    assert found.shape == (5, k)
+    repeated = np.repeat(x.numpy(), k, axis=0)
+    expected = case.scores("mse", repeated, logits, case.heads.numpy())[0]
+    np.testing.assert_array_equal(found.ravel(), expected)
+
+
+def test_errors_of_what_does_not_fit_are_refused() -> None:
+    x, logits, out = (np.zeros(shape, np.float32) for shape in ((2, 9), (6, 9), (2, 3)))
+    frozen = out.copy()
+    frozen.flags.writeable = False
+    from model import _native
+
+    _native.errors(x, logits, out)
+    for place, wrong in [
+        (0, x[:1]), (0, x[:, :8].copy()), (0, x.astype(np.float64)), (0, wide(x)), (0, x[0]),
+        (1, logits[:5]), (1, logits[:, :8].copy()), (1, None), (2, out[:, :2].copy()),
+        (2, out[:1]), (2, frozen),
+    ]:  # fmt: skip
+        arguments: list[Any] = [x, logits, out]
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"."):
+            _native.errors(*arguments)
+    with pytest.raises(TypeError):
+        _native.errors(x, logits)  # type: ignore[call-arg]
 
 
 # What it offers, and refuses

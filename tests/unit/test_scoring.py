@@ -20,7 +20,7 @@ from torch.distributions import Normal, kl_divergence
 
 from model.draws import (
     DRAWN_SCORES,
-    draw_log_likelihoods,
+    draw_likelihoods,
     iwae,
     reconstruction_probability,
     score_names,
@@ -345,6 +345,40 @@ def test_images_of_one_grey_have_finite_errors_whatever_was_trained_on(grey: flo
 
 
 # Draws
+
+
+def draw_log_likelihoods(
+    x: Tensor, q: DiagonalGaussian, z: Tensor, images: Tensor, variance: float
+) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and the weight of one draw of each image, (N,), that was decoded to `images`."""
+
+    def errors(pixels: Tensor, latents: Tensor) -> Tensor:
+        torch.testing.assert_close(latents, z)
+        return (pixels - images).square().mean(dim=1, keepdim=True)
+
+    noise = ((z - q.mean) / q.std)[:, None]
+    found = draw_likelihoods(errors, x, q, noise, variance, at_once=N)
+    return found.given_z[:, 0], found.weight[:, 0]
+
+
+@pytest.mark.parametrize("at_once", [1, N, 2 * N, 3 * N + 1, 100])
+def test_draws_are_the_same_however_many_are_decoded_at_a_time(at_once: int) -> None:
+    x, output = scored()
+    noise = torch.randn(N, 7, D, generator=random(1))
+    sizes: list[int] = []
+
+    def errors(pixels: Tensor, latents: Tensor) -> Tensor:
+        sizes.append(len(latents))
+        decoded = (latents @ W.T + B).view(N, -1, P)
+        found: Tensor = (pixels[:, None] - decoded).square().mean(dim=2)
+        return found
+
+    whole = draw_likelihoods(errors, x, output.posterior, noise, VARIANCE, 7 * N)
+    assert sizes == [7 * N]
+    parts = draw_likelihoods(errors, x, output.posterior, noise, VARIANCE, at_once)
+    assert max(sizes[1:]) <= max(at_once, N)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @settings(max_examples=20, deadline=None)
