@@ -49,8 +49,8 @@ CPU_BATCH: Final = 128
 GPU_BATCH: Final = 8192
 """Images in one pass from which on more of them gain nothing."""
 
-DRAWN_BATCHES: Final = 4
-"""So many of those are decoded at a time where an image is drawn again and again."""
+DRAWN_AT_ONCE: Final = 4096
+"""So many latents are decoded at a time where images are drawn again and again."""
 
 
 class Encoding(NamedTuple):
@@ -279,17 +279,18 @@ class Engine:
         if variance is None:
             raise ValueError("the bundle has no pixel variance, so its images have no likelihood")
         pixels, noise = self._pixels_and_noise(rows, draws)
-        output = self._network(pixels)
+        heads, logits = self._heads_and_logits(pixels)
+        posterior = self._network.posterior(heads)
+        output = Reconstruction(logits.sigmoid(), posterior)
         noise = noise.reshape(len(noise), draws, self.bundle.config.latent_size)
-        at_once = DRAWN_BATCHES * self.best_batch
         found = draw_likelihoods(
-            self._draw_errors, pixels, output.posterior, noise, variance, at_once
+            self._draw_errors, pixels, posterior, noise, variance, DRAWN_AT_ONCE
         )
         return Draws(
             _numpy(found.given_z),
             _numpy(found.weight),
             _numpy(mean_squared_error(pixels, output)),
-            _numpy(output.posterior.kl()),
+            _numpy(posterior.kl()),
             self._images((pixels - output.images).square()),
         )
 
@@ -373,6 +374,12 @@ class Engine:
             width = width or self.bundle.config.pixels
             self._stagings[kind] = Staging(self._accelerator, run, width, self._most)
         return self._stagings[kind]
+
+    def _heads_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if self._accelerator:
+            return forward(self._network, pixels)
+        _, heads, logits = self._forward(pixels.numpy())
+        return torch.from_numpy(heads), torch.from_numpy(logits)
 
     def _pixels_and_noise(self, rows: Rows, draws: int) -> tuple[Tensor, Tensor]:
         widths = [self.bundle.config.pixels, draws * self.bundle.config.latent_size]

@@ -25,10 +25,10 @@ from starlette_compress import CompressMiddleware
 from service import open_inference, routes
 from service.access import Access
 from service.batching import MicroBatcher
-from service.context import ContextMiddleware, Contexts, RequestContext
+from service.context import ContextMiddleware, Contexts, OwnAnswer, RequestContext
 from service.deadlines import Deadlines
 from service.direct import DirectRoutes
-from service.errors import ServiceError, error_response
+from service.errors import ServiceError, error_response, response_to
 from service.health import Health
 from service.inference import CLOSE_S, Inference
 from service.loading import load_engine
@@ -80,6 +80,10 @@ class App:
                 allow_headers=("*",),
                 expose_headers=EXPOSED,
             )
+
+    def refuse(self, scope: Scope) -> OwnAnswer | None:
+        """The answer to a request that finds the queue full, where that needs no middleware."""
+        return self._direct.refuse(scope) if self._serve == self._route else None
 
     def openapi(self) -> dict[str, Any]:
         """The page that describes it."""
@@ -207,6 +211,8 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         on_error=on_error,
         pack=compress,
         pack_bytes=COMPRESS_BYTES,
+        is_full=lambda: batcher.is_full,
+        check_room=lambda: app.state.service.inference.check_room(),
     )
     # Middleware is put around what is there already: the last one is the first to see a request.
     app.add_middleware(PageHeaders)
@@ -217,14 +223,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)  # noqa: S101 - for mypy: registered for this type
-    return error_response(
-        request.url.path,
-        error.status,
-        error.detail,
-        request_id=RequestContext.of(request).request_id,
-        errors=error.errors,
-        headers=error.headers,
-    )
+    return response_to(error, request.url.path, RequestContext.of(request).request_id)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

@@ -122,6 +122,11 @@ class MicroBatcher:
         return self._queued_rows
 
     @property
+    def is_full(self) -> bool:
+        """Whether not even one row more would be taken."""
+        return self._queued_rows >= self._max_queue_rows
+
+    @property
     def retry_after_s(self) -> int:
         """Whole seconds until what waits now is done, at the measured rate; at least 1."""
         seconds = self._queued_rows / self._rate if self._rate else 1.0

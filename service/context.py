@@ -10,14 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter, time
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import Access
-from service.errors import InvalidContentError, QueueFullError, ServiceError, error_response
+from service.errors import (
+    InvalidContentError,
+    QueueFullError,
+    ServiceError,
+    error_response,
+    response_to,
+)
 from service.metrics import Metrics
 from service.rates import Quota
 from service.request_log import MAX_PATH, Ended, request_log
@@ -50,6 +56,14 @@ class OwnHeaders(list[tuple[bytes, bytes]]):
 
     `service.protocol` takes them without looking at them again.
     """
+
+
+class OwnAnswer(NamedTuple):
+    """An answer of this service's own, in one piece."""
+
+    status: int
+    headers: OwnHeaders
+    body: bytes
 
 
 @dataclass
@@ -294,13 +308,7 @@ class ContextMiddleware:
             if not context.left:
                 raise
         except ServiceError as error:  # of the first line: FastAPI makes answers of all others
-            answer = error_response(
-                scope["path"],
-                error.status,
-                error.detail,
-                request_id=context.request_id,
-                headers=error.headers,
-            )
+            answer = response_to(error, scope["path"], context.request_id)
             await answer(scope, receive, send_with_headers)
         except Exception:
             answer = self._contexts.failed(scope, context)

@@ -21,7 +21,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.context import CLIENT_LEFT, Contexts, OwnHeaders, RequestContext
+from service.context import CLIENT_LEFT, Contexts, OwnAnswer, OwnHeaders, RequestContext
+from service.errors import ServiceError, response_to
 from service.writers import BODY, START, InPieces
 
 MAX_PACK_BYTES: Final = 1 << 20
@@ -43,6 +44,7 @@ OnError = Callable[[Request, Exception], Awaitable[Response]]
 class DirectRoutes:
     """Calls the handlers of `routes`, by method and path.
 
+    `check_room` raises `QueueFullError` if the queue `is_full`.
     `on_error` makes answers of the errors that handlers raise, a function a type. Answers of
     `pack_bytes` or more go out through what `pack` puts around them.
     """
@@ -55,8 +57,12 @@ class DirectRoutes:
         on_error: Mapping[type[Exception], OnError],
         pack: Callable[[ASGIApp], ASGIApp],
         pack_bytes: int,
+        is_full: Callable[[], bool],
+        check_room: Callable[[], object],
     ) -> None:
         self._routes = routes
+        self._is_full = is_full
+        self._check_room = check_room
         self._contexts = contexts
         self._on_error = on_error
         self._errors = tuple(on_error)
@@ -65,6 +71,27 @@ class DirectRoutes:
 
     def __contains__(self, method_and_path: tuple[str, str]) -> bool:
         return method_and_path in self._routes
+
+    def refuse(self, scope: Scope) -> OwnAnswer | None:
+        """The answer to a request that finds the queue full, before there is a task for it.
+
+        Most of what a refusal takes is what leads to it, and in an overload that is taken from
+        those who are served. None for a request that is to be called.
+        """
+        if (scope["method"], scope["path"]) not in self._routes or not self._is_full():
+            return None
+        scope["route"], _ = self._routes[scope["method"], scope["path"]]
+        context = self._contexts.begin(scope)
+        try:
+            self._contexts.admit(scope, context)
+            self._check_room()
+        except ServiceError as error:
+            refusal = response_to(error, scope["path"], context.request_id)
+            headers = OwnHeaders(refusal.raw_headers)
+            headers += self._contexts.headers(context)
+            self._contexts.end(scope, context, refusal.status_code)
+            return OwnAnswer(refusal.status_code, headers, bytes(refusal.body))
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, which is one of `routes`."""

@@ -212,3 +212,15 @@ def error_response(
     return Response(
         orjson.dumps(body, default=str), status, headers=headers, media_type=PROBLEM_TYPE
     )
+
+
+def response_to(error: ServiceError, path: str, request_id: str) -> Response:
+    """The answer that says so."""
+    return error_response(
+        path,
+        error.status,
+        error.detail,
+        request_id=request_id,
+        errors=error.errors,
+        headers=error.headers,
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -12,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from service.connections import Connections
-from service.context import OwnHeaders, new_id
+from service.context import OwnAnswer, OwnHeaders, new_id
 from service.errors import error_response
 
 REQUEST_TIMEOUT = 408
@@ -52,8 +54,15 @@ class Cycle(RequestResponseCycle):
     async def _finish(self, body: bytes) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        if self.disconnected:
-            return
+        if not self.disconnected:
+            self._write(body)
+
+    def answer(self, answer: OwnAnswer) -> None:
+        """Give the whole answer, to a request that nothing works on."""
+        self._begin(answer.status, answer.headers)
+        self._write(answer.body)
+
+    def _write(self, body: bytes) -> None:
         self.transport.write(self.head + body)
         self.head = b""
         self.response_complete = True
@@ -66,9 +75,18 @@ class Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     """A connection, whose requests are `Cycle`s."""
 
-    def __init__(self, *given: Any, shared: Connections, **named: Any) -> None:
+    def __init__(
+        self,
+        *given: Any,
+        shared: Connections,
+        refuse: Callable[[Any], OwnAnswer | None],
+        **named: Any,
+    ) -> None:
+        """`refuse` gives the answer to a request that is not to be worked on."""
         super().__init__(*given, **named)
         self._shared = shared
+        self._refuse_early = refuse
+        self._may_refuse = False
         self._in_head = False
         self._in_body = False
 
@@ -160,9 +178,22 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         self._shared.works(self)
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Called when it is a request's turn: the answers before it are out."""
         if self._shared.closing:
-            self.cycle.keep_alive = False
-        # It was made a moment ago, and its task has not begun. uvicorn has no place to say which
-        # class it shall be of.
-        if type(self.cycle) is RequestResponseCycle:
-            self.cycle.__class__ = Cycle
+            cycle.keep_alive = False
+        cycle.__class__ = Cycle  # uvicorn has no place to say which class it shall be of
+        answer = None
+        if self._may_refuse and not self.pipeline and not self.flow.write_paused:
+            answer = self._refuse_early(cycle.scope)
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._may_refuse = False
+            cast("Cycle", cycle).answer(answer)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._may_refuse = True  # one request of these: others wait while it is answered
+        super().data_received(data)

@@ -93,7 +93,7 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ws="none",
-        http=partial(Protocol, shared=connections),  # type: ignore[arg-type] # it is called only
+        http=partial(Protocol, shared=connections, refuse=app.refuse),  # type: ignore[arg-type] # it is called only
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
     )
