@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers.common import PIXELS
 from tests.api.test_protocol import ZEROS, Connection, request
 from tests.load.harness import Service, raw, service, wait_for
 
@@ -40,16 +41,19 @@ def full(directory: Path, *flags: str, key: str = "") -> Iterator[Service]:
 
         for _ in range(2):  # a batch that runs, and one that waits
             threading.Thread(target=ask, daemon=True).start()
-        assert wait_for(lambda: queued(live, key) == QUEUE, 20) is not None
+        assert wait_for(lambda: is_full(live, key), 20) is not None
         yield live
         live.process.kill()  # what hangs would be waited for
 
 
-def queued(live: Service, key: str) -> float:
+def is_full(live: Service, key: str) -> bool:
+    """Whether one of the two requests waits while the other one runs: both hold their bytes."""
     with closing(Connection(live.host, live.port)) as connection:
         connection.send(request("/metrics", headers=(f"Authorization: Bearer {key}",)))
         lines = connection.answer()[2].decode().splitlines()
-    return float(dict(line.rsplit(" ", 1) for line in lines)["vae_queue_images"])
+    found = dict(line.rsplit(" ", 1) for line in lines)
+    both = float(found["vae_queue_bytes"]) > 1.5 * 2 * QUEUE * PIXELS  # body and images of each
+    return both and float(found["vae_queue_images"]) == QUEUE
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,8 @@ def fuzz(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel here")
 def test_atheris_finds_nothing() -> None:
-    done = fuzz(f"-runs={RUNS}", "-seed=1")
+    # Its limit of memory is off: the kernel counts what this process has had as the child's peak.
+    done = fuzz(f"-runs={RUNS}", "-seed=1", "-rss_limit_mb=0")
     assert done.returncode == 0, done.stderr[-2_000:]
     assert f"Done {RUNS} runs" in done.stderr
 
