@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from model.bundle import BundleError
 from model.calibration import DEFAULT_DRAWS
+from model.device import DeviceError
 from model.engine import Floats
 from service import media, schemas
 from service.body import read_body
@@ -241,7 +242,7 @@ async def reload(request: Request) -> dict[str, str]:
     service, context = Service.of(request), RequestContext.of(request)
     try:
         bundle = (await service.reload()).inference.engine.bundle
-    except BundleError as error:
+    except (BundleError, DeviceError) as error:
         log.error("the bundle in memory stays: %s", error)
         raise BundleRefusedError(DIRECTORIES.sub("", str(error))) from error
     context.model_version = bundle.version

@@ -13,6 +13,7 @@ from httpx import AsyncClient
 from numpy.typing import NDArray
 
 from model.bundle import find_bundle, load_bundle
+from model.device import DeviceError
 from model.engine import Engine
 from service.app import App, create_app
 from service.settings import Settings
@@ -108,3 +109,14 @@ async def test_one_that_gives_other_numbers_than_it_records_is_refused(
     assert known is not None
     config.write_text(config.read_text().replace(str(known.kl), str(known.kl + 1)))
     problem(await reloaded.post("/model/reload"), 409, "known image")
+
+
+async def test_a_device_that_has_gone_leaves_the_old_one_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, reloaded: AsyncClient, four: NDArray[np.uint8]
+) -> None:
+    def load(_: Settings) -> Engine:
+        raise DeviceError("no GPU is here any more")
+
+    monkeypatch.setattr("service.app.load_engine", load)
+    problem(await reloaded.post("/model/reload"), 409, "no GPU is here any more")
+    assert (await reloaded.post("/anomaly-score", json=uint8_body(four))).status_code == 200

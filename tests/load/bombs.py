@@ -24,7 +24,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from tests.load.running import Running, running
+from tests.load.harness import service
+from tests.load.running import Running
 
 MAX_BODY: Final = 32 << 20
 """The service's own limit: a bomb may be as large as it lets a body be."""
@@ -284,8 +285,8 @@ def bombs() -> Iterator[tuple[str, Bomb]]:
     yield "npy, an item of 2 GiB", Bomb(npy_of("(1,)", "|S2147483647"), array)
 
 
-def send(service: Running, bomb: Bomb) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(service.host, service.port, timeout=TIMEOUT_S)
+def send(live: Running, bomb: Bomb) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(live.host, live.port, timeout=TIMEOUT_S)
     try:
         connection.request("POST", "/encode", bomb.body, dict(bomb.headers))
         answer = connection.getresponse()
@@ -297,9 +298,9 @@ def send(service: Running, bomb: Bomb) -> tuple[int, str]:
 class Others:
     """Small requests one after the other, beside what the block sends."""
 
-    def __init__(self, service: Running) -> None:
+    def __init__(self, live: Running) -> None:
         self.longest_s = 0.0
-        self._service = service
+        self._live = live
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -312,8 +313,8 @@ class Others:
         self._thread.join()
 
     def _run(self) -> None:
-        service = self._service
-        connection = http.client.HTTPConnection(service.host, service.port, timeout=TIMEOUT_S)
+        live = self._live
+        connection = http.client.HTTPConnection(live.host, live.port, timeout=TIMEOUT_S)
         while not self._over.is_set():
             begun = time.perf_counter()
             connection.request("GET", "/livez")
@@ -324,22 +325,22 @@ class Others:
 
 
 def try_bombs(
-    service: Running,
+    live: Running,
     chosen: Callable[[], Iterator[tuple[str, Bomb]]] = bombs,
     times: int = TIMES,
 ) -> list[Found]:
     """What each costs. Raises `AssertionError` for an answer that is none of the right ones."""
     good = Bomb(digit("PNG"), {})
     for _ in range(20):
-        assert send(service, good)[0] == 200
-    before = service.resident_mib()
+        assert send(live, good)[0] == 200
+    before = live.resident_mib()
     found = []
     for name, bomb in chosen():
-        service.forget_peak()
+        live.forget_peak()
         begun = time.perf_counter()
-        with Others(service) as others:
+        with Others(live) as others:
             for _ in range(times):
-                status, text = send(service, bomb)
+                status, text = send(live, bomb)
                 assert status in bomb.statuses, f"{name}: {status} {text[:300]}"
         seconds = (time.perf_counter() - begun) / times
         found.append(
@@ -348,12 +349,12 @@ def try_bombs(
                 sent_bytes=len(bomb.body),
                 status=status,
                 detail=json.loads(text).get("detail", ""),
-                extra_mib=round(service.peak_mib() - before, 1),
+                extra_mib=round(live.peak_mib() - before, 1),
                 seconds=round(seconds, 3),
                 others_s=round(others.longest_s, 3),
             )
         )
-        assert send(service, good)[0] == 200
+        assert send(live, good)[0] == 200
     return found
 
 
@@ -361,8 +362,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=TIMES, help="how often each is sent")
     arguments = parser.parse_args()
-    with running() as service:
-        found = try_bombs(service, times=arguments.times)
+    with service() as live:
+        found = try_bombs(live, times=arguments.times)
     for item in found:
         print(
             f"{item.extra_mib:7.1f} MiB {item.seconds:7.3f} s, others {item.others_s:.3f} s  "

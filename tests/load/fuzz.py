@@ -24,6 +24,7 @@ from pathlib import Path
 from socket import create_connection, socket
 from typing import Any, Final, NamedTuple
 
+from tests.load.harness import service
 from tests.load.mutation import (
     Seed,
     image_seeds,
@@ -32,7 +33,7 @@ from tests.load.mutation import (
     mutate,
     packed,
 )
-from tests.load.running import Running, running
+from tests.load.running import Running
 
 CONNECTIONS: Final = 4
 WARM_UP_INPUTS: Final = 3_000
@@ -181,8 +182,8 @@ def make_input(seed: int, index: int) -> Input:
 class Connection:
     """A connection that is kept while the service keeps it, and made anew when it does not."""
 
-    def __init__(self, service: Running) -> None:
-        self._service = service
+    def __init__(self, live: Running) -> None:
+        self._live = live
         self._socket: socket | None = None
 
     def close(self) -> None:
@@ -209,9 +210,7 @@ class Connection:
 
     def _exchange(self, data: bytes) -> str:
         if self._socket is None:
-            self._socket = create_connection(
-                (self._service.host, self._service.port), ANSWER_TIMEOUT_S
-            )
+            self._socket = create_connection((self._live.host, self._live.port), ANSWER_TIMEOUT_S)
         try:
             self._socket.sendall(data)
             status, rest, close = b"100", b"", False
@@ -248,7 +247,7 @@ class Connection:
 
     def _send_garbage(self, data: bytes) -> str:
         self.close()
-        with create_connection((self._service.host, self._service.port), ANSWER_TIMEOUT_S) as plain:
+        with create_connection((self._live.host, self._live.port), ANSWER_TIMEOUT_S) as plain:
             try:
                 plain.sendall(data)
                 plain.settimeout(SILENCE_S)
@@ -276,9 +275,9 @@ def is_allowed(status: str, garbage: bool) -> bool:
     return status[0] in "24" or status in ("503", "504") or (garbage and status in ("100", "101"))
 
 
-def send_inputs(service: Running, seed: int, indices: range, result: Result, keep: Path) -> None:
+def send_inputs(live: Running, seed: int, indices: range, result: Result, keep: Path) -> None:
     """One connection's part. What fails is noted in `result` and written below `keep`."""
-    connection = Connection(service)
+    connection = Connection(live)
     for index in indices:
         sent = make_input(seed, index)
         begun = time.perf_counter()
@@ -293,17 +292,17 @@ def send_inputs(service: Running, seed: int, indices: range, result: Result, kee
             path = keep / f"{seed}-{index}.bin"
             path.write_bytes(sent.data)
             result.failures.append(f"input {index} of seed {seed}: {wrong}; it is in {path}")
-            if len(result.failures) >= MAX_FAILURES or not service.is_alive():
+            if len(result.failures) >= MAX_FAILURES or not live.is_alive():
                 break
     connection.close()
 
 
-def send_all(service: Running, seed: int, inputs: range, keep: Path) -> Result:
+def send_all(live: Running, seed: int, inputs: range, keep: Path) -> Result:
     """All inputs, by several connections at once."""
     results = [Result() for _ in range(CONNECTIONS)]
     threads = [
         threading.Thread(
-            target=send_inputs, args=(service, seed, inputs[part::CONNECTIONS], result, keep)
+            target=send_inputs, args=(live, seed, inputs[part::CONNECTIONS], result, keep)
         )
         for part, result in enumerate(results)
     ]
@@ -319,13 +318,13 @@ def send_all(service: Running, seed: int, inputs: range, keep: Path) -> Result:
     return whole
 
 
-def answers_well(service: Running) -> bool:
+def answers_well(live: Running) -> bool:
     """Whether the service is alive and still knows what is right."""
     body = json.dumps({"z": [[0.0] * 10]}).encode()
     request = b"POST /decode HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    if not service.is_alive():
+    if not live.is_alive():
         return False
-    connection = create_connection((service.host, service.port), ANSWER_TIMEOUT_S)
+    connection = create_connection((live.host, live.port), ANSWER_TIMEOUT_S)
     with connection:
         connection.sendall(request + body)
         data = b""
@@ -337,18 +336,18 @@ def answers_well(service: Running) -> bool:
 
 
 def fuzz(
-    service: Running, *, inputs: int, seed: int, keep: Path, warm_up: int = WARM_UP_INPUTS
+    live: Running, *, inputs: int, seed: int, keep: Path, warm_up: int = WARM_UP_INPUTS
 ) -> dict[str, Any]:
     """Send `warm_up` inputs, then `inputs` more, and tell what came of all of them."""
-    before = send_all(service, seed, range(warm_up), keep)
-    start_mib = service.resident_mib()
+    before = send_all(live, seed, range(warm_up), keep)
+    start_mib = live.resident_mib()
     begun = time.perf_counter()
-    after = send_all(service, seed, range(warm_up, warm_up + inputs), keep)
+    after = send_all(live, seed, range(warm_up, warm_up + inputs), keep)
     seconds = time.perf_counter() - begun
     failures = before.failures + after.failures
-    if not answers_well(service):
+    if not answers_well(live):
         failures.append("at the end the service is dead, or answers wrongly")
-    end_mib = service.resident_mib() if service.is_alive() else 0.0
+    end_mib = live.resident_mib() if live.is_alive() else 0.0
     if end_mib - start_mib > MAX_GROWTH_MIB:
         failures.append(f"memory has grown from {start_mib:.0f} MiB to {end_mib:.0f} MiB")
     statuses = before.statuses + after.statuses
@@ -371,8 +370,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where inputs that fail are written")
     arguments = parser.parse_args()
     keep = arguments.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    with running() as service:
-        figures = fuzz(service, inputs=arguments.inputs, seed=arguments.seed, keep=keep)
+    with service() as live:
+        figures = fuzz(live, inputs=arguments.inputs, seed=arguments.seed, keep=keep)
     for failure in figures["failures"]:
         print(failure)
     print(json.dumps(figures))

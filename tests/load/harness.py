@@ -30,8 +30,10 @@ from benchmarks.peers.environment import ROOT
 from benchmarks.peers.table import Request
 from benchmarks.servers import free_port
 from tests.load.caller import ANSWER_TIMEOUT_S, Answer, Caller
-from tests.load.running import MIB, START_TIMEOUT_S, STOP_TIMEOUT_S, Running
+from tests.load.running import MIB, Running
 
+START_TIMEOUT_S: Final = 60
+STOP_TIMEOUT_S: Final = 30
 POLL_S: Final = 0.01
 
 RAW: Final = {"Content-Type": "application/octet-stream"}

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.load.bombs import MAX_EXTRA_MIB, bombs, try_bombs
-from tests.load.running import running
+from tests.load.harness import service
 
 MAX_OTHERS_S: Final = 1.0
 """Measured: 0.1 s, on a core that others share."""
@@ -17,8 +17,8 @@ MAX_OTHERS_S: Final = 1.0
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_bombs_cost_little() -> None:
-    with running() as service:
-        found = try_bombs(service, times=2)
+    with service() as live:
+        found = try_bombs(live, times=2)
     assert len(found) == len(list(bombs()))
     for item in found:
         assert item.extra_mib < MAX_EXTRA_MIB, item

@@ -20,15 +20,16 @@ from tests.load.fuzz import (
     routes,
     send_inputs,
 )
-from tests.load.running import Running, running
+from tests.load.harness import service
+from tests.load.running import Running
 
 INPUTS: Final = 6_000
 WARM_UP: Final = 3_000
 
 
 def test_damaged_requests_and_garbage_are_answered(tmp_path: Path) -> None:
-    with running() as service:
-        found = fuzz(service, inputs=INPUTS, seed=1, keep=tmp_path, warm_up=WARM_UP)
+    with service() as live:
+        found = fuzz(live, inputs=INPUTS, seed=1, keep=tmp_path, warm_up=WARM_UP)
     assert not found["failures"]
     assert found["inputs"] == INPUTS + WARM_UP
     assert 0 < found["resident_mib_end"] < found["resident_mib_start"] + MAX_GROWTH_MIB
@@ -37,7 +38,7 @@ def test_damaged_requests_and_garbage_are_answered(tmp_path: Path) -> None:
 
 def test_each_good_body_is_answered_200() -> None:
     """So that damage begins where the readers are, and not before."""
-    with running() as service, service.client() as client:
+    with service() as live, live.client() as client:
         for path, seeds in routes().items():
             for seed in seeds:
                 headers = {"Content-Type": seed.content_type, **dict(seed.headers)}
@@ -102,8 +103,8 @@ def answering(answer: bytes) -> Iterator[Running]:
 def test_a_wrong_answer_is_a_finding(answer: bytes, reason: str, tmp_path: Path) -> None:
     index = next(i for i in range(100) if not make_input(1, i).garbage)
     result = Result()
-    with answering(answer) as service:
-        send_inputs(service, 1, range(index, index + 1), result, tmp_path)
+    with answering(answer) as live:
+        send_inputs(live, 1, range(index, index + 1), result, tmp_path)
     assert len(result.failures) == 1
     assert reason in result.failures[0]
     assert (tmp_path / f"1-{index}.bin").read_bytes() == make_input(1, index).data
