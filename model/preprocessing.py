@@ -39,6 +39,16 @@ TURNS: Final = {
 }
 """By EXIF orientation, what makes what is stored what was seen (Exif 2.32, section 4.6.4)."""
 
+LYING: Final = (5, 6, 7, 8)
+"""Orientations whose rows are stored as columns."""
+
+BACKWARDS: Final = (3, 4, 7, 8)
+"""Orientations whose first row is stored last."""
+
+STRIP_PIXELS: Final = 1 << 18
+"""Of a decoded image, turned and made grey or RGB at a time. A strip takes a megabyte or two; of a
+large photograph, each step between would take 100 MB."""
+
 
 class ImageError(ValueError):
     """An image file cannot be used. The message names the value and the limit."""
@@ -105,23 +115,42 @@ def image_to_array(
     false and the size differs.
     """
     channels, height, width = image_shape
+    mode = "L" if channels == 1 else "RGB"
+    orientation = image.info.get("orientation", 1)
+    seen = image.size[::-1] if orientation in LYING else image.size
+    if not resize and seen != (width, height):  # before the work of decoding it
+        raise ImageSizeError(
+            f"image is {seen[0]} × {seen[1]}, the model takes {width} × {height}, and resize=false"
+        )
     try:
         image.load()
-        turn = TURNS.get(image.info.get("orientation", 1))
-        if turn is not None:  # the first of them is 0
-            image = image.transpose(turn)
-        image = _flatten(image, "L" if channels == 1 else "RGB")
+        flat = _seen(image, orientation, mode)
     except Exception as error:  # Pillow's decoders raise a dozen types; each is the file's fault.
         raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
-    if image.size != (width, height):
-        if not resize:
-            raise ImageSizeError(
-                f"image is {image.width} × {image.height}, the model takes {width} × {height}, "
-                "and resize=false"
-            )
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
+    if flat.size != (width, height):
+        flat = flat.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
     return np.ascontiguousarray(255 - pixels if invert else pixels)
+
+
+def _seen(image: Image.Image, orientation: int, mode: str) -> Image.Image:
+    """A decoded image turned, in 8-bit `mode` and without alpha: one copy of it at most."""
+    turn = TURNS.get(orientation)
+    lying = orientation in LYING
+    width, height = image.size[::-1] if lying else image.size
+    few = width * height <= STRIP_PIXELS
+    if few or (turn is None and image.mode == mode and not image.has_transparency_data):
+        return _flatten(image if turn is None else image.transpose(turn), mode)
+    seen = Image.new(mode, (width, height))
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        first, last = (height - end, height - top) if orientation in BACKWARDS else (top, end)
+        strip = image.crop((first, 0, last, width) if lying else (0, first, width, last))
+        if turn is not None:  # the first of them is 0
+            strip = strip.transpose(turn)
+        seen.paste(_flatten(strip, mode), (0, top))
+    return seen
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
@@ -135,4 +164,4 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         background = Image.new("RGB", image.size)
         background.paste(image, mask=image.getchannel("A"))
         image = background
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # which would copy it

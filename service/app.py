@@ -43,7 +43,11 @@ from service.state import Service
 log = logging.getLogger("service")
 
 DECODERS = 2
-"""Threads that decode image files: each may hold some hundred megabytes while it does."""
+"""Threads that decode image files: each may hold some hundred megabytes while it does.
+There is one more for small bodies."""
+
+WRITERS = 2
+"""Threads that write large answers: more would keep the interpreter from the event loop."""
 
 COMPRESS_BYTES = 4096
 """JSON answers from here on are compressed for callers who accept that. Levels are the fastest:
@@ -130,13 +134,16 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         health.note_pass()
 
     decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+    small_decoders = ThreadPoolExecutor(1, thread_name_prefix="small-decoder")
+    writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watch = asyncio.create_task(health.watch())
         yield
         watch.cancel()
-        decoders.shutdown(wait=False, cancel_futures=True)
+        for threads in (decoders, small_decoders, writers):
+            threads.shutdown(wait=False, cancel_futures=True)
         if not await asyncio.to_thread(batcher.close, CLOSE_S):
             log.error("the batch that runs does not end: it is left behind")
 
@@ -148,6 +155,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.room = room
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     on_error = {
@@ -161,7 +169,11 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         CompressMiddleware, minimum_size=COMPRESS_BYTES, brotli=False, gzip_level=1, zstd_level=1
     )
     contexts = Contexts(
-        metrics=metrics, access=access, timeout_s=settings.request_timeout_s, room=room
+        metrics=metrics,
+        access=access,
+        timeout_s=settings.request_timeout_s,
+        room=room,
+        retry_after_s=lambda: batcher.retry_after_s,
     )
 
     def use(service: Service) -> None:
@@ -200,6 +212,8 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
             inference=Inference(engine, batcher, metrics),
             metrics=metrics,
             decoders=decoders,
+            small_decoders=small_decoders,
+            writers=writers,
             deadlines=Deadlines(),
             health=health,
             reload=reload,

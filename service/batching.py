@@ -50,6 +50,7 @@ class _Job:
     queued_at: float
     deadline: float
     inline_rows: int
+    always: bool
     left: int
     """Rows that wait: the last ones of `rows`."""
     result: Columns | None = None
@@ -144,11 +145,18 @@ class MicroBatcher:
             )
 
     async def submit(
-        self, run: Run[R], rows: Rows, deadline: float = math.inf, *, inline_rows: int = 0
+        self,
+        run: Run[R],
+        rows: Rows,
+        deadline: float = math.inf,
+        *,
+        inline_rows: int = 0,
+        always: bool = False,
     ) -> Batched[R]:
         """Queue all rows, wait, and return this request's part of `run`'s results.
 
-        A batch of `inline_rows` or fewer may run on the event loop.
+        A batch of `inline_rows` or fewer may run on the event loop. With `always` no limit is asked
+        and none is nearer for others, and it is first of its kind: for a row of the service's own.
 
         Cancelling drops what has not begun. Raises `QueueFullError` at once, nothing queued, if
         the rows do not all fit; `TimeoutError` at `deadline`, on `time.perf_counter`'s clock; and
@@ -160,18 +168,16 @@ class MicroBatcher:
         now = perf_counter()
         if now >= deadline:
             raise TimeoutError
-        self.check_room(n)
-        if not self._room.take(rows.nbytes):
-            raise QueueFullError(
-                f"{rows.nbytes:,} bytes of images do not fit: {self._room.taken:,} are held "
-                f"already, the maximum is {self._room.max_bytes:,}",
-                of="bytes",
-                retry_after_s=self.retry_after_s,
-            )
+        if not always:
+            self._take_room(rows)
         loop = asyncio.get_running_loop()
-        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, n)
-        self._queues.setdefault(run, deque()).append(job)
-        self._queued_rows += n
+        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, always, n)
+        queue = self._queues.setdefault(run, deque())
+        if always:
+            queue.appendleft(job)
+        else:
+            queue.append(job)
+            self._queued_rows += n
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         self._deadlines.add(job, deadline, job.expire)
@@ -179,9 +185,20 @@ class MicroBatcher:
             return await job.future
         finally:
             self._deadlines.discard(job)
-            self._room.give(rows.nbytes)
+            if not always:
+                self._room.give(rows.nbytes)
             if job.left:
                 self._withdraw(job)
+
+    def _take_room(self, rows: Rows) -> None:
+        self.check_room(len(rows))
+        if not self._room.take(rows.nbytes):
+            raise QueueFullError(
+                f"{rows.nbytes:,} bytes of images do not fit: {self._room.taken:,} are held "
+                f"already, the maximum is {self._room.max_bytes:,}",
+                of="bytes",
+                retry_after_s=self.retry_after_s,
+            )
 
     def close(self, timeout_s: float) -> bool:
         """End the thread, after the batch that runs. Whether it ended in time."""
@@ -197,13 +214,12 @@ class MicroBatcher:
     async def _work(self) -> None:
         """Run batches until nothing waits. Ends then: idle costs nothing."""
         ended = perf_counter()
-        while self._queued_rows:
+        while self._queues:
             if batch := self._next_batch():
                 await self._run_batch(batch)
                 await asyncio.sleep(0)  # so that who waits for the loop, not for rows, gets a turn
                 began, ended = ended, perf_counter()
                 self._measure(sum(len(part.rows) for part in batch), ended - began)
-        self._queues.clear()  # of what was withdrawn
 
     def _next_batch(self) -> list[_Slice]:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
@@ -244,9 +260,13 @@ class MicroBatcher:
             start = len(rows) - job.left
             rows = rows[start : start + n]
         batch.append(_Slice(job, rows))
-        job.left -= n
-        self._queued_rows -= n
+        self._no_longer_wait(job, n)
         return n
+
+    def _no_longer_wait(self, job: _Job, n: int) -> None:
+        job.left -= n
+        if not job.always:
+            self._queued_rows -= n
 
     async def _run_batch(self, batch: list[_Slice]) -> None:
         run = batch[0].job.run
@@ -311,8 +331,7 @@ class MicroBatcher:
 
         It stays in its queue, to be passed over: looking for it among thousands takes long.
         """
-        self._queued_rows -= job.left
-        job.left = 0
+        self._no_longer_wait(job, job.left)
         job.rows = job.rows[:0]
 
     def _measure(self, rows: int, seconds: float) -> None:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from service.deadlines import Deadlines
 from service.metrics import Metrics
+from service.room import Room
 from service.settings import Settings
 
 GRAIN_S: Final = 0.25
@@ -42,7 +43,9 @@ class Connection(Protocol):
 class Connections:
     """Those that wait for a request are `idle`: the first is the one that has waited longest."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, room: Room) -> None:
+        """`room` is also for what clients do not take of their answers."""
+        self.room = room
         self.header_timeout_s = settings.header_timeout_s
         self.keep_alive_s = settings.keep_alive_s
         self._max = settings.max_connections
@@ -67,6 +70,10 @@ class Connections:
         self.waits(connection, self.header_timeout_s)
         return True
 
+    def note_refusal(self, status: int) -> None:
+        """What came was no request, and was answered with this status."""
+        self._metrics.count_no_request(status)
+
     def remove(self, connection: Connection) -> None:
         """It is closed."""
         self._all.discard(connection)
@@ -79,7 +86,7 @@ class Connections:
 
     def sends(self, connection: Connection) -> None:
         """The first byte of a head is here; or its request is answered, and the rest of the body
-        is still on its way."""
+        is still on its way; or its client does not take the answer."""
         self._limit(connection, self.header_timeout_s)
 
     def works(self, connection: Connection) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter, time
@@ -24,7 +24,7 @@ from service.errors import (
     error_response,
     response_to,
 )
-from service.metrics import Metrics
+from service.metrics import NO_ROUTE, Metrics
 from service.rates import Quota
 from service.request_log import MAX_PATH, Ended, request_log
 from service.room import Room
@@ -46,9 +46,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 REFUSALS = {401: "unauthorized", 403: "forbidden", 429: "rate_limit"}
 """Statuses that are counted as refusals too."""
-
-NO_ROUTE = "none"
-"""Counted as the route where there is none."""
 
 
 class OwnHeaders(list[tuple[bytes, bytes]]):
@@ -91,11 +88,15 @@ class RequestContext:
     quota: Quota | None = None
     """What the key may send, if that is limited."""
     held_bytes: int = 0
-    """Of `room`, until it ends."""
+    """Of `room`, until its answer is there."""
     task: asyncio.Task[Any] | None = None
     """What works on the answer."""
     left: bool = False
     """Whether the caller has gone."""
+    retry_after_s: Callable[[], int] = lambda: 1
+    """For whom there is no room."""
+    was_refused_room: bool = False
+    """Counted when it ends."""
 
     @classmethod
     def of(cls, request: Request) -> RequestContext:
@@ -111,12 +112,19 @@ class RequestContext:
     def hold(self, n: int) -> None:
         """Take room for so many bytes more of the body. Raises `QueueFullError`."""
         if not self.room.take(n):
+            self.was_refused_room = True
             raise QueueFullError(
                 f"{n:,} bytes more do not fit: requests hold {self.room.taken:,} already, the "
                 f"maximum is {self.room.max_bytes:,}",
                 of="bytes",
+                retry_after_s=self.retry_after_s(),
             )
         self.held_bytes += n
+
+    def release(self) -> None:
+        """The body is worked off."""
+        self.room.give(self.held_bytes)
+        self.held_bytes = 0
 
     def leave(self) -> None:
         """The caller has gone: what has not begun is not computed."""
@@ -174,11 +182,20 @@ def new_id() -> str:
 class Contexts:
     """Begins each request and ends it: its context, its answer's headers, counted and logged."""
 
-    def __init__(self, *, metrics: Metrics, access: Access, timeout_s: float, room: Room) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        access: Access,
+        timeout_s: float,
+        room: Room,
+        retry_after_s: Callable[[], int],
+    ) -> None:
         self._metrics = metrics
         self._access = access
         self._timeout_s = timeout_s
         self._room = room
+        self._retry_after_s = retry_after_s
         self._service: object = None
         self._model_version = ""
 
@@ -199,6 +216,7 @@ class Contexts:
             timeout_s=self._timeout_s,
             started=perf_counter(),
             headers=headers,
+            retry_after_s=self._retry_after_s,
         )
         if (traceparent := headers.get("traceparent")) is not None:
             context.trace = join_trace(traceparent)
@@ -242,8 +260,7 @@ class Contexts:
     def end(self, scope: Scope, context: RequestContext, status: int) -> None:
         """Count it, and log it."""
         seconds = perf_counter() - context.started
-        if context.held_bytes:
-            context.room.give(context.held_bytes)
+        context.release()
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.observe_request(method, route, status, seconds)
@@ -253,6 +270,8 @@ class Contexts:
             self._metrics.count_disconnect()
         elif status in REFUSALS:
             self._metrics.count_refusal(REFUSALS[status])
+        if context.was_refused_room:
+            self._metrics.count_refusal("queue_bytes")
         if request_log.add:
             request_log.add(
                 Ended(

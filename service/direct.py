@@ -100,6 +100,7 @@ class DirectRoutes:
         status = CLIENT_LEFT
         try:
             response = await self._answer(handler, Request(scope, receive), context)
+            context.release()
             status = response.status_code
             own = self._contexts.headers(context)
             if isinstance(response, InPieces):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import sys
@@ -11,12 +10,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, perf_counter
+from traceback import format_stack
 from typing import Final
 
 from service.batching import MicroBatcher
-from service.errors import NotReadyError, QueueFullError
+from service.errors import NotReadyError
 from service.inference import Inference
 from service.metrics import Metrics
+from service.request_log import STDERR
 
 log = logging.getLogger("service")
 
@@ -31,6 +32,9 @@ TICK_S = 1.0
 
 EXIT_AFTER_S: Final = 3.0
 """From not being alive to the end of the process, so that whoever asks /livez sees it."""
+
+STACKS_S: Final = 1.0
+"""How long the end waits for its threads' stacks to be written."""
 
 BROKEN: Final = 70
 """Exit status of a process that could not go on: EX_SOFTWARE of BSD's sysexits."""
@@ -61,6 +65,8 @@ class Health:
         self._pass_at = monotonic()
         self._trouble: str | None = None
         self._trouble_since = 0.0
+        self._gave_up_at: float | None = None
+        """When the last probe ended, if it met no pass: the next one looks back to there."""
         self._probing: asyncio.Task[None] | None = None
         self._beats = 0
         self.stopping = False
@@ -112,14 +118,18 @@ class Health:
         await asyncio.shield(self._probing)
 
     async def _send_probe(self) -> None:
-        began = monotonic()
+        # What passes between two probes is work, too: else batches that take longer than a probe
+        # could end there each time, and the process for them.
+        began = self._gave_up_at or monotonic()
+        self._gave_up_at = None
         self._batcher.has_failed = False
         try:
             right = await self._inference().probe(perf_counter() + PROBE_TIMEOUT_S)
-        except (TimeoutError, QueueFullError):
+        except TimeoutError:
             if self._pass_at >= began:  # busy is ready, stuck is not
                 self._fine()
             else:
+                self._gave_up_at = monotonic()
                 self._note_trouble(f"no forward pass within {PROBE_TIMEOUT_S:g} s")
         except Exception as error:
             self._note_trouble(f"a forward pass failed: {type(error).__name__}")
@@ -158,7 +168,25 @@ class Health:
 
     def _end(self, reason: str) -> None:
         log.critical("ending, to be started again: %s", reason)
-        with suppress(OSError, ValueError):  # there may be no stderr
-            faulthandler.dump_traceback(sys.__stderr__ or 2)
         logging.shutdown()
+        # Nobody may read stderr, and a write to it last for ever: from a thread it holds up nobody.
+        # One of faulthandler's would, as it keeps the interpreter's lock.
+        writer = threading.Thread(target=_write_stacks, daemon=True)
+        writer.start()
+        writer.join(STACKS_S)
         os._exit(BROKEN)
+
+
+def _write_stacks() -> None:
+    """Write to stderr where each thread is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    names.pop(threading.get_ident())
+    stacks = [
+        f"Thread {names[ident]}:\n{''.join(format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+        if ident in names
+    ]
+    text = "\n".join(stacks).encode(errors="replace")
+    with suppress(OSError):  # it may be closed
+        while text:
+            text = text[os.write(STDERR, text) :]

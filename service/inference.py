@@ -143,11 +143,11 @@ class Inference:
     async def probe(self, deadline: float) -> bool:
         """Whether a forward pass, in the queue like any other, gives what it is known to give.
 
-        Never on the event loop, which it could hold up. Raises `TimeoutError` at `deadline`,
-        `QueueFullError`, and what the engine raises.
+        Never on the event loop, which it could hold up, and however full the queue is. Raises
+        `TimeoutError` at `deadline`, and what the engine raises.
         """
         run = self._run_of(self.engine.score, name="mse")
-        done = await self._batcher.submit(run, self.engine.probe, deadline)
+        done = await self._batcher.submit(run, self.engine.probe, deadline, always=True)
         return self.engine.is_right(done.result)
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:

@@ -58,6 +58,10 @@ class KeysError(Exception):
     """Keys that cannot be used; a message of one line, which shows none of them."""
 
 
+class NoKeysError(KeysError):
+    """There is a file, and no key in it."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Key:
     """A key, by what it may do. The key itself is kept nowhere."""
@@ -86,6 +90,7 @@ class Keys:
         self._keys = _by_digest(self._plain)
         self._file = file
         self._seen: tuple[int, ...] | None = None
+        self._told = ""
         self._look_at = monotonic() + LOOK_EVERY_S
         if file is not None:
             self._seen, found = _read_file(file)
@@ -106,27 +111,37 @@ class Keys:
         return key if key is not None and hmac.compare_digest(key.digest, digest) else None
 
     def _look_again(self, file: Path) -> None:
-        """Take the file's keys if it has changed; if that fails, those there are stay."""
+        """Take the file's keys if it has changed, be they none; if that fails, those there are stay
+        until it can be read."""
         self._look_at = monotonic() + LOOK_EVERY_S
         try:
             seen = _identity(file.stat())
         except OSError:
             seen = None
-        if seen == self._seen:
+        if seen == self._seen is not None:
             return
         self._seen = seen
+        told = ""
         try:
             self._seen, found = _read_file(file)
             self._keys = _by_digest([*self._plain, *found])
+        except NoKeysError as error:  # who takes out the last one means it
+            self._keys = _by_digest(self._plain)
+            told = f"{error}; those that it had are no longer valid"
         except KeysError as error:
-            log.error("%s; the keys read before stay", error)
+            if isinstance(error.__cause__, OSError):  # which may pass with the file as it is
+                self._seen = None
+            told = f"{error}; the keys read before stay"
         else:
             log.info("%s has %d keys now", file, len(found))
+        if told and told != self._told:  # once, though it is tried each time
+            log.error("%s", told)
+        self._told = told
 
 
 def _identity(stat: os.stat_result) -> tuple[int, ...]:
-    """Changes when a file is written, or another is put in its place."""
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    """Changes when a file is written, or another is put in its place, or who may read it is set."""
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _read_file(file: Path) -> tuple[tuple[int, ...], list[Key]]:
@@ -149,8 +164,7 @@ def _read_file(file: Path) -> tuple[tuple[int, ...], list[Key]]:
                 # What stands there is not shown: it may be a key.
                 raise KeysError(f"{where}, line {number}: {error}") from error
     if not keys:
-        # As it is for a moment while it is being written.
-        raise KeysError(f"{where}, has no keys")
+        raise NoKeysError(f"{where}, has no keys")
     return identity, keys
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.responses import Response
 
 from model.preprocessing import ImageError, open_image
-from service.errors import BadBodyError, NotAcceptableError, UnsupportedTypeError
+from service.context import RequestContext
+from service.errors import (
+    BadBodyError,
+    DeadlineError,
+    NotAcceptableError,
+    UnsupportedTypeError,
+)
 from service.readers import (
     FILE_FORMATS,
     ImagesWanted,
@@ -34,6 +41,8 @@ from service.readers import (
     read_raw_latents,
 )
 from service.writers import Answer, write_json, write_large_json, write_npy, write_png, write_raw
+
+T = TypeVar("T")
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
@@ -92,7 +101,6 @@ change of thread."""
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
 
-
 INLINE_NUMBERS: Final = 65_536
 """Answers of so many numbers are written as JSON on the event loop: about two milliseconds."""
 
@@ -111,26 +119,59 @@ async def read_images(
             return plain
     reader = IMAGE_READERS[media_type]
     if _is_slow(media_type, body, wanted):
-        loop = asyncio.get_running_loop()
-        time_left_s = None if wanted.deadline == math.inf else wanted.deadline - perf_counter()
-        async with asyncio.timeout(time_left_s):
-            return await loop.run_in_executor(decoders, reader, body, wanted)
+        return await in_thread(decoders, wanted.deadline, reader, body, wanted)
     return reader(body, wanted)
 
 
-def read_latents(body: bytes, content_type: str, wanted: LatentsWanted) -> Latents:
-    """The latents in a body, or drawn as it asks. Raises the errors of `service.readers`."""
-    return LATENT_READERS[_media_type(body, content_type, LATENT_READERS)](body, wanted)
+async def read_latents(
+    body: bytes,
+    content_type: str,
+    wanted: LatentsWanted,
+    decoders: Executor | None = None,
+    deadline: float = math.inf,
+) -> Latents:
+    """The latents in a body, or drawn as it asks; as `read_images`."""
+    media_type = _media_type(body, content_type, LATENT_READERS)
+    reader = LATENT_READERS[media_type]
+    if media_type == JSON and len(body) > INLINE_JSON_BYTES:
+        return await in_thread(decoders, deadline, reader, body, wanted)
+    return reader(body, wanted)
 
 
-async def write(accepted: str, answer: Answer, threads: Executor | None = None) -> Response:
-    """The answer as the type that was negotiated, made in `threads` where that takes long."""
+async def write(
+    accepted: str, answer: Answer, writers: Executor | None = None, deadline: float = math.inf
+) -> Response:
+    """The answer as the type that was negotiated, made by `writers` where that takes long.
+
+    Raises `TimeoutError` at `deadline`.
+    """
     if accepted == PNG:
-        return await asyncio.to_thread(write_png, answer)
+        return await in_thread(None, deadline, write_png, answer)
     if accepted == JSON and answer.array.size > INLINE_NUMBERS:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, write_large_json, answer)
+        return await in_thread(writers, deadline, write_large_json, answer)
     return WRITERS[accepted](answer)
+
+
+async def in_thread(
+    threads: Executor | None, deadline: float, work: Callable[..., T], *arguments: object
+) -> T:
+    """What `work` gives, done by `threads`, or by those that asyncio has.
+
+    Raises `TimeoutError` at `deadline`, on `time.perf_counter`'s clock. What has begun by then goes
+    on, and nobody waits for it.
+    """
+    time_left_s = None if deadline == math.inf else deadline - perf_counter()
+    async with asyncio.timeout(time_left_s):
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+
+
+@contextmanager
+def in_time(context: RequestContext, what: str) -> Iterator[None]:
+    """`with` it, a `TimeoutError` is a `DeadlineError` that says what was not done."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise DeadlineError(f"{what} within the request's {context.timeout_s:g} s") from error
 
 
 def negotiate(accept: str | None, offered: Sequence[str]) -> str:
@@ -165,9 +206,9 @@ def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
     """Whether reading takes so long that others on the event loop would notice."""
     if media_type in (RAW, NPY):
         return False  # nothing is decoded
-    if media_type == JSON and body.count(b'"') == (6 if b'"dtype"' in body else 2):
-        # So many quotation marks have the keys and the dtype; there are no base64 files.
-        return len(body) > INLINE_JSON_BYTES
+    if media_type == JSON and len(body) <= INLINE_JSON_BYTES:
+        # So many quotation marks have the keys and the dtype; beyond that there are base64 files.
+        return body.count(b'"') != (6 if b'"dtype"' in body else 2)
     if media_type not in FILES or len(body) > INLINE_FILE_BYTES:
         return True
     try:

@@ -41,6 +41,9 @@ REFUSALS: Final = (
 )
 """Reasons, each of which is there from the start: a rate of what has never been cannot be asked."""
 
+NO_ROUTE: Final = "none"
+"""Counted as the route where there is none."""
+
 STATM: Final = Path("/proc/self/statm")
 
 MODEL_INFO: Final = "vae_model_info"
@@ -67,7 +70,7 @@ class Metrics:
         )
         self._latency = Histogram(
             "vae_request_duration_seconds",
-            "Time from a request's first byte to its answer's last",
+            "Time from a request's head to its answer's last part given away",
             ["route"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
@@ -158,6 +161,10 @@ class Metrics:
         requests, latency = found
         requests.inc()
         latency.observe(seconds)
+
+    def count_no_request(self, status: int) -> None:
+        """Count an answer to what is no request, or not yet: it has no method and no route."""
+        self._requests.labels("other", NO_ROUTE, str(status)).inc()
 
     def observe_queue_wait(self, seconds: float) -> None:
         """Count one request's time in the queue."""

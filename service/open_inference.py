@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import Annotated, Any, Final
 
@@ -23,8 +24,15 @@ from service.body import read_body
 from service.context import RequestContext
 from service.direct import Routes, handler_of
 from service.errors import BadBodyError, NotFoundError, NotReadyError
-from service.infer_request import LENGTH_HEADER, InferRequest, TensorSpec, infer_response
+from service.infer_request import (
+    LENGTH_HEADER,
+    InferRequest,
+    TensorSpec,
+    infer_response,
+    json_bytes,
+)
 from service.inference import ScoreWanted
+from service.media import INLINE_JSON_BYTES, INLINE_NUMBERS, in_thread, in_time
 from service.open_inference_schemas import (
     INFER,
     MODEL_ANSWERS,
@@ -161,11 +169,25 @@ async def infer(request: Request, name: ModelName) -> Response:
     config = service.inference.engine.bundle.config
     service.inference.check_room()
     body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
-    wanted = InferRequest.parse(body, request.headers.get(LENGTH_HEADER), _outputs(model, service))
+    json_length = request.headers.get(LENGTH_HEADER)
+
+    def read() -> tuple[InferRequest, NDArray[Any]]:
+        wanted = InferRequest.parse(body, json_length, _outputs(model, service))
+        return wanted, _rows(wanted, model, config, service.settings.max_images_per_request)
+
+    if json_bytes(body, json_length) <= INLINE_JSON_BYTES:
+        wanted, rows = read()
+    else:
+        with in_time(context, "the tensors were not read"):
+            wanted, rows = await in_thread(service.decoders_for(body), context.deadline, read)
     context.shorten_timeout_us(wanted.timeout_us)
-    rows = _rows(wanted, model, config, service.settings.max_images_per_request)
     result = await model.run(service, rows, context)
-    return infer_response(wanted, name, service.version, result._asdict())
+    tensors = result._asdict()
+    answer = partial(infer_response, wanted, name, service.version, tensors)
+    if sum(tensors[output.spec.name].size for output in wanted.outputs) <= INLINE_NUMBERS:
+        return answer()
+    with in_time(context, "the answer was not written"):
+        return await in_thread(service.writers, context.deadline, partial(answer, in_pieces=True))
 
 
 @router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -17,7 +19,17 @@ from service.connections import Connections
 from service.context import OwnAnswer, OwnHeaders, new_id
 from service.errors import error_response
 
+log = logging.getLogger("service")
+
 REQUEST_TIMEOUT = 408
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a head, or of what else the parser gathers without an end to it: a line, trailers."""
+
+MAX_HEADERS: Final = 128
+
+LEAST_TAKEN: Final = 65_536
+"""Bytes of an answer that a client is to take in each `header_timeout_s`."""
 
 
 class Cycle(RequestResponseCycle):
@@ -89,6 +101,16 @@ class Protocol(HttpToolsProtocol):
         self._may_refuse = False
         self._in_head = False
         self._in_body = False
+        self._got_on = False
+        """Whether the parser has come to a head's end, or to a part of a body."""
+        self._gathered = 0
+        """Bytes in which it has not."""
+        self._upgrades = False
+        """Whether the head asks for another protocol."""
+        self._broken = False
+        """Whether nothing more is read."""
+        self._unsent = 0
+        """Bytes of answers that the client did not take; room is held for them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Called by the event loop."""
@@ -99,6 +121,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop: nobody waits for the answers that are not out."""
         self._shared.remove(self)
+        self._note_unsent(0)
         unanswered = [cycle for cycle, _ in self.pipeline]
         if self.cycle is not None:
             unanswered.append(self.cycle)
@@ -108,13 +131,67 @@ class Protocol(HttpToolsProtocol):
             if context is not None and not cycle.response_complete:
                 context.leave()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for it
-        """Answer what is not HTTP, and close."""
-        self._refuse(400, "this is not HTTP/1.1")
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._may_refuse = True  # one request of these: others wait while it is answered
+        self._got_on = False
+        size = len(data)
+        while data and not self._broken:
+            try:
+                self.parser.feed_data(data)
+                data = b""
+            except httptools.HttpParserUpgrade as error:
+                data = self._without_upgrade() + data[error.args[0] :]
+            except httptools.HttpParserError:
+                if not self._broken:
+                    self._break_off(400, "this is not HTTP/1.1")
+        self._gathered = 0 if self._got_on else self._gathered + size
+        if self._gathered > MAX_HEAD_BYTES and not self._broken:
+            self._break_off_head()
+
+    def _without_upgrade(self) -> bytes:
+        """The head once more, for another parser, without what asks for another protocol.
+
+        A server need not heed that (RFC 9110, section 7.8). The parser does, and takes the body for
+        something else. What it asks for cannot be done where there are no headers: CONNECT.
+        """
+        self._upgrades = False
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._break_off(400, "CONNECT is for proxies, and this is none")
+            return b""
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [method + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _break_off_head(self) -> None:
+        self._break_off(
+            431,
+            f"a request's head has {MAX_HEAD_BYTES:,} bytes in {MAX_HEADERS} lines at most, and so "
+            "has what follows a body",
+        )
+
+    def _break_off(self, status: int, detail: str) -> None:
+        """Read nothing more: answer what is no request, and close.
+
+        Requests that are here as a whole get their answers first, and then that is all.
+        """
+        self._broken = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not self._in_body or self.pipeline or cycle.response_started:
+                cycle.keep_alive = False
+                return
+            cycle.disconnected = True  # its own body is what is broken off
+        self._refuse(status, detail)
 
     def _refuse(self, status: int, detail: str, *more: tuple[str, str]) -> None:
         """Answer what is no request yet, and close."""
         request_id = new_id()
+        self._shared.note_refusal(status)
+        log.info("no request, %s: %d, %s", request_id, status, detail)
         answer = error_response("", status, detail, request_id=request_id, headers=dict(more))
         headers = [
             *self.server_state.default_headers,
@@ -127,16 +204,24 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def too_late(self) -> None:
-        """The time is over in which a head, the rest of a body or another request may come."""
-        if self._in_head and (self.cycle is None or self.cycle.response_complete):
+        """The time is over in which a head, the rest of a body or another request may come, or an
+        answer be taken."""
+        left = self.transport.get_write_buffer_size()
+        if left and self._unsent - left >= LEAST_TAKEN:
+            self._note_unsent(left)
+            self._limit()
+        elif self._in_head and not left and (self.cycle is None or self.cycle.response_complete):
             limit = f"{self._shared.header_timeout_s:g} s"
             self._refuse(408, f"the request's head did not arrive within {limit}")
         else:
-            self.transport.close()
+            self.close()
 
     def close(self) -> None:
-        """Make room for another connection."""
-        self.transport.close()
+        """End now. An answer that the client does not take is not waited for."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def close_after_answer(self) -> None:
         """The answer under way, or the next one, is the last."""
@@ -145,18 +230,62 @@ class Protocol(HttpToolsProtocol):
         for cycle, _ in self.pipeline:
             cycle.keep_alive = False
 
+    def pause_writing(self) -> None:
+        """Called by the transport: the client takes less than it is given."""
+        super().pause_writing()
+        self._note_unsent(self.transport.get_write_buffer_size())
+        self._limit()
+
+    def resume_writing(self) -> None:
+        """Called by the transport: nearly all is out."""
+        super().resume_writing()
+        self._note_unsent(0)
+        self._limit()
+
+    def _note_unsent(self, n: int) -> None:
+        """Hold room for so many bytes, as for bodies: who does not read fills it, not memory."""
+        self._shared.room.taken += n - self._unsent
+        self._unsent = n
+
+    def _limit(self) -> None:
+        """Limit the time of what is waited for now."""
+        if self.flow.write_paused:
+            self._shared.sends(self)
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self._shared.works(self)
+        elif self._in_head or self._in_body:
+            self._shared.sends(self)
+        else:
+            self._shared.waits(self, self._shared.keep_alive_s)
+
     def on_message_begin(self) -> None:
         """Called by the parser."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._got_on = True
         self._shared.sends(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser, for trailers too, which are no part of the head."""
+        if self._in_head:
+            super().on_header(name, value)
+            if len(self.headers) > MAX_HEADERS:
+                self._break_off_head()
+                raise ValueError  # which ends the parser
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._got_on = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        if self._upgrades:
+            return
         super().on_message_complete()
         self._in_body = False
+        self._got_on = True
         if self.cycle.response_complete:  # it was answered before it was all there
-            self._shared.waits(self, self._shared.keep_alive_s)
+            self._limit()
 
     def on_response_complete(self) -> None:
         """Called by the cycle. As uvicorn's, but for its timer of each connection."""
@@ -167,15 +296,16 @@ class Protocol(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif self._in_body:
-            self._shared.sends(self)
-        elif not self._in_head:
-            self._shared.waits(self, self._shared.keep_alive_s)
+        else:
+            self._limit()
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
+        if self.parser.should_upgrade():
+            self._upgrades = True  # it ends here
+            return
         self._in_head = False
-        self._in_body = True
+        self._in_body = self._got_on = True
         self._shared.works(self)
         super().on_headers_complete()
 
@@ -192,8 +322,3 @@ class Protocol(HttpToolsProtocol):
         else:
             self._may_refuse = False
             cast("Cycle", cycle).answer(answer)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
-        self._may_refuse = True  # one request of these: others wait while it is answered
-        super().data_received(data)

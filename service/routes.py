@@ -24,7 +24,7 @@ from service import media, schemas
 from service.body import read_body
 from service.context import RequestContext
 from service.direct import Routes, handler_of
-from service.errors import BundleRefusedError, DeadlineError, InvalidContentError
+from service.errors import BundleRefusedError, InvalidContentError
 from service.inference import ScoreWanted
 from service.metrics import Metrics
 from service.openapi import BODY_ERRORS, WORK_ERRORS, answers
@@ -76,9 +76,7 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
     if query.sample:
         fields["z"] = draw(posterior, query.seed)
-    return await media.write(
-        accepted, Answer(fields=fields, array=np.stack(posterior, axis=1)), service.decoders
-    )
+    return await _write(request, accepted, Answer(fields, np.stack(posterior, axis=1)))
 
 
 @router.post(
@@ -95,7 +93,11 @@ async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()
     wanted = LatentsWanted(
         size=service.latent_size, max_images=service.settings.max_images_per_request
     )
-    z = media.read_latents(body, context.headers.get("content-type", ""), wanted)
+    named = context.headers.get("content-type", "")
+    with media.in_time(context, "the latents were not read"):
+        z = await media.read_latents(
+            body, named, wanted, service.decoders_for(body), context.deadline
+        )
     return await _decoded(request, z, accepted, query)
 
 
@@ -117,11 +119,8 @@ async def reconstruct(
     result = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
-    return await media.write(
-        accepted,
-        _images_answer(service, result.images, query, {"mse": result.mse}),
-        service.decoders,
-    )
+    answer = _images_answer(service, result.images, query, {"mse": result.mse})
+    return await _write(request, accepted, answer)
 
 
 @router.post(
@@ -166,23 +165,20 @@ async def anomaly_score(
     if wanted.fdr:
         fields["fdr"] = query.fdr
     if found.error_map is None:
-        return await media.write(accepted, Answer(fields=fields, array=found.score))
+        return await _write(request, accepted, Answer(fields, found.score))
     fields["anomaly_map"] = without_grey_channel(found.error_map)
     drawn_over = (
         unit_pixels(images).reshape(found.error_map.shape) if accepted == media.PNG else None
     )
-    return await media.write(
-        accepted,
-        Answer(
-            fields=fields,
-            array=found.error_map,
-            drawable=True,
-            backdrop=drawn_over,
-            scale=query.scale,
-            max_png_pixels=service.settings.max_image_pixels,
-        ),
-        service.decoders,
+    answer = Answer(
+        fields=fields,
+        array=found.error_map,
+        drawable=True,
+        backdrop=drawn_over,
+        scale=query.scale,
+        max_png_pixels=service.settings.max_image_pixels,
     )
+    return await _write(request, accepted, answer)
 
 
 @router.get(
@@ -335,12 +331,14 @@ async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
         invert=query.invert,
         deadline=context.deadline,
     )
-    try:
-        return await media.read_images(body, wanted, service.decoders)
-    except TimeoutError as error:
-        raise DeadlineError(
-            f"the images were not decoded within the request's {context.timeout_s:g} s"
-        ) from error
+    with media.in_time(context, "the images were not decoded"):
+        return await media.read_images(body, wanted, service.decoders_for(body))
+
+
+async def _write(request: Request, accepted: str, answer: Answer) -> Response:
+    service, context = Service.of(request), RequestContext.of(request)
+    with media.in_time(context, "the answer was not written"):
+        return await media.write(accepted, answer, service.writers, context.deadline)
 
 
 async def _decoded(
@@ -349,7 +347,7 @@ async def _decoded(
     service = Service.of(request)
     result = await service.inference.decode(z, RequestContext.of(request))
     answer = _images_answer(service, result.images, query, {})
-    return await media.write(accepted, answer, service.decoders)
+    return await _write(request, accepted, answer)
 
 
 def _images_answer(

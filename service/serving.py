@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any, Final
@@ -38,6 +39,12 @@ was freed before, 32 MiB at most, and a body that grows on its heap leaves a hol
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's, of malloc.h."""
+
+OTHER_FILES: Final = 128
+"""Kept of those that may be open, for all but connections and for those that are being closed."""
+
+LEAST_CONNECTIONS: Final = 16
+"""However few files may be open."""
 
 IDLE_S: Final = 0.5
 """What idle connections have from the signal on, to be used once more: a request may be on its way,
@@ -83,7 +90,7 @@ def serve(
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
     _bound_blocks()
-    connections = Connections(settings, app.state.service.metrics)
+    connections = Connections(_with_room(settings), app.state.service.metrics, app.state.room)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -105,6 +112,30 @@ def serve(
             # Its thread hangs, and Python would wait for it.
             logging.shutdown()
             os._exit(LEFT_BEHIND)
+
+
+def _with_room(settings: Settings) -> Settings:
+    """Settings with no more connections than this process may have files open.
+
+    Past that, callers would be reset without a line in the log, those of /livez too.
+    """
+    if sys.platform == "win32":
+        return settings
+    import resource
+
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # where the hard one is more than the kernel gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        most = hard
+    room = max(LEAST_CONNECTIONS, most - OTHER_FILES)
+    if most == resource.RLIM_INFINITY or room >= settings.max_connections:
+        return settings
+    log.warning(
+        "max_connections (VAE_MAX_CONNECTIONS) is %d, but the system lets this process have %d "
+        "files open: it takes %d connections",
+        *(settings.max_connections, most, room),
+    )
+    return settings.model_copy(update={"max_connections": room})
 
 
 def _bound_blocks() -> None:

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         description="connections of one process; past it the one that idles longest is closed, or "
-        "the new one gets 503",
+        "the new one gets 503; fewer, with a warning, where the system allows fewer open files",
     )
     stall_timeout_s: float = Field(
         30.0,
@@ -232,5 +232,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_images_per_request is {self.max_images_per_request} > max_queue_images "
                 f"{self.max_queue_images}: such a request could never be queued"
+            )
+        if self.max_body_bytes > self.max_queue_bytes:
+            raise ValueError(
+                f"max_body_bytes is {self.max_body_bytes} > max_queue_bytes "
+                f"{self.max_queue_bytes}: such a body could never be taken in"
             )
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.requests import Request
 
@@ -13,6 +14,9 @@ from service.health import Health
 from service.inference import Inference
 from service.metrics import Metrics
 from service.settings import Settings
+
+SMALL_BODY_BYTES: Final = 65_536
+"""Bodies up to here have threads of their own: a photo or two, or dozens of 28×28 images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,13 @@ class Service:
     inference: Inference
     metrics: Metrics
     decoders: Executor
-    """Decodes image files, few at a time, as each may take 100 MB; and writes large JSON."""
+    """Reads large bodies and decodes image files, few at a time. One of 25 megapixels was seen to
+    take 25 to 130 MB as a PNG or a plain JPEG, up to 300 as a progressive JPEG, and 420 as a WebP,
+    of whose pixels libwebp and Pillow make four copies."""
+    small_decoders: Executor
+    """The same for small bodies, which would wait for seconds behind some large ones."""
+    writers: Executor
+    """Writes large answers."""
     deadlines: Deadlines
     """Of bodies that are on their way."""
     health: Health
@@ -36,6 +46,10 @@ class Service:
         """The service that answers this request."""
         service: Service = request.scope["state"]["service"]
         return service
+
+    def decoders_for(self, body: bytes) -> Executor:
+        """Those that are to read it."""
+        return self.small_decoders if len(body) <= SMALL_BODY_BYTES else self.decoders
 
     @property
     def name(self) -> str:

@@ -41,6 +41,9 @@ start does not take the machine from those that serve."""
 GRACE_S: Final = 5.0
 """What workers get on top of `shutdown_timeout_s` before they are killed."""
 
+SO_DETACH_FILTER: Final = 27
+"""From Linux's <asm-generic/socket.h>."""
+
 PR_SET_PDEATHSIG: Final = 1
 """From Linux's <sys/prctl.h>."""
 
@@ -81,7 +84,8 @@ class Workers:
         """Serve until SIGTERM or Ctrl-C. Returns why no worker could start, or None."""
         # A signal only writes to this pair: what it asks for is done where `_watch` waits.
         wake, awake = socket.socketpair()
-        wake.setblocking(False)
+        for end in (wake, awake):
+            end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -137,6 +141,9 @@ class Workers:
         due = [place.start_at for place in self._places if place.process is None]
         timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
         happened = connection.wait([awake, *deaths, *news], timeout_s)
+        if awake in happened:
+            with suppress(BlockingIOError):
+                awake.recv(4096)  # else it would not wait again
         for place in self._places:
             if place.news in happened:
                 self._hear(place)
@@ -174,6 +181,9 @@ class Workers:
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         if self._counts:
             self._counts.forget(place.number)
+        if sys.platform == "linux":  # of one that was stopped, and let no more callers come
+            with suppress(OSError):  # there is none
+                place.listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         if not place.ready:
             self._refuse(f"a worker could not start (exit code {process.exitcode})")
             place.failures += 1

@@ -32,6 +32,8 @@ CIVIDIS: Final = (
 PIECE_NUMBERS: Final = 16_384
 """Written to JSON at once where others wait: about half a millisecond."""
 
+PIECE_BYTES: Final = 1 << 20
+"""Copied at once there."""
 
 PAUSE_S: Final = 0.0002
 """After each piece: only giving the interpreter away would have it back before others wake."""
@@ -84,14 +86,13 @@ def write_json(answer: Answer) -> Response:
     return Negotiated(_json(answer.fields), media_type="application/json")
 
 
-class InPieces(Negotiated):
+class InPieces(Response):
     """An answer that is sent piece by piece: copies of tens of megabytes would hold others up."""
 
-    def __init__(self, pieces: list[bytes], media_type: str) -> None:
+    def __init__(self, pieces: list[bytes], media_type: str, headers: Mapping[str, str]) -> None:
         self.pieces = pieces
-        super().__init__(
-            media_type=media_type, headers={"content-length": str(sum(map(len, pieces)))}
-        )
+        length = {"content-length": str(sum(map(len, pieces)))}
+        super().__init__(media_type=media_type, headers=length | dict(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it."""
@@ -103,21 +104,25 @@ class InPieces(Negotiated):
 
 
 def write_large_json(answer: Answer) -> InPieces:
-    """As `write_json`, for a thread: after each piece others have the interpreter."""
-    parts: list[bytes] = []
-    for number, (name, value) in enumerate(answer.fields.items()):
-        parts.append((b"," if number else b"{") + orjson.dumps(name) + b":")
-        if not isinstance(value, np.ndarray) or value.size <= PIECE_NUMBERS:
-            parts[-1] += _json(value)
-            continue
-        rows = max(1, PIECE_NUMBERS * len(value) // value.size)
-        for start in range(0, len(value), rows):
-            piece = _json(value[start : start + rows])
-            parts.append((b"," if start else b"[") + piece[1:-1])
-            sleep(PAUSE_S)
-        parts.append(b"]")
-    parts.append(b"}")
-    return InPieces(parts, "application/json")
+    """As `write_json`, for a thread."""
+    return InPieces(json_pieces(answer.fields), "application/json", {"vary": "Accept"})
+
+
+def json_pieces(content: Any) -> list[bytes]:
+    """JSON in pieces, for a thread: after each large one others have the interpreter."""
+    pieces = [b""]
+    _add_json(content, pieces)
+    return pieces
+
+
+def byte_pieces(array: NDArray[Any]) -> list[bytes]:
+    """An array's bytes in pieces; as `json_pieces`."""
+    whole = array.reshape(-1).view(np.uint8)
+    pieces = []
+    for start in range(0, len(whole), PIECE_BYTES):
+        pieces.append(whole[start : start + PIECE_BYTES].tobytes())
+        sleep(PAUSE_S)
+    return pieces
 
 
 def write_npy(answer: Answer) -> Response:
@@ -193,6 +198,29 @@ def draw_map(squared_errors: Floats, images: Floats) -> Floats:
 def without_grey_channel(images: Floats) -> Floats:
     """(N, C, H, W) as clients see it: (N, H, W) when C is 1."""
     return images[:, 0] if images.shape[1] == 1 else images
+
+
+def _add_json(content: Any, pieces: list[bytes]) -> None:
+    """Large arrays as pieces of their own, and the rest to the piece before it."""
+    if isinstance(content, np.ndarray) and content.size > PIECE_NUMBERS:
+        rows = max(1, PIECE_NUMBERS * len(content) // content.size)
+        for start in range(0, len(content), rows):
+            piece = _json(content[start : start + rows])
+            pieces.append((b"," if start else b"[") + piece[1:-1])
+            sleep(PAUSE_S)
+        pieces.append(b"]")
+    elif isinstance(content, Mapping) and content:
+        for number, (name, value) in enumerate(content.items()):
+            pieces[-1] += (b"," if number else b"{") + orjson.dumps(name) + b":"
+            _add_json(value, pieces)
+        pieces[-1] += b"}"
+    elif isinstance(content, list) and content:
+        for number, value in enumerate(content):
+            pieces[-1] += b"," if number else b"["
+            _add_json(value, pieces)
+        pieces[-1] += b"]"
+    else:
+        pieces[-1] += _json(content)
 
 
 def _json(content: Any) -> bytes:

@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import health
 from service.app import App
 from service.health import Health
-from tests.api.helpers import engine_of, hold, metric, problem, queue_holds, uint8_body
+from tests.api.helpers import (
+    HANG_S,
+    engine_of,
+    hold,
+    metric,
+    problem,
+    queue_holds,
+    uint8_body,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +116,61 @@ async def test_busy_is_ready(
     assert (await asked).status_code == 200
     held.let_go()
     await work
+
+
+async def test_a_full_queue_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+    small_app: App,
+    small_client: AsyncClient,
+    digits: NDArray[np.uint8],
+) -> None:
+    """Neither of its limits is for the probe."""
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", HANG_S)
+    held = hold(monkeypatch, small_app, "encode")
+
+    def ask(n: int) -> asyncio.Task[Response]:
+        return asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:n])))
+
+    work = [ask(4)]
+    await held.begun()
+    work.append(ask(8))
+    await queue_holds(small_client, 8)
+    problem(await ask(1), 503, "8 wait already")
+    room = small_app.state.room
+    others = room.max_bytes - room.taken
+    assert room.take(others)
+    asked = asyncio.create_task(small_client.get("/readyz"))
+    for _ in range(3):
+        held.let_go(1)
+        assert (await small_client.get("/livez")).status_code == 200
+    assert (await asked).status_code == 200
+    assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
+    assert (await small_client.get("/readyz")).status_code == 200
+    assert room.taken == others
+
+
+async def test_batches_that_take_longer_than_a_probe_are_work(
+    monkeypatch: pytest.MonkeyPatch,
+    small_app: App,
+    small_client: AsyncClient,
+    digits: NDArray[np.uint8],
+) -> None:
+    """One that ends between two probes, too."""
+    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
+    held = hold(monkeypatch, small_app, "encode")
+    work = asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:8])))
+    await held.begun()
+    problem(await small_client.get("/readyz"), 503, "0.05")
+    held.let_go(1)
+    async with asyncio.timeout(HANG_S):
+        while len(held.batches) < 2:  # noqa: ASYNC110 - of the inference thread
+            await asyncio.sleep(0.001)
+    assert (await small_client.get("/readyz")).status_code == 200
+    problem(await small_client.get("/readyz"), 503, "0.05")
+    held.let_go()
+    assert (await work).status_code == 200
 
 
 async def test_not_alive_after_the_stall_timeout(

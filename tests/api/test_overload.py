@@ -12,7 +12,8 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from service.app import App
+from service.app import App, create_app
+from service.batching import MicroBatcher
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
@@ -79,6 +80,35 @@ async def test_a_full_queue_refuses_at_once_and_harms_nobody(
     assert max(held.batches) <= BATCH
     assert sum(held.batches) == 9, "the refused images were not computed"
     assert (await ask(0, 2)).status_code == 200, "and now there is room"
+
+
+async def refused(client: AsyncClient) -> float:
+    """Requests that found no room for their bytes."""
+    return await metric(client, "vae_refusals_total", reason="queue_bytes")
+
+
+async def test_a_body_without_room_is_counted_and_told_when_to_come_back(
+    monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8]
+) -> None:
+    """As one whose images find no room is: once, with the time that the queue takes."""
+    app = create_app(SMALL.model_copy(update={"max_queue_bytes": 10_000, "max_body_bytes": 10_000}))
+    monkeypatch.setattr(MicroBatcher, "retry_after_s", 7)
+    raw = {"Content-Type": "application/octet-stream"}
+    async with client_of(app) as client:
+        one = digits[0].tobytes()
+        assert (await client.post("/encode", content=one, headers=raw)).status_code == 200
+        assert await refused(client) == 0
+        app.state.room.take(9_500)
+        body_too_large = await client.post("/encode", content=one, headers=raw)
+        assert await refused(client) == 1
+        app.state.room.give(500)  # so that it fits, and its image beside it does not
+        image_too_large = await client.post("/encode", content=one, headers=raw)
+        assert await refused(client) == 2
+        app.state.room.give(9_000)
+        assert (await client.post("/encode", content=one, headers=raw)).status_code == 200
+    for answer in (body_too_large, image_too_large):
+        problem(answer, 503, "784 bytes", "10,000")
+        assert answer.headers["retry-after"] == "7"
 
 
 async def test_a_draw_is_admitted_once(
@@ -180,8 +210,6 @@ async def test_nothing_is_computed_after_the_deadline(
 async def test_the_server_s_limit_holds_where_the_caller_s_is_longer(
     monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8]
 ) -> None:
-    from service.app import create_app
-
     app = create_app(SMALL.model_copy(update={"request_timeout_s": 0.05}))
     held = hold(monkeypatch, app, "score")
     async with client_of(app) as client:

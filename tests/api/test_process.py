@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from http.client import HTTPConnection
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import httpx
@@ -27,10 +27,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.bundle import PRETRAINED
 from model.engine import Engine
 from service.__main__ import main
+from service.health import BROKEN
 from tests.api.helpers import HANG_S, WORK_ROUTES, image_file, png_pixels, problem, uint8_body
 from tests.conftest import Server
+from tests.load.harness import raw, service
 
 MAX_RESIDENT_KB = 400_000
+
+ON_LINUX = pytest.mark.skipif(
+    not Path("/proc/self/limits").exists(), reason="processes are looked up in /proc"
+)
 
 
 def address(server: Server) -> tuple[str, int]:
@@ -147,7 +153,56 @@ def test_memory_and_files_stay_bounded(server: Server, digits: NDArray[np.uint8]
     assert int(resident[1]) < MAX_RESIDENT_KB
 
 
+@ON_LINUX
+def test_connections_are_no_more_than_the_files_that_may_be_open() -> None:
+    limited = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
+    with service(prefix=limited) as live, ExitStack() as idle:
+        for _ in range(400):
+            idle.enter_context(socket.create_connection((live.host, live.port), timeout=HANG_S))
+        for _ in range(20):
+            assert live.get("/livez").status == 200
+        assert live.metric("vae_connections") == 128
+        warnings = [line for line in live.said().splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    for word in ("VAE_MAX_CONNECTIONS", "10000", "256", "128"):
+        assert word in warnings[0]
+
+
+@ON_LINUX
+def test_the_files_that_may_be_open_are_as_many_as_the_system_allows() -> None:
+    limited = ("sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh")
+    with service(prefix=limited) as live:
+        limits = Path(f"/proc/{live.pid}/limits").read_text()
+    found = re.search(r"Max open files +(\S+) +(\S+)", limits)
+    assert found
+    assert found[1] == found[2] != "256"
+
+
 # Stopping
+
+
+@ON_LINUX
+def test_a_process_past_helping_ends_though_nobody_reads_what_it_logs(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b".")
+    # Opened anew, for that one to wait where this one does not.
+    full = ("sh", "-c", f'exec "$@" 2>/proc/{os.getpid()}/fd/{writer}', "sh")
+    with service(
+        *("--stall-timeout-s", "0.5"),
+        quiet=True,
+        module="tests.load.sick_service",
+        prefix=full,
+        environment={"SICK_DIRECTORY": str(tmp_path)},
+    ) as live:
+        (tmp_path / str(live.pid)).write_text("hang everywhere")
+        with suppress(OSError, HTTPException), live.caller(1) as caller:
+            caller.ask(raw(1))
+        assert live.process.wait(HANG_S) == BROKEN
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

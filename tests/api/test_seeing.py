@@ -88,7 +88,7 @@ def test_every_line_is_json(as_json: Server, digits: NDArray[np.uint8]) -> None:
         garbage.sendall(b"BREW /\n\n\x1b\r\n\r\n")
         garbage.recv(1000)
     lines_with(as_json, "every-line")
-    lines_with(as_json, "Invalid HTTP request")
+    lines_with(as_json, "this is not HTTP/1.1")
     lines = [json.loads(line) for line in as_json.log.read_text().splitlines()]
     assert all({"time", "level"} <= line.keys() for line in lines)
     assert any("running on http://" in line.get("message", "") for line in lines)

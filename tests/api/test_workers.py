@@ -66,6 +66,12 @@ def handles(pid: int, number: signal.Signals) -> bool:
     return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
+def cpu_ticks(pid: int) -> int:
+    """What a process has used so far, of its own and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def ask(server: Server, images: NDArray[np.uint8]) -> httpx.Response:
     """One request over a connection of its own, so that any worker may take it."""
     with server.client() as client:
@@ -97,6 +103,26 @@ def test_metrics_add_up_over_workers_and_their_restarts(
         assert ask(workers, digits[:3]).json() == first.json()  # waits where nobody listens yet
     assert {counted() for _ in range(8)} == {(30, 90, 1)}
     assert f"worker {killed} died (exit code -9)" in workers.log.read_text()
+
+
+def test_the_successor_of_a_worker_that_was_stopped_is_reached(workers: Server) -> None:
+    """On its way out the worker closed the socket that is the successor's now."""
+    stopped = min(children(workers.process.pid))
+    started = workers.log.read_text().count("is in memory")
+    os.kill(stopped, signal.SIGTERM)
+    wait_for(lambda: workers.log.read_text().count("is in memory") > started)
+    for _ in range(40):  # each goes to either of them by chance
+        with socket.create_connection(address(workers), timeout=HANG_S) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in connection.recv(65_536)
+
+
+def test_the_parent_sleeps_after_a_reload(workers: Server) -> None:
+    workers.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: workers.log.read_text().count("was loaded") >= WORKERS)
+    before = cpu_ticks(workers.process.pid)
+    time.sleep(1)
+    assert cpu_ticks(workers.process.pid) - before < 0.2 * os.sysconf("SC_CLK_TCK")
 
 
 def test_connections_reach_all_workers(workers: Server) -> None:

@@ -63,7 +63,8 @@ def read_images(body: bytes, content_type: str) -> None:
 
 
 def read_latents(body: bytes, content_type: str) -> None:
-    z = media.read_latents(body, content_type, LatentsWanted(size=LATENTS, max_images=MAX_IMAGES))
+    wanted = LatentsWanted(size=LATENTS, max_images=MAX_IMAGES)
+    z = runner().run(media.read_latents(body, content_type, wanted, Inline()))
     assert z.shape[1:] == (LATENTS,)
     assert 1 <= len(z) <= MAX_IMAGES
     assert np.isfinite(z).all()

@@ -36,7 +36,23 @@ TIMES: Final = 5
 MAX_EXTRA_MIB: Final = 64
 """A body of 32 MB that is refused is in memory once, and some of it twice."""
 
+MAX_DECODED_MIB: Final = {
+    "PNG, 25 megapixels of grey": MAX_EXTRA_MIB,
+    "PNG, 25 megapixels of 16 bits": 128,
+    "PNG, 25 megapixels with alpha": 192,
+    "JPEG, 25 megapixels": 192,
+    "JPEG, 25 megapixels, progressive": 384,
+    "WebP, 25 megapixels": 512,
+}
+"""For images as large as they may be. Pillow has four bytes for each pixel in colour, 95 MiB, so
+that `MAX_EXTRA_MIB` is not to be had; one copy in grey makes it 120. libjpeg has a progressive
+image's coefficients beside that, and libwebp and Pillow have a WebP's pixels four times. Some 30
+MiB more are what the process keeps of earlier bombs."""
+
 TIMEOUT_S: Final = 60
+
+LARGEST: Final = (5_000, 5_000)
+"""As many pixels as an image may have."""
 
 JPEG_END, PNG_MAGIC = b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 
@@ -48,6 +64,7 @@ class Bomb:
     body: bytes
     headers: Mapping[str, str]
     statuses: tuple[int, ...] = (400, 413, 422)
+    max_extra_mib: int = MAX_EXTRA_MIB
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,7 @@ class Found:
     extra_mib: float
     seconds: float
     others_s: float
+    max_extra_mib: int
 
 
 def file_of(image: Image.Image, file_format: str, **options: object) -> bytes:
@@ -255,6 +273,17 @@ def defused() -> Iterator[tuple[str, bytes]]:
     yield "WebP, EXIF of 65,535 × 1 MB", webp(riff_chunk(b"EXIF", exif_bomb(1 << 20)))
 
 
+def largest() -> Iterator[tuple[str, bytes]]:
+    """Files with as many pixels as there may be."""
+    for what, mode in (("of grey", "L"), ("of 16 bits", "I;16"), ("with alpha", "RGBA")):
+        yield f"PNG, 25 megapixels {what}", file_of(Image.new(mode, LARGEST), "PNG")
+    image = Image.new("RGB", LARGEST)
+    yield "JPEG, 25 megapixels", file_of(image, "JPEG", subsampling=0)
+    progressive = file_of(image, "JPEG", subsampling=0, progressive=True)
+    yield "JPEG, 25 megapixels, progressive", progressive
+    yield "WebP, 25 megapixels", webp_lossless(*LARGEST)
+
+
 def bombs() -> Iterator[tuple[str, Bomb]]:
     """All of them, made one by one."""
     for name, file in files():
@@ -283,6 +312,8 @@ def bombs() -> Iterator[tuple[str, Bomb]]:
         yield f"npy, shape {shape}", Bomb(npy_of(shape), array)
     yield "npy, objects", Bomb(npy_of("(1, 784)", "|O"), array)
     yield "npy, an item of 2 GiB", Bomb(npy_of("(1,)", "|S2147483647"), array)
+    for name, file in largest():  # at the end: some of it may be kept
+        yield name, Bomb(file, {}, (200,), MAX_DECODED_MIB[name])
 
 
 def send(live: Running, bomb: Bomb) -> tuple[int, str]:
@@ -352,6 +383,7 @@ def try_bombs(
                 extra_mib=round(live.peak_mib() - before, 1),
                 seconds=round(seconds, 3),
                 others_s=round(others.longest_s, 3),
+                max_extra_mib=bomb.max_extra_mib,
             )
         )
         assert send(live, good)[0] == 200
@@ -369,18 +401,20 @@ def main() -> int:
             f"{item.extra_mib:7.1f} MiB {item.seconds:7.3f} s, others {item.others_s:.3f} s  "
             f"{item.status}  {item.bomb}"
         )
-    worst = max(found, key=lambda item: item.extra_mib)
+    small = [item for item in found if item.max_extra_mib == MAX_EXTRA_MIB]
+    worst = max(small, key=lambda item: item.extra_mib)
     figures = {
-        "bombs": len(found),
+        "bombs": len(small),
         "times": arguments.times,
         "worst_extra_mib": worst.extra_mib,
         "worst_bomb": worst.bomb,
         "worst_seconds": max(item.seconds for item in found),
         "worst_others_s": max(item.others_s for item in found),
+        "largest_extra_mib": max(item.extra_mib for item in found),
         "found": [asdict(item) for item in found],
     }
     print(json.dumps(figures, ensure_ascii=False))
-    return 0 if worst.extra_mib < MAX_EXTRA_MIB else 1
+    return 0 if all(item.extra_mib < item.max_extra_mib for item in found) else 1
 
 
 if __name__ == "__main__":

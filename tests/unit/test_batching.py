@@ -101,6 +101,41 @@ def test_a_lone_request_goes_at_once_and_off_the_event_loop(
     assert [n for n, _ in counted] == [2]
 
 
+def test_what_always_fits_does_and_is_first_of_its_kind(
+    make_batcher: Callable[..., MicroBatcher],
+) -> None:
+    network = Network()
+    room = Room(4 * rows(0).nbytes)
+    batcher = make_batcher(max_batch_rows=1, max_queue_rows=3, room=room)
+
+    async def main() -> None:
+        network.gate.clear()
+        done: list[int] = []
+
+        async def ask(i: int, *, always: bool = False) -> None:
+            done.extend(values(await batcher.submit(network, rows(i), always=always)))
+
+        work = [asyncio.create_task(ask(0))]
+        await network.running()
+        work += [asyncio.create_task(ask(i)) for i in (1, 2, 3)]
+        await asyncio.sleep(0)
+        assert (batcher.queued_rows, room.taken) == (3, room.max_bytes)
+        with pytest.raises(QueueFullError):
+            await ask(4)
+        work.append(asyncio.create_task(ask(5, always=True)))
+        left = asyncio.create_task(ask(6, always=True))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        assert (batcher.queued_rows, room.taken) == (3, room.max_bytes), "it takes from nobody"
+        network.gate.set()
+        await asyncio.gather(*work)
+        assert done == [0, 10, 2, 4, 6]
+        assert (batcher.queued_rows, room.taken) == (0, 0)
+
+    run(main())
+
+
 def test_what_arrives_together_or_while_a_batch_runs_shares_the_next(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:

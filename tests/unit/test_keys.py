@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 
 from service import keys
 from service.keys import MAX_FILE_BYTES, Keys, KeysError, digest_of, main, read_scopes
+
+CLOCK_S = 0.02
+"""Kernels date files by a clock that moves every 10 ms, or more often."""
 
 ALICE, BOB = "alice's-key-is-long-enough", "bob's-key-is-long-enough-too"
 
@@ -150,7 +154,7 @@ def test_a_change_counts_from_the_next_look(file: Path) -> None:
 
 
 @pytest.mark.usefixtures("_always_look")
-@pytest.mark.parametrize("text", [None, "", "broken\n", line("alice", BOB) + "eve\n"])
+@pytest.mark.parametrize("text", [None, "broken\n", line("alice", BOB) + "eve\n"])
 def test_keys_stay_while_the_file_is_broken(
     file: Path, text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +172,58 @@ def test_keys_stay_while_the_file_is_broken(
     assert record.getMessage().endswith("the keys read before stay")
     file.write_text(line("bob", BOB))
     assert found.find(f"Bearer {BOB}")
+
+
+@pytest.mark.usefixtures("_always_look")
+@pytest.mark.parametrize("text", ["", "# nobody\n"])
+def test_a_file_that_is_emptied_lets_nobody_in(
+    file: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(line("alice", ALICE))
+    found = Keys(file, BOB)
+    file.write_text(text)
+    for _ in range(3):
+        assert found.find(f"Bearer {ALICE}") is None
+        assert found.find(f"Bearer {BOB}"), "which is not of the file"
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().endswith("has no keys; those that it had are no longer valid")
+    file.write_text(line("alice", ALICE))
+    assert found.find(f"Bearer {ALICE}")
+
+
+@pytest.mark.usefixtures("_always_look")
+def test_a_file_that_could_not_be_read_is_tried_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it is the same file: whatever the reason was may have passed."""
+    file.write_text(line("alice", ALICE))
+    found = Keys(file, None)
+    file.write_text(line("bob", BOB))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        for _ in range(3):
+            assert found.find(f"Bearer {ALICE}")
+    (record,) = caplog.records
+    assert record.getMessage().endswith("Permission denied; the keys read before stay")
+    assert found.find(f"Bearer {BOB}")
+    assert found.find(f"Bearer {ALICE}") is None
+
+
+@pytest.mark.usefixtures("_always_look")
+def test_a_change_with_an_old_date_counts_too(file: Path) -> None:
+    """As of `cp -p`: the kernel's own date cannot be set."""
+    file.write_text(line("alice", ALICE))
+    found, before = Keys(file, None), file.stat()
+    time.sleep(CLOCK_S)
+    file.write_text(line("alice", BOB))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert found.find(f"Bearer {BOB}")
+    assert found.find(f"Bearer {ALICE}") is None
 
 
 def test_a_file_is_looked_at_once_a_second(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from model import preprocessing
 from model.preprocessing import (
     FORMATS,
     ImageError,
@@ -182,6 +183,29 @@ def test_it_is_turned_as_its_exif_says(file_format: str, orientation: int) -> No
     assert_close(pixels(data, (1, *seen.shape))[0], seen, by=3)
 
 
+@pytest.mark.parametrize("orientation", SEEN)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_strips_make_the_pixels_that_the_whole_makes(
+    monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
+) -> None:
+    """A large image is never there as a whole in each step between."""
+    noise = np.random.default_rng(4).integers(0, 256, (37, 50, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    see_through = {"L": 7, "P": bytes(range(256)), "RGB": (7, 7, 7)}.get(mode)
+    options: dict[str, Any] = {} if see_through is None else {"transparency": see_through}
+    data = encoded(image, exif=exif.tobytes(), **options)
+    for shape in ((1, 20, 30), (3, 60, 28)):
+        whole = pixels(data, shape, resize=True)
+        for strip in (1, 300):
+            with monkeypatch.context() as patch:
+                patch.setattr(preprocessing, "STRIP_PIXELS", strip)
+                assert np.array_equal(pixels(data, shape, resize=True), whole)
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(
     "exif", [b"junk", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + bytes(30)]
@@ -279,6 +303,15 @@ def png_header(width: int, height: int) -> bytes:
     checksum = struct.pack(">I", zlib.crc32(header))
     data = b"IDAT\0\0\0\0"
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + b"\0\0\0\4" + data
+
+
+def test_another_size_is_refused_before_it_is_decoded() -> None:
+    """What is refused for its size, and so is free, takes no work."""
+    data = png_header(30, 20)  # which has no pixels to decode
+    with pytest.raises(ImageSizeError, match="30 × 20"):
+        pixels(data, resize=False)
+    with pytest.raises(MalformedImageError):
+        pixels(data, resize=True)
 
 
 def bmp_header(width: int, height: int) -> bytes:

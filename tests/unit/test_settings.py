@@ -86,7 +86,7 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("alpha", "0.05"),
         ("shutdown_delay_s", "0.5"),
         ("shutdown_timeout_s", "5"),
-        ("max_queue_bytes", "1000000"),
+        ("max_queue_bytes", "100000000"),
         ("header_timeout_s", "1.5"),
         ("keep_alive_s", "5.0"),
         ("max_connections", "100"),
@@ -194,6 +194,13 @@ def test_a_request_must_fit_into_the_queue() -> None:
     assert Settings(max_images_per_request=8, max_queue_images=8).max_queue_images == 8
     with pytest.raises(ValidationError, match=r"max_images_per_request is 9 .* max_queue_images 8"):
         Settings(max_images_per_request=9, max_queue_images=8)
+
+
+def test_a_body_must_fit_into_the_queue() -> None:
+    assert Settings(max_body_bytes=8, max_queue_bytes=8).max_queue_bytes == 8
+    with pytest.raises(ValidationError, match=r"max_body_bytes is 9 .* max_queue_bytes 8") as told:
+        Settings(max_body_bytes=9, max_queue_bytes=8)
+    assert len(told.value.errors()) == 1
 
 
 def test_settings_do_not_change() -> None:

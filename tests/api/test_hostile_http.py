@@ -1,0 +1,246 @@
+"""HTTP that is meant to harm: heads without an end, smuggled requests, clients who do not read."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+import numpy as np
+import pytest
+
+from tests.api.helpers import HANG_S
+from tests.api.test_process import address
+from tests.api.test_protocol import ZEROS, Connection, request
+from tests.conftest import Server
+from tests.load.harness import Service, service, wait_for
+
+STALL_S = 1.0
+FLOOD = 40_000_000
+"""Bytes, of which the service must not keep any number."""
+
+HEAD = b"POST /encode HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAA")
+
+LARGE = request("/decode", b'{"n": 4096}', headers=("Accept: application/x-npy",))
+"""Its answer has 12.8 MB."""
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Service]:
+    flags = ("--header-timeout-s", str(STALL_S), "--keep-alive-s", "2", "--shutdown-timeout-s", "5")
+    with service(*flags, "--max-connections", "30") as live:
+        yield live
+
+
+@pytest.fixture
+def connection(live: Service) -> Iterator[Connection]:
+    with closing(Connection(live.host, live.port)) as connection:
+        yield connection
+
+
+def flood(live: Service, start: bytes, piece: bytes) -> tuple[bytes, int]:
+    """What is answered, and how much was taken until then."""
+    sent = 0
+    with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
+        with suppress(OSError):
+            plain.sendall(start)
+            while sent < FLOOD:
+                plain.sendall(piece)
+                sent += len(piece)
+        with suppress(OSError):
+            return plain.recv(65_536), sent
+    return b"", sent
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (HEAD, b"a: b\r\n" * 10_000),
+        (HEAD + b"a: ", b"b" * 50_000),
+        (HEAD, b"b" * 50_000),
+        (b"POST /", b"b" * 50_000),
+        (CHUNKED + b"1\r\n{\r\n0\r\n", b"a: b\r\n" * 10_000),
+        (CHUNKED + b"1\r\n{\r\n0\r\na: ", b"b" * 50_000),
+        (CHUNKED + b"1;a=", b"b" * 50_000),
+        (b"", b"\r\n" * 25_000),
+    ],
+    ids=["headers", "value", "name", "url", "trailers", "trailer", "extension", "empty lines"],
+)
+def test_what_has_no_end_is_broken_off(live: Service, start: bytes, piece: bytes) -> None:
+    live.forget_peak()
+    before = live.resident_mib()
+    answer, sent = flood(live, start, piece)
+    assert sent < FLOOD / 4, "it is not read to the end"
+    assert answer[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400", b"")  # a reset may overtake it
+    assert live.peak_mib() - before < 20
+    assert live.get("/livez").status == 200
+
+
+def test_a_head_of_any_size_within_the_limit_is_read(connection: Connection) -> None:
+    """In one piece and in many."""
+    for size in (1_000, 30_000, 60_000):
+        whole = request("/encode", ZEROS, headers=(f"X-Long: {'b' * size}",))
+        connection.send(whole)
+        assert connection.answer()[0] == "HTTP/1.1 200 OK"
+        for start in range(0, len(whole), 5_000):
+            connection.send(whole[start : start + 5_000])
+            time.sleep(0.002)
+        assert connection.answer()[0] == "HTTP/1.1 200 OK"
+
+
+def test_too_many_headers_are_refused(connection: Connection) -> None:
+    connection.send(request("/encode", ZEROS, headers=("a: b",) * 100))
+    assert connection.answer()[0] == "HTTP/1.1 200 OK"
+    connection.send(request("/encode", ZEROS, headers=("a: b",) * 200))
+    status, headers, body = connection.answer()
+    assert status == "HTTP/1.1 431 Request Header Fields Too Large"
+    assert headers["connection"] == "close"
+    assert b"65,536" in body
+    assert connection.is_closed()
+
+
+def test_a_body_is_no_request_whatever_the_head_asks_for(connection: Connection) -> None:
+    """As curl --http2 and Java's client send by default."""
+    for _ in range(3):
+        inner = request("/model")
+        headers = (*UPGRADE, "Content-Type: application/json")
+        connection.send(request("/decode", inner, headers=headers).partition(inner)[0])
+        time.sleep(0.05)
+        connection.send(inner)
+        status, _, body = connection.answer()
+        assert status == "HTTP/1.1 400 Bad Request"
+        assert b"JSON" in body
+        connection.send(request("/livez"))
+        assert connection.answer()[2] == b'{"status":"ok"}'
+
+
+def test_many_upgrades_at_once_are_answered_in_their_order(connection: Connection) -> None:
+    ids = [f"id-{number}" for number in range(60)]
+    parts = [
+        request(*(("/encode", ZEROS), ("/livez",))[i % 2], headers=(*UPGRADE, f"X-Request-ID: {n}"))
+        for i, n in enumerate(ids)
+    ]
+    connection.send(b"".join(parts))
+    answers = [connection.answer() for _ in ids]
+    assert [headers["x-request-id"] for _, headers, _ in answers] == ids
+    assert {status for status, _, _ in answers} == {"HTTP/1.1 200 OK"}
+
+
+def test_curl_may_ask_for_http2(live: Service) -> None:
+    url = f"http://{live.host}:{live.port}/decode"
+    done = subprocess.run(  # noqa: S603 - our own command
+        ["curl", "-s", "--http2", "-d", '{"n": 1}', "-o", "/dev/null", "-w", "%{http_code}", url],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=True,
+    )
+    assert done.stdout == "200"
+
+
+def test_connect_is_refused(connection: Connection) -> None:
+    connection.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n" + request("/livez"))
+    assert connection.answer()[0] == "HTTP/1.1 400 Bad Request"
+    assert connection.is_closed()
+
+
+def test_trailers_are_no_headers(start_server: Callable[..., Server], tmp_path: object) -> None:
+    """A proxy in front may have taken a key out of the head for a reason."""
+    server = start_server("--api-keys", "k" * 32)
+    with closing(Connection(*address(server))) as connection:
+        size = f"{len(ZEROS):x}".encode()
+        start = b"POST /encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        key = b"Authorization: Bearer " + b"k" * 32 + b"\r\n"
+        connection.send(start + size + b"\r\n" + ZEROS + b"\r\n0\r\n" + key + b"\r\n")
+        assert connection.answer()[0] == "HTTP/1.1 401 Unauthorized"
+
+
+def test_garbage_never_stands_in_an_answer_under_way(live: Service) -> None:
+    with closing(Connection(live.host, live.port)) as connection:
+        connection.send(LARGE)
+        time.sleep(0.2)
+        connection.send(b"\0garbage\r\n\r\n")
+        status, _, body = connection.answer()
+        assert status == "HTTP/1.1 200 OK"
+        assert np.frombuffer(body[-784 * 4 :], np.float32).max() <= 1
+        assert connection.answer()[0] == "HTTP/1.1 400 Bad Request"
+        assert connection.is_closed()
+    with closing(Connection(live.host, live.port)) as connection:
+        good = b"".join(request("/encode", ZEROS) for _ in range(3))
+        connection.send(good + b"\0garbage\r\n\r\n")
+        for _ in range(3):
+            assert connection.answer()[0] == "HTTP/1.1 200 OK"
+        assert connection.is_closed()
+
+
+def unread(live: Service) -> socket.socket:
+    """A connection whose large answer is not read."""
+    plain = socket.create_connection((live.host, live.port), timeout=HANG_S)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.sendall(LARGE)
+    return plain
+
+
+@pytest.mark.parametrize("accept", ["application/x-npy", "application/json"])
+def test_who_does_not_read_the_answer_is_not_waited_for(live: Service, accept: str) -> None:
+    """All in one piece, and in many pieces."""
+    open_before = live.open_files()
+    large = request("/decode", b'{"n": 4096}', headers=(f"Accept: {accept}",))
+    with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
+        plain.sendall(large)
+        time.sleep(0.5)
+        assert live.open_files() == open_before + 1
+        gone_s = wait_for(lambda: live.open_files() == open_before, 10)
+    assert gone_s is not None
+    assert gone_s < 2 * STALL_S + 2
+    assert live.metric("vae_queue_bytes") == 0
+
+
+def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
+    """For longer than an answer may stand still."""
+    with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
+        plain.sendall(LARGE)
+        got, began = 0, time.monotonic()
+        while got < 12_000_000:
+            got += len(plain.recv(1 << 20))
+            time.sleep(0.1)
+        assert time.monotonic() - began > 1.2 * STALL_S
+
+
+def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000")
+    unread_ones = []
+    try:
+        with server.client() as client:
+            for _ in range(12):
+                plain = socket.create_connection(address(server), timeout=HANG_S)
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                plain.sendall(LARGE)
+                unread_ones.append(plain)
+                time.sleep(0.15)
+            refused = client.post("/decode", json={"n": 1})
+            assert refused.status_code == 503
+            assert "60,000,000" in refused.json()["detail"]
+            for plain in unread_ones:
+                plain.close()
+            assert wait_for(lambda: client.post("/decode", json={"n": 1}).is_success, 5) is not None
+    finally:
+        for plain in unread_ones:
+            plain.close()
+
+
+def test_a_connection_that_makes_room_is_really_closed(live: Service) -> None:
+    """Of those whose answer is not read as well as of idle ones."""
+    open_before = live.open_files()
+    unread_ones = [unread(live) for _ in range(20)]
+    idle = [socket.create_connection((live.host, live.port), timeout=HANG_S) for _ in range(40)]
+    time.sleep(0.3)
+    assert live.open_files() <= open_before + 31
+    for plain in (*unread_ones, *idle):
+        plain.close()
