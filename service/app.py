@@ -76,6 +76,7 @@ class App:
         self._fastapi = fastapi
         self._direct = direct
         self._serve: ASGIApp = self._route
+        self._is_bare = not cors_origins
         if cors_origins:
             self._serve = CORSMiddleware(
                 self._route,
@@ -87,7 +88,7 @@ class App:
 
     def refuse(self, scope: Scope) -> OwnAnswer | None:
         """The answer to a request that finds the queue full, where that needs no middleware."""
-        return self._direct.refuse(scope) if self._serve == self._route else None
+        return self._direct.refuse(scope) if self._is_bare else None
 
     def openapi(self) -> dict[str, Any]:
         """The page that describes it."""

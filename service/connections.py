@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
-import struct
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from ctypes import addressof, create_string_buffer
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -19,12 +13,6 @@ from service.settings import Settings
 
 GRAIN_S: Final = 0.25
 """Times of connections are rounded up to this, so that thousands of them share a timer's firing."""
-
-SO_ATTACH_FILTER: Final = 26
-"""From Linux's <asm-generic/socket.h>; Python's socket module has no name for it."""
-
-DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
-"""A program of Berkeley's packet filter: return 0 bytes of each packet."""
 
 
 class Connection(Protocol):
@@ -108,25 +96,3 @@ class Connections:
     def _limit(self, connection: Connection, timeout_s: float) -> None:
         when = math.ceil((perf_counter() + timeout_s) / GRAIN_S) * GRAIN_S
         self._deadlines.add(connection, when, connection.too_late)
-
-
-def take_what_waits(listener: int, take: Callable[[socket.socket], object]) -> None:
-    """Give `take` the connections that wait at a listening socket, and let no others come.
-
-    Closing the socket would reset those that are in the kernel's queue, whose callers think that
-    they are connected. A filter drops what arrives from now on: they will hear that nobody listens.
-    """
-    with socket.socket(fileno=socket.dup(listener)) as own:
-        if sys.platform == "linux":
-            program = create_string_buffer(DROP_ALL, len(DROP_ALL))
-            with suppress(OSError):  # without it, a caller who comes just now is reset
-                own.setsockopt(
-                    socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, addressof(program))
-                )
-        own.setblocking(False)
-        while True:
-            try:
-                accepted, _ = own.accept()
-            except OSError:
-                return
-            take(accepted)

@@ -22,7 +22,8 @@ from starlette.datastructures import State
 from model.bundle import BundleError
 from model.device import DeviceError
 from service.app import create_app
-from service.connections import Connections, take_what_waits
+from service.connections import Connections
+from service.listeners import take_what_waits
 from service.protocol import Protocol
 from service.rates import Buckets
 from service.settings import Settings
@@ -90,7 +91,7 @@ def serve(
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
     _bound_blocks()
-    connections = Connections(_with_room(settings), app.state.service.metrics, app.state.room)
+    connections = Connections(_with_files(settings), app.state.service.metrics, app.state.room)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -114,7 +115,7 @@ def serve(
             os._exit(LEFT_BEHIND)
 
 
-def _with_room(settings: Settings) -> Settings:
+def _with_files(settings: Settings) -> Settings:
     """Settings with no more connections than this process may have files open.
 
     Past that, callers would be reset without a line in the log, those of /livez too.

@@ -22,6 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from service.keys import KeysError
+from service.listeners import let_callers_come
 from service.rates import Buckets
 from service.settings import Settings
 from service.shared_counts import SharedCounts, shared_counts
@@ -40,9 +41,6 @@ start does not take the machine from those that serve."""
 
 GRACE_S: Final = 5.0
 """What workers get on top of `shutdown_timeout_s` before they are killed."""
-
-SO_DETACH_FILTER: Final = 27
-"""From Linux's <asm-generic/socket.h>."""
 
 PR_SET_PDEATHSIG: Final = 1
 """From Linux's <sys/prctl.h>."""
@@ -181,9 +179,7 @@ class Workers:
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         if self._counts:
             self._counts.forget(place.number)
-        if sys.platform == "linux":  # of one that was stopped, and let no more callers come
-            with suppress(OSError):  # there is none
-                place.listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        let_callers_come(place.listener)  # to the next one
         if not place.ready:
             self._refuse(f"a worker could not start (exit code {process.exitcode})")
             place.failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.app import App
 from service.health import Health
 from tests.api.helpers import (
     HANG_S,
+    HeldPass,
     engine_of,
     hold,
     metric,
@@ -98,18 +100,33 @@ async def test_a_probe_that_went_well_lately_is_proof_enough(
     problem(await small_client.get("/readyz"), 503)
 
 
-async def test_busy_is_ready(
+Busy = Callable[[float], Awaitable[tuple[HeldPass, asyncio.Task[Response]]]]
+
+
+@pytest.fixture
+def busy(
     monkeypatch: pytest.MonkeyPatch,
     small_app: App,
     small_client: AsyncClient,
     digits: NDArray[np.uint8],
-) -> None:
-    """The probe does not fit into the queue, but batches end."""
-    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
-    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.2)
-    held = hold(monkeypatch, small_app, "encode")
-    work = asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:8])))
-    await held.begun()
+) -> Busy:
+    """`busy(seconds)`: two batches of which the first runs until it is let go, while a probe has so
+    many seconds, and is sent each time."""
+
+    async def start(probe_s: float) -> tuple[HeldPass, asyncio.Task[Response]]:
+        monkeypatch.setattr(health, "READY_FOR_S", 0.0)
+        monkeypatch.setattr(health, "PROBE_TIMEOUT_S", probe_s)
+        held = hold(monkeypatch, small_app, "encode")
+        work = asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:8])))
+        await held.begun()
+        return held, work
+
+    return start
+
+
+async def test_busy_is_ready(busy: Busy, small_client: AsyncClient) -> None:
+    """The probe does not have its turn in time, but batches end."""
+    held, work = await busy(0.2)
     asked = asyncio.create_task(small_client.get("/readyz"))
     await asyncio.sleep(0.05)
     held.let_go(1)
@@ -151,17 +168,10 @@ async def test_a_full_queue_is_ready(
 
 
 async def test_batches_that_take_longer_than_a_probe_are_work(
-    monkeypatch: pytest.MonkeyPatch,
-    small_app: App,
-    small_client: AsyncClient,
-    digits: NDArray[np.uint8],
+    busy: Busy, small_client: AsyncClient
 ) -> None:
     """One that ends between two probes, too."""
-    monkeypatch.setattr(health, "READY_FOR_S", 0.0)
-    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
-    held = hold(monkeypatch, small_app, "encode")
-    work = asyncio.create_task(small_client.post("/encode", json=uint8_body(digits[:8])))
-    await held.begun()
+    held, work = await busy(0.05)
     problem(await small_client.get("/readyz"), 503, "0.05")
     held.let_go(1)
     async with asyncio.timeout(HANG_S):
