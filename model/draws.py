@@ -13,10 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.calibration import DEFAULT_DRAWS
 from model.scoring import ScoreStatistics, log_likelihood, offered_scores
 from model.vae import VAE, DiagonalGaussian
 
 Floats = NDArray[np.float32]
+
+
+SMALL_PIXELS: Final = 4 * 28 * 28
+"""Of an image of which a whole batch of drawn rows takes less than a second."""
+
+FEW_ROWS: Final = 8
+"""Rows whose draws take as long as a batch of plain images."""
 
 
 class Likelihoods(NamedTuple):
@@ -60,6 +68,19 @@ def draw_likelihoods(
     # log p(z) − log q(z|x), in which log 2π is on both sides.
     log_ratio = (noise.square() + posterior.log_variance[:, None] - z.square()).sum(dim=2) / 2
     return Likelihoods(given_z, given_z + log_ratio)
+
+
+def draws_a_row(draws: int) -> int:
+    """How many of an image's K draws share a row of `Engine.draw_rows`."""
+    return min(draws, DEFAULT_DRAWS)
+
+
+def most_drawn_rows(best_batch: int, pixels: int) -> int:
+    """How many of them are to be in a batch, of which each decodes an image `DEFAULT_DRAWS` times.
+
+    Of small images as many as of any rows; 128 of 128×128×3 would take 19 s on one core.
+    """
+    return min(best_batch, max(FEW_ROWS, best_batch * SMALL_PIXELS // pixels))
 
 
 def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:

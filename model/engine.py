@@ -22,7 +22,13 @@ from torch import Tensor
 from model.bundle import Bundle
 from model.calibration import DEFAULT_DRAWS
 from model.device import accelerator_of, describe_device, resolve_device
-from model.draws import DRAWN_SCORES, draw_likelihoods, errors_by_torch, score_names
+from model.draws import (
+    DRAWN_SCORES,
+    draw_likelihoods,
+    draws_a_row,
+    errors_by_torch,
+    score_names,
+)
 from model.forward import (
     MlpForward,
     ModuleForward,
@@ -35,11 +41,10 @@ from model.forward import (
 from model.known import Known, known_output, probe_images
 from model.native import NativeScores, errors_in_c
 from model.scoring import mean_squared_error, offered_scores
-from model.staging import Staging
+from model.staging import C, Fitting, Staging, join_columns
 from model.vae import Reconstruction
 
 Floats = NDArray[np.float32]
-
 
 QUICK_S: Final = 0.0005
 """A pass of this length holds others up less than handing it to a thread would."""
@@ -130,6 +135,7 @@ class Engine:
         `warm_up`. 0 on a GPU, which may hang."""
         self._accelerator = accelerator_of(self._device)
         self._stagings: dict[str, Staging] = {}
+        self._fittings: dict[tuple[Any, ...], Fitting[Any]] = {}
         self._most = GPU_BATCH
         on_cpu = self._accelerator is None
         plain = on_cpu and bundle.config.architecture == "mlp" and dtype == "float32"
@@ -241,6 +247,9 @@ class Engine:
         A row, as `reconstruct_rows` makes it, is the C·H·W pixels in [0, 1], then the D numbers of
         ε: the queue holds one array for a request.
         """
+        return self._fitted(self._reconstruct_drawn, rows)
+
+    def _reconstruct_drawn(self, rows: Rows) -> Reconstructions:
         pixels, noise = self._pixels_and_noise(rows, 1)
         output = self._network(pixels, noise)
         mse = mean_squared_error(pixels, output)
@@ -275,6 +284,9 @@ class Engine:
         A row is as `draw_rows` makes it. For a bundle with a pixel variance, where `drawn_scores`
         has names; raises `ValueError` for others.
         """
+        return self._fitted(self._draw, rows, draws=draws)
+
+    def _draw(self, rows: Rows, draws: int) -> Draws:
         variance = self.bundle.pixel_variance
         if variance is None:
             raise ValueError("the bundle has no pixel variance, so its images have no likelihood")
@@ -375,6 +387,15 @@ class Engine:
             self._stagings[kind] = Staging(self._accelerator, run, width, self._most)
         return self._stagings[kind]
 
+    def _fitted(self, run: Callable[..., C], rows: Rows, **options: int) -> C:
+        """A pass that is not staged: on an accelerator, of as many rows at a time as fit."""
+        once = partial(run, **options)
+        if self._accelerator is None:
+            return once(rows)
+        key = run, *options.values()
+        found: C = self._fittings.setdefault(key, Fitting(once, join_columns, self._most))(rows)
+        return found
+
     def _heads_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if self._accelerator:
             return forward(self._network, pixels)
@@ -395,11 +416,6 @@ class Engine:
 
     def _shaped(self, pixels: Floats) -> Floats:
         return pixels.reshape(-1, *self.bundle.config.image_shape)  # (N, C, H, W)
-
-
-def draws_a_row(draws: int) -> int:
-    """How many of an image's K draws share a row of `Engine.draw_rows`."""
-    return min(draws, DEFAULT_DRAWS)
 
 
 def _numpy(tensor: Tensor) -> Floats:

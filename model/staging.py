@@ -8,9 +8,9 @@ replayed. Sizes are powers of two, and a batch takes the next one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.forward import Rows, count_rows, fill
+
+T = TypeVar("T")
+C = TypeVar("C", bound=tuple[NDArray[Any], ...])
 
 log = logging.getLogger("model")
 
@@ -71,13 +74,62 @@ class _Recording:
         return self._result[:n].numpy().copy()
 
 
+class Fitting(Generic[T]):
+    """`run`, for batches of any size, as many rows at a time as the device has memory for.
+
+    `join` puts together what it gives for parts. Where memory runs out for a batch, `most` is half
+    of it from then on, and it is tried again after `give_back`. Raises `torch.OutOfMemoryError`
+    where not even one row fits.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[NDArray[Any]]], T],
+        join: Callable[[list[T]], T],
+        most: int,
+        give_back: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run = run
+        self._join = join
+        self._give_back = give_back
+        self.most = most
+
+    def __call__(self, rows: Rows) -> T:
+        """What `run` gives for all of them."""
+        parts = [rows] if isinstance(rows, np.ndarray) else list(rows)
+        n = count_rows(parts)
+        if n > self.most:
+            return self._in_parts(parts)
+        try:
+            return self._run(parts)
+        except torch.OutOfMemoryError:
+            if n == 1:
+                raise
+            self._give_back()
+            self.most = n // 2
+            log.warning("memory ran out: batches have %d rows at most from now on", self.most)
+        return self(parts)
+
+    def _in_parts(self, parts: list[NDArray[Any]]) -> T:
+        flat = [part.reshape(len(part), -1) for part in parts]
+        cuts = [
+            part[start : start + self.most]
+            for part in flat
+            for start in range(0, len(part), self.most)
+        ]
+        return self._join([self(cut) for cut in cuts])
+
+
+def join_columns(parts: Sequence[C]) -> C:
+    """Named tuples of columns, the rows of one after those of the other."""
+    return type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 class Staging:
     """`run`, a function of (N, width) float32 rows on the device to (N, W), for rows of the host.
 
-    uint8 rows travel as they are, a quarter of the bytes, and are scaled to [0, 1] over there. A
-    batch of more than `most` rows is taken in parts. Where memory runs out for one, `most` is half
-    of it from then on, and the batch is tried again. Raises `torch.OutOfMemoryError` where not even
-    one row fits.
+    uint8 rows travel as they are, a quarter of the bytes, and are scaled to [0, 1] over there. Rows
+    are as many at a time as `Fitting` says, `most` at first.
     """
 
     def __init__(
@@ -86,33 +138,19 @@ class Staging:
         self._accelerator = accelerator
         self._run = run
         self._width = width
-        self.most = most
         self._recordings: dict[tuple[torch.dtype, int], _Recording] = {}
+        self._fitting = Fitting[NDArray[np.float32]](
+            self._at_once, np.concatenate, most, self._recordings.clear
+        )
+
+    @property
+    def most(self) -> int:
+        """Rows at a time."""
+        return self._fitting.most
 
     def __call__(self, rows: Rows) -> NDArray[np.float32]:
         """(N, W) of N rows."""
-        parts = [rows] if isinstance(rows, np.ndarray) else list(rows)
-        n = count_rows(parts)
-        if n > self.most:
-            return self._in_parts(parts)
-        try:
-            return self._at_once(parts)
-        except torch.OutOfMemoryError:
-            if n == 1:
-                raise
-            self._recordings.clear()
-            self.most = n // 2
-            log.warning("memory ran out: batches have %d rows at most from now on", self.most)
-        return self(parts)
-
-    def _in_parts(self, parts: list[NDArray[Any]]) -> NDArray[np.float32]:
-        flat = [part.reshape(len(part), -1) for part in parts]
-        cuts = [
-            part[start : start + self.most]
-            for part in flat
-            for start in range(0, len(part), self.most)
-        ]
-        return np.concatenate([self(cut) for cut in cuts])
+        return self._fitting(rows)
 
     def _at_once(self, parts: list[NDArray[Any]]) -> NDArray[np.float32]:
         n = count_rows(parts)

@@ -50,6 +50,7 @@ class _Job:
     queued_at: float
     deadline: float
     inline_rows: int
+    most_rows: int
     always: bool
     left: int
     """Rows that wait: the last ones of `rows`."""
@@ -151,11 +152,13 @@ class MicroBatcher:
         deadline: float = math.inf,
         *,
         inline_rows: int = 0,
+        most_rows: int | None = None,
         always: bool = False,
     ) -> Batched[R]:
         """Queue all rows, wait, and return this request's part of `run`'s results.
 
-        A batch of `inline_rows` or fewer may run on the event loop. With `always` no limit is asked
+        A batch of `inline_rows` or fewer may run on the event loop. One of `run` has at most
+        `most_rows`, which are the same for all of its requests. With `always` no limit is asked
         and none is nearer for others, and it is first of its kind: for a row of the service's own.
 
         Cancelling drops what has not begun. Raises `QueueFullError` at once, nothing queued, if
@@ -171,7 +174,10 @@ class MicroBatcher:
         if not always:
             self._take_room(rows)
         loop = asyncio.get_running_loop()
-        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, always, n)
+        most_rows = min(most_rows or self._max_batch_rows, self._max_batch_rows)
+        job = _Job(
+            run, rows, loop.create_future(), now, deadline, inline_rows, most_rows, always, n
+        )
         queue = self._queues.setdefault(run, deque())
         if always:
             queue.appendleft(job)
@@ -225,11 +231,11 @@ class MicroBatcher:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
         run, queue = self._queues.popitem(last=False)
         now = perf_counter()
-        room = self._max_batch_rows
+        room = most = queue[0].most_rows
         share = max(1, room // len(queue))
         batch: list[_Slice] = []
         large: list[_Job] = []
-        while queue and room and len(large) < self._max_batch_rows:
+        while queue and room and len(large) < most:
             job = queue.popleft()
             if job.future.done() or job.deadline <= now:
                 job.expire()  # its timer may be late

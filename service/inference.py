@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.calibration import DEFAULT_DRAWS, benjamini_hochberg
-from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions, draws_a_row
+from model.draws import draws_a_row, most_drawn_rows
+from model.engine import Decoding, Encoding, Engine, Floats, Reconstructions
 from service.batching import Columns, MicroBatcher, Rows, Run
 from service.context import RequestContext
 from service.errors import DeadlineError, QueueFullError
@@ -119,7 +120,8 @@ class Inference:
             self.check_room(len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)))
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
-            draws = await self._submit(run, rows, context, inline=False)
+            most = most_drawn_rows(self.engine.best_batch, self.engine.bundle.config.pixels)
+            draws = await self._submit(run, rows, context, inline=False, most_rows=most)
             score = self.engine.drawn_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
             mse, kl = draws.mse[first], draws.kl[first]
@@ -197,13 +199,21 @@ class Inference:
         return self._runs.setdefault((method, *option.items()), partial(method, **option))
 
     async def _submit(
-        self, run: Run[R], rows: NDArray[Any], context: RequestContext, *, inline: bool = True
+        self,
+        run: Run[R],
+        rows: NDArray[Any],
+        context: RequestContext,
+        *,
+        inline: bool = True,
+        most_rows: int | None = None,
     ) -> R:
         inline_rows = self._inline_images if inline else 0
         if context.quota is not None:
             context.quota.take(context.images)
         try:
-            done = await self._batcher.submit(run, rows, context.deadline, inline_rows=inline_rows)
+            done = await self._batcher.submit(
+                run, rows, context.deadline, inline_rows=inline_rows, most_rows=most_rows
+            )
         except TimeoutError as error:
             raise DeadlineError(
                 f"no answer within the request's {context.timeout_s:g} s"

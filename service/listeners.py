@@ -13,23 +13,36 @@ from typing import Final
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 """From Linux's <asm-generic/socket.h>; Python's socket module has no names for them."""
 
-DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
-"""A program of Berkeley's packet filter: return 0 bytes of each packet."""
+DROP_SYN: Final = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of TCP's flags
+        (0x45, 0, 1, 0x02),  # SYN? else skip one
+        (0x06, 0, 0, 0),  # keep nothing of the packet
+        (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
+    )
+)
+"""A program of Berkeley's packet filter. Handshakes that have begun end: whose last packet were
+dropped would think that it is connected."""
+
+
+def let_no_more_come(listener: int) -> None:
+    """Drop what would be a new connection, as if nobody listened, and keep those that wait."""
+    if sys.platform == "linux":
+        program = create_string_buffer(DROP_SYN, len(DROP_SYN))
+        length = len(DROP_SYN) // struct.calcsize("HBBI")
+        with _own(listener) as own, suppress(OSError):  # without it, who comes just now is reset
+            own.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", length, addressof(program))
+            )
 
 
 def take_what_waits(listener: int, take: Callable[[socket.socket], object]) -> None:
-    """Give `take` the connections that wait at a listening socket, and let no others come.
+    """Give `take` the connections that wait at a listening socket.
 
-    Closing the socket would reset those that are in the kernel's queue, whose callers think that
-    they are connected. A filter drops what arrives from now on: they will hear that nobody listens.
+    Closing it would reset them, and their callers think that they are connected.
     """
-    with socket.socket(fileno=socket.dup(listener)) as own:
-        if sys.platform == "linux":
-            program = create_string_buffer(DROP_ALL, len(DROP_ALL))
-            with suppress(OSError):  # without it, a caller who comes just now is reset
-                own.setsockopt(
-                    socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, addressof(program))
-                )
+    with _own(listener) as own:
         own.setblocking(False)
         while True:
             try:
@@ -39,8 +52,13 @@ def take_what_waits(listener: int, take: Callable[[socket.socket], object]) -> N
             take(accepted)
 
 
+def _own(listener: int) -> socket.socket:
+    """The same socket by another descriptor, to close."""
+    return socket.socket(fileno=socket.dup(listener))
+
+
 def let_callers_come(listener: socket.socket) -> None:
-    """Undo what `take_what_waits` left behind: the filter is the socket's, whoever holds it."""
+    """Undo what `let_no_more_come` left behind: the filter is the socket's, whoever holds it."""
     if sys.platform == "linux":
         with suppress(OSError):  # there is none
             listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -40,7 +40,16 @@ from service.readers import (
     read_raw_images,
     read_raw_latents,
 )
-from service.writers import Answer, write_json, write_large_json, write_npy, write_png, write_raw
+from service.writers import (
+    Answer,
+    write_json,
+    write_large_json,
+    write_large_npy,
+    write_large_raw,
+    write_npy,
+    write_png,
+    write_raw,
+)
 
 T = TypeVar("T")
 
@@ -72,6 +81,19 @@ WRITERS: Final[Mapping[str, Callable[[Answer], Response]]] = {
     PNG: write_png,
 }
 
+INLINE_NUMBERS: Final = 65_536
+"""Answers of so many numbers are written as JSON on the event loop: about two milliseconds."""
+
+INLINE_COPIED: Final = 262_144
+"""And those of so many as bytes."""
+
+LARGE_WRITERS: Final[Mapping[str, tuple[int, Callable[[Answer], Response]]]] = {
+    JSON: (INLINE_NUMBERS, write_large_json),
+    NPY: (INLINE_COPIED, write_large_npy),
+    RAW: (INLINE_COPIED, write_large_raw),
+}
+"""From how many numbers on an answer has another writer, for a thread."""
+
 ARRAY_ANSWERS: Final = (JSON, NPY, RAW)
 IMAGE_ANSWERS: Final = (JSON, PNG, NPY, RAW)
 PICTURE_ANSWERS: Final = (PNG, JSON, NPY, RAW)
@@ -100,9 +122,6 @@ change of thread."""
 
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
-
-INLINE_NUMBERS: Final = 65_536
-"""Answers of so many numbers are written as JSON on the event loop: about two milliseconds."""
 
 
 async def read_images(
@@ -147,8 +166,9 @@ async def write(
     """
     if accepted == PNG:
         return await in_thread(None, deadline, write_png, answer)
-    if accepted == JSON and answer.array.size > INLINE_NUMBERS:
-        return await in_thread(writers, deadline, write_large_json, answer)
+    inline_numbers, write_large = LARGE_WRITERS[accepted]
+    if answer.array.size > inline_numbers:
+        return await in_thread(writers, deadline, write_large, answer)
     return WRITERS[accepted](answer)
 
 

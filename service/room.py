@@ -1,10 +1,11 @@
-"""Bytes that requests hold while they wait."""
+"""Bytes that requests hold while they wait, and answers until they are taken."""
 
 from __future__ import annotations
 
 
 class Room:
-    """So many bytes, and no more, for bodies on their way in and for images in the queue.
+    """So many bytes, and no more, for bodies on their way in, for images in the queue and for
+    answers on their way out.
 
     >>> room = Room(max_bytes=10)
     >>> room.take(8), room.take(8), room.taken

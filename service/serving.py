@@ -23,7 +23,7 @@ from model.bundle import BundleError
 from model.device import DeviceError
 from service.app import create_app
 from service.connections import Connections
-from service.listeners import take_what_waits
+from service.listeners import let_no_more_come, take_what_waits
 from service.protocol import Protocol
 from service.rates import Buckets
 from service.settings import Settings
@@ -168,10 +168,13 @@ class _Server(uvicorn.Server):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is not None:
+            wait_s = self._state.service.settings.header_timeout_s
+            listen = partial(loop.create_server, ssl_handshake_timeout=wait_s)
+            loop.create_server = listen  # type: ignore[method-assign] # uvicorn leaves it at 60 s
         await super().startup(sockets)
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: self._start(self._reload())
-        )
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -191,9 +194,13 @@ class _Server(uvicorn.Server):
         began = clock()
         self._connections.close_after_answers()
         await asyncio.sleep(self._state.service.settings.shutdown_delay_s)
+        listeners = [one.fileno() for server in self.servers for one in server.sockets]
+        for listener in listeners:
+            let_no_more_come(listener)
+        await asyncio.sleep(LOOK_S)  # for the handshakes that have begun
+        for listener in listeners:
+            take_what_waits(listener, self._adopt)
         for server in self.servers:
-            for listener in server.sockets:
-                take_what_waits(listener.fileno(), self._adopt)
             server.close()
         for own in sockets or []:
             own.close()

@@ -145,8 +145,8 @@ class Settings(BaseSettings):
         10.0,
         gt=0,
         le=86_400,
-        description="seconds for a request's head to arrive, then 408; and for what is left of a "
-        "body whose request is answered",
+        description="seconds for a TLS handshake; for a request's head to arrive, then 408; and "
+        "for what is left of a body whose request is answered",
     )
     keep_alive_s: float = Field(
         65.0,

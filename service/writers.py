@@ -20,6 +20,7 @@ from service.errors import InvalidContentError
 
 if TYPE_CHECKING:  # its module loads torch
     from model.engine import Floats
+    from service.context import RequestContext
 
 CIVIDIS: Final = (
     (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),
@@ -95,7 +96,9 @@ class InPieces(Response):
         super().__init__(media_type=media_type, headers=length | dict(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send it."""
+        """Send it. Until the last piece is taken, room is held for all of them."""
+        context: RequestContext = scope["state"]["context"]
+        context.hold_answer(sum(map(len, self.pieces)))
         await send({"type": START, "status": self.status_code, "headers": self.raw_headers})
         for piece in self.pieces:
             await send({"type": BODY, "body": piece, "more_body": True})
@@ -106,6 +109,20 @@ class InPieces(Response):
 def write_large_json(answer: Answer) -> InPieces:
     """As `write_json`, for a thread."""
     return InPieces(json_pieces(answer.fields), "application/json", {"vary": "Accept"})
+
+
+def write_large_npy(answer: Answer) -> InPieces:
+    """As `write_npy`, for a thread."""
+    array = np.ascontiguousarray(_outgoing(answer))
+    head = BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    return InPieces([head.getvalue(), *byte_pieces(array)], "application/x-npy", {"vary": "Accept"})
+
+
+def write_large_raw(answer: Answer) -> InPieces:
+    """As `write_raw`, for a thread."""
+    array = _little_endian(answer)
+    return InPieces(byte_pieces(array), "application/octet-stream", _about(array))
 
 
 def json_pieces(content: Any) -> list[bytes]:
@@ -134,15 +151,8 @@ def write_npy(answer: Answer) -> Response:
 
 def write_raw(answer: Answer) -> Response:
     """The array as C-order little-endian bytes, its shape and type in headers."""
-    array = _outgoing(answer)
-    headers = {
-        "x-tensor-shape": ",".join(map(str, array.shape)),
-        "x-tensor-dtype": array.dtype.name,
-    }
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return Negotiated(
-        little_endian.tobytes(), headers=headers, media_type="application/octet-stream"
-    )
+    array = _little_endian(answer)
+    return Negotiated(array.tobytes(), headers=_about(array), media_type="application/octet-stream")
 
 
 def write_png(answer: Answer) -> Response:
@@ -233,6 +243,20 @@ def _outgoing(answer: Answer) -> NDArray[Any]:
         return answer.array
     images = without_grey_channel(answer.array)
     return _to_uint8(images) if answer.uint8 else images
+
+
+def _little_endian(answer: Answer) -> NDArray[Any]:
+    array = _outgoing(answer)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _about(array: NDArray[Any]) -> dict[str, str]:
+    """What raw bytes do not say."""
+    return {
+        "vary": "Accept",
+        "x-tensor-shape": ",".join(map(str, array.shape)),
+        "x-tensor-dtype": array.dtype.name,
+    }
 
 
 def _to_uint8(images: Floats) -> NDArray[np.uint8]:

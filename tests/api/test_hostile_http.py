@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,7 +168,6 @@ def test_garbage_never_stands_in_an_answer_under_way(live: Service) -> None:
         status, _, body = connection.answer()
         assert status == "HTTP/1.1 200 OK"
         assert np.frombuffer(body[-784 * 4 :], np.float32).max() <= 1
-        assert connection.answer()[0] == "HTTP/1.1 400 Bad Request"
         assert connection.is_closed()
     with closing(Connection(live.host, live.port)) as connection:
         good = b"".join(request("/encode", ZEROS) for _ in range(3))
@@ -185,16 +185,24 @@ def unread(live: Service) -> socket.socket:
     return plain
 
 
+def is_held(live: Service, connection: socket.socket) -> bool:
+    """Whether the service has its end of a connection open."""
+    ends = f":{live.port:04X}", f":{connection.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *_, inode = line.split()[:10]
+        if (local[-5:], remote[-5:]) == ends:
+            return inode != "0"
+    return False
+
+
 @pytest.mark.parametrize("accept", ["application/x-npy", "application/json"])
 def test_who_does_not_read_the_answer_is_not_waited_for(live: Service, accept: str) -> None:
-    """All in one piece, and in many pieces."""
-    open_before = live.open_files()
     large = request("/decode", b'{"n": 4096}', headers=(f"Accept: {accept}",))
     with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
         plain.sendall(large)
         time.sleep(0.5)
-        assert live.open_files() == open_before + 1
-        gone_s = wait_for(lambda: live.open_files() == open_before, 10)
+        assert is_held(live, plain)
+        gone_s = wait_for(lambda: not is_held(live, plain), 10)
     assert gone_s is not None
     assert gone_s < 2 * STALL_S + 2
     assert live.metric("vae_queue_bytes") == 0
@@ -211,8 +219,17 @@ def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
         assert time.monotonic() - began > 1.2 * STALL_S
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        LARGE,
+        request("/decode", b'{"n": 2048}'),
+        b"GET /sample?n=4096 HTTP/1.1\r\nHost: x\r\nAccept: application/octet-stream\r\n\r\n",
+    ],
+    ids=["npy", "json", "sample"],
+)
 def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
-    start_server: Callable[..., Server],
+    large: bytes, start_server: Callable[..., Server]
 ) -> None:
     server = start_server("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000")
     unread_ones = []
@@ -221,7 +238,7 @@ def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
             for _ in range(12):
                 plain = socket.create_connection(address(server), timeout=HANG_S)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                plain.sendall(LARGE)
+                plain.sendall(large)
                 unread_ones.append(plain)
                 time.sleep(0.15)
             refused = client.post("/decode", json={"n": 1})

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -133,3 +134,14 @@ def test_a_key_with_a_password_is_not_asked_for(files: Files, tmp_path: Path) ->
     )
     flags = ("--tls-cert-file", str(files.cert), "--tls-key-file", str(locked))
     assert str(locked) in start_and_fail(*flags)
+
+
+def test_a_handshake_that_never_begins_has_an_end(
+    files: Files, start_server: Callable[..., Server]
+) -> None:
+    server = start_server("--header-timeout-s", "0.5", *files.flags())
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=HANG_S) as silent:
+        began = time.monotonic()
+        assert silent.recv(1) == b""
+    assert 0.4 < time.monotonic() - began < 3

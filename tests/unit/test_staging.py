@@ -126,6 +126,48 @@ def test_where_not_even_one_row_fits() -> None:
 # The engine through it
 
 
+class Roomy:
+    """A network's decoder on a device that runs out of memory above so many latents."""
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], latents_that_fit: int) -> None:
+        self.decode = decode
+        self.latents_that_fit = latents_that_fit
+        self.tried: list[int] = []
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.tried.append(len(z))
+        if len(z) > self.latents_that_fit:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.decode(z)
+
+
+@pytest.mark.parametrize("kind", ["draw", "reconstruct_drawn"])
+def test_memory_that_runs_out_halves_drawn_passes_too(
+    kind: str, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(find_bundle("mnist-conv"))
+    plain = Engine(bundle, device="cpu", threads=1)
+    monkeypatch.setattr(engine_module, "accelerator_of", lambda _: HostAccelerator())
+    staged = Engine(bundle, device="cpu", threads=1)
+    noise = np.random.default_rng(0).standard_normal((21, 2, bundle.config.latent_size), np.float32)
+    images = digits[:21]
+    if kind == "draw":
+        rows, options = plain.draw_rows(images, noise), [2]
+    else:
+        rows, options = plain.reconstruct_rows(images, noise[:, 0]), []
+    decoder = Roomy(staged._network.decode, 12)
+    monkeypatch.setattr(staged._network, "decode", decoder)
+    expected = getattr(plain, kind)(rows, *options)
+    found = getattr(staged, kind)([rows[:20], rows[20:]], *options)
+    assert type(found) is type(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+    assert max(decoder.tried) > decoder.latents_that_fit
+    decoder.tried.clear()
+    getattr(staged, kind)(rows, *options)
+    assert max(decoder.tried) <= decoder.latents_that_fit  # the size is remembered
+
+
 @pytest.fixture(params=["mnist", "mnist-conv"])
 def bundle(request: pytest.FixtureRequest) -> Bundle:
     return load_bundle(find_bundle(request.param))

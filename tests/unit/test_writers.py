@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -15,11 +16,16 @@ from service import writers
 from service.errors import InvalidContentError
 from service.writers import (
     Answer,
+    InPieces,
     json_response,
     without_grey_channel,
     write_json,
     write_large_json,
+    write_large_npy,
+    write_large_raw,
+    write_npy,
     write_png,
+    write_raw,
 )
 
 
@@ -70,6 +76,27 @@ def test_a_sheet_too_large_is_refused() -> None:
 def test_a_channel_of_its_own_is_left_out() -> None:
     assert without_grey_channel(np.zeros((2, 1, 4, 5), dtype=np.float32)).shape == (2, 4, 5)
     assert without_grey_channel(np.zeros((2, 3, 4, 5), dtype=np.float32)).shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("uint8", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("write", "write_large"), [(write_npy, write_large_npy), (write_raw, write_large_raw)]
+)
+def test_large_arrays_are_the_same_in_pieces(
+    write: Callable[[Answer], Response],
+    write_large: Callable[[Answer], InPieces],
+    channels: int,
+    uint8: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writers, "PIECE_BYTES", 10)
+    images = np.random.default_rng(0).random((7, 2, 3, channels), dtype=np.float32)
+    answer = Answer(fields={}, array=images.transpose(0, 3, 1, 2), drawable=True, uint8=uint8)
+    large, small = write_large(answer), write(answer)
+    assert len(large.pieces) > 3
+    assert b"".join(large.pieces) == small.body
+    assert large.headers == small.headers
 
 
 def test_large_json_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
