@@ -75,12 +75,12 @@ def draws_a_row(draws: int) -> int:
     return min(draws, DEFAULT_DRAWS)
 
 
-def most_drawn_rows(best_batch: int, pixels: int) -> int:
+def most_drawn_rows(most_rows: int, pixels: int) -> int:
     """How many of them are to be in a batch, of which each decodes an image `DEFAULT_DRAWS` times.
 
-    Of small images as many as of any rows; 128 of 128×128×3 would take 19 s on one core.
+    Of small images as many as of any rows, `most_rows`; 128 of 128×128×3 would take one core 19 s.
     """
-    return min(best_batch, max(FEW_ROWS, best_batch * SMALL_PIXELS // pixels))
+    return min(most_rows, max(FEW_ROWS, most_rows * SMALL_PIXELS // pixels))
 
 
 def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:

@@ -101,7 +101,7 @@ class MicroBatcher:
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._deadlines = Deadlines()
-        self._max_batch_rows = max_batch_rows
+        self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._room = room
         self._on_batch = on_batch
@@ -174,7 +174,7 @@ class MicroBatcher:
         if not always:
             self._take_room(rows)
         loop = asyncio.get_running_loop()
-        most_rows = min(most_rows or self._max_batch_rows, self._max_batch_rows)
+        most_rows = min(most_rows or self.max_batch_rows, self.max_batch_rows)
         job = _Job(
             run, rows, loop.create_future(), now, deadline, inline_rows, most_rows, always, n
         )
@@ -338,7 +338,10 @@ class MicroBatcher:
         It stays in its queue, to be passed over: looking for it among thousands takes long.
         """
         self._no_longer_wait(job, job.left)
-        job.rows = job.rows[:0]
+        job.rows = np.empty((0, *job.rows.shape[1:]), job.rows.dtype)  # a slice would keep all
+        over: asyncio.Future[Batched[Any]] = job.future.get_loop().create_future()
+        over.cancel()
+        job.future = over  # the other's exception would keep its frames, and they the rows
 
     def _measure(self, rows: int, seconds: float) -> None:
         """The rate at which the queue drains: of all that a batch takes, not of its pass alone."""

@@ -71,7 +71,7 @@ class RequestContext:
     model_version: str
     """Of the network that answers it, though another may take its place meanwhile."""
     room: Room
-    """For its body, and for an answer in pieces."""
+    """For its body, its result and its answer."""
     timeout_s: float
     started: float
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +88,8 @@ class RequestContext:
     quota: Quota | None = None
     """What the key may send, if that is limited."""
     held_bytes: int = 0
-    """Of `room`: its body's until its answer is there, a large answer's until it is sent."""
+    """Of `room`: its body's and its result's until its answer is there, and that of an answer in
+    pieces until it is sent."""
     task: asyncio.Task[Any] | None = None
     """What works on the answer."""
     left: bool = False
@@ -122,12 +123,12 @@ class RequestContext:
         self.held_bytes += n
 
     def hold_answer(self, n: int) -> None:
-        """Take room for the bytes of an answer, which is there already, fit or not."""
-        self.room.taken += n
+        """Take room for the bytes of a result or an answer, which is there already."""
+        self.room.force(n)
         self.held_bytes += n
 
     def release(self) -> None:
-        """The body is worked off, or the answer sent."""
+        """Body and result are worked off, or the answer is sent."""
         self.room.give(self.held_bytes)
         self.held_bytes = 0
 

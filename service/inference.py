@@ -120,7 +120,7 @@ class Inference:
             self.check_room(len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)))
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
-            most = most_drawn_rows(self.engine.best_batch, self.engine.bundle.config.pixels)
+            most = most_drawn_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
             draws = await self._submit(run, rows, context, inline=False, most_rows=most)
             score = self.engine.drawn_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
@@ -223,6 +223,7 @@ class Inference:
                 context.quota.give(context.images)
             self._metrics.count_refusal(f"queue_{error.of}")
             raise
+        context.hold_answer(sum(column.nbytes for column in done.result))
         context.queue_s += done.queue_s
         context.infer_s += done.infer_s
         self._metrics.observe_queue_wait(done.queue_s)

@@ -181,8 +181,14 @@ async def in_thread(
     on, and nobody waits for it.
     """
     time_left_s = None if deadline == math.inf else deadline - perf_counter()
-    async with asyncio.timeout(time_left_s):
-        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+    job = [arguments]
+    try:
+        async with asyncio.timeout(time_left_s):
+            return await asyncio.get_running_loop().run_in_executor(
+                threads, lambda: work(*job.pop())
+            )
+    finally:
+        job.clear()  # a cancelled job stays in the threads' queue, and bodies must not with it
 
 
 @contextmanager

@@ -97,7 +97,10 @@ class Metrics:
             "vae_queue_images", "Images that wait for a forward pass", registry
         )
         self._queue_bytes = _live_sum(
-            "vae_queue_bytes", "Bytes of bodies on their way in, and of images that wait", registry
+            "vae_queue_bytes",
+            "Bytes of bodies on their way in, of images that wait, and of results and answers on "
+            "their way out",
+            registry,
         )
         refusals = Counter(
             "vae_refusals", "Requests and connections refused", ["reason"], registry=registry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -18,6 +19,10 @@ from uvicorn.protocols.http.httptools_impl import (
 from service.connections import Connections
 from service.context import OwnAnswer, OwnHeaders, new_id
 from service.errors import error_response
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 log = logging.getLogger("service")
 
@@ -110,7 +115,9 @@ class Protocol(HttpToolsProtocol):
         self._broken = False
         """Whether nothing more is read."""
         self._unsent = 0
-        """Bytes of answers that the client did not take; room is held for them."""
+        """Bytes of answers that the kernel did not take; room is held for them."""
+        self._untaken = 0
+        """With those that the kernel has, when it was looked last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Called by the event loop."""
@@ -207,7 +214,7 @@ class Protocol(HttpToolsProtocol):
         """The time is over in which a head, the rest of a body or another request may come, or an
         answer be taken."""
         left = self.transport.get_write_buffer_size()
-        if left and self._unsent - left >= LEAST_TAKEN:
+        if left and self._untaken - self._count_untaken() >= LEAST_TAKEN:
             self._note_unsent(left)
             self._limit()
         elif self._in_head and not left and (self.cycle is None or self.cycle.response_complete):
@@ -244,8 +251,18 @@ class Protocol(HttpToolsProtocol):
 
     def _note_unsent(self, n: int) -> None:
         """Hold room for so many bytes, as for bodies: who does not read fills it, not memory."""
-        self._shared.room.taken += n - self._unsent
+        self._shared.room.force(n - self._unsent)
         self._unsent = n
+        self._untaken = self._count_untaken() if n else 0
+
+    def _count_untaken(self) -> int:
+        """Bytes that the client's side has not acknowledged: the kernel has megabytes of them, and
+        takes no more until a third of those are gone."""
+        unsent = self.transport.get_write_buffer_size()
+        if sys.platform == "win32":
+            return unsent
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        return unsent + int.from_bytes(queued, sys.byteorder)
 
     def _limit(self) -> None:
         """Limit the time of what is waited for now."""

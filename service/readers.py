@@ -460,7 +460,7 @@ class _FileDecoder:
     def __init__(self, wanted: ImagesWanted) -> None:
         self._wanted = wanted
         self._pixels_left = REQUEST_PIXELS * wanted.max_image_pixels
-        self._turn_began = perf_counter()
+        self._turn_began = math.inf
 
     def decode(
         self, data: bytes, index: int | None = None, formats: tuple[str, ...] = FORMATS
@@ -471,7 +471,9 @@ class _FileDecoder:
         now = perf_counter()
         if now > wanted.deadline:
             raise DeadlineError("the images were not decoded within the request's time")
-        if now > self._turn_began + TURN_S:  # never before the first, which may be on the loop
+        if self._turn_began == math.inf:  # the first one, which may be on the event loop
+            self._turn_began = now
+        elif now > self._turn_began + TURN_S:
             sleep(PAUSE_S)
             self._turn_began = perf_counter()
         try:

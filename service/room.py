@@ -23,6 +23,10 @@ class Room:
         self.taken += n
         return True
 
+    def force(self, n: int) -> None:
+        """Hold `n` bytes more, which are there already, whether they fit or not."""
+        self.taken += n
+
     def give(self, n: int) -> None:
         """Hold `n` bytes less."""
         self.taken -= n

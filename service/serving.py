@@ -54,6 +54,9 @@ and would be lost if they were closed at once."""
 LAST_S: Final = 0.25
 """What those have that came last, from when nobody listens."""
 
+TLS_END_S: Final = 1.0
+"""For a client to agree to the end of a TLS connection; then it is just closed."""
+
 LOOK_S: Final = 0.02
 """Between looks whether there are idle ones."""
 
@@ -169,10 +172,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        if self.config.ssl is not None:
-            wait_s = self._state.service.settings.header_timeout_s
-            listen = partial(loop.create_server, ssl_handshake_timeout=wait_s)
-            loop.create_server = listen  # type: ignore[method-assign] # uvicorn leaves it at 60 s
+        if self.config.ssl is not None:  # uvicorn leaves its times at 60 s and 30 s
+            listen = partial(loop.create_server, **self._tls_times())
+            loop.create_server = listen  # type: ignore[method-assign]
         await super().startup(sockets)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
         self._on_ready()
@@ -199,14 +201,16 @@ class _Server(uvicorn.Server):
             let_no_more_come(listener)
         await asyncio.sleep(LOOK_S)  # for the handshakes that have begun
         for listener in listeners:
-            take_what_waits(listener, self._adopt)
+            take_what_waits(listener, lambda accepted: self._start(self._adopt(accepted)))
         for server in self.servers:
             server.close()
         for own in sockets or []:
             own.close()
         until = max(began + IDLE_S, clock() + LAST_S)
-        while self._connections.has_idle and clock() < until:  # noqa: ASYNC110 - no event tells
+        while clock() < until:
             await asyncio.sleep(LOOK_S)
+            if not self._connections.has_idle and self.config.ssl is None:
+                break  # of TLS, handshakes may be under way, and nothing tells of them
         await super().shutdown()
 
     async def _reload(self) -> None:
@@ -215,7 +219,13 @@ class _Server(uvicorn.Server):
         except (BundleError, DeviceError) as error:
             log.error("the bundle in memory stays: %s", error)
 
-    def _adopt(self, accepted: socket.socket) -> None:
+    def _tls_times(self) -> dict[str, float]:
+        return {
+            "ssl_handshake_timeout": self._state.service.settings.header_timeout_s,
+            "ssl_shutdown_timeout": TLS_END_S,
+        }
+
+    async def _adopt(self, accepted: socket.socket) -> None:
         """Serve a connection that was taken off the listener's queue."""
         config = self.config
 
@@ -225,8 +235,11 @@ class _Server(uvicorn.Server):
             )
             return made
 
-        loop = asyncio.get_running_loop()
-        self._start(loop.connect_accepted_socket(protocol, accepted, ssl=config.ssl))
+        times = {} if config.ssl is None else self._tls_times()
+        with suppress(OSError):  # it has gone
+            await asyncio.get_running_loop().connect_accepted_socket(
+                protocol, accepted, ssl=config.ssl, **times
+            )
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

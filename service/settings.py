@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1,
-        description="bytes that may wait: of bodies on their way in, and of images in the queue",
+        description="bytes that may wait: of bodies on their way in, of images in the queue, and "
+        "of results and answers on their way out",
     )
     max_images_per_request: int = Field(
         8_192, ge=1, description="images in one request; bounds the memory that one answer takes"
@@ -145,8 +146,8 @@ class Settings(BaseSettings):
         10.0,
         gt=0,
         le=86_400,
-        description="seconds for a TLS handshake; for a request's head to arrive, then 408; and "
-        "for what is left of a body whose request is answered",
+        description="seconds for a TLS handshake; for a request's head to arrive, then 408; for "
+        "what is left of a body whose request is answered; and for an answer to get on",
     )
     keep_alive_s: float = Field(
         65.0,

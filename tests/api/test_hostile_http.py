@@ -7,16 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.protocol import LEAST_TAKEN
 from tests.api.helpers import HANG_S
 from tests.api.test_process import address
 from tests.api.test_protocol import ZEROS, Connection, request
 from tests.conftest import Server
-from tests.load.harness import Service, service, wait_for
+from tests.load.harness import Service, is_held, service, wait_for
 
 STALL_S = 1.0
 FLOOD = 40_000_000
@@ -185,24 +185,14 @@ def unread(live: Service) -> socket.socket:
     return plain
 
 
-def is_held(live: Service, connection: socket.socket) -> bool:
-    """Whether the service has its end of a connection open."""
-    ends = f":{live.port:04X}", f":{connection.getsockname()[1]:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, *_, inode = line.split()[:10]
-        if (local[-5:], remote[-5:]) == ends:
-            return inode != "0"
-    return False
-
-
 @pytest.mark.parametrize("accept", ["application/x-npy", "application/json"])
 def test_who_does_not_read_the_answer_is_not_waited_for(live: Service, accept: str) -> None:
     large = request("/decode", b'{"n": 4096}', headers=(f"Accept: {accept}",))
     with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
         plain.sendall(large)
         time.sleep(0.5)
-        assert is_held(live, plain)
-        gone_s = wait_for(lambda: not is_held(live, plain), 10)
+        assert is_held(live.port, plain)
+        gone_s = wait_for(lambda: not is_held(live.port, plain), 10)
     assert gone_s is not None
     assert gone_s < 2 * STALL_S + 2
     assert live.metric("vae_queue_bytes") == 0
@@ -217,6 +207,18 @@ def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
             got += len(plain.recv(1 << 20))
             time.sleep(0.1)
         assert time.monotonic() - began > 1.2 * STALL_S
+
+
+def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(live: Service) -> None:
+    """Though the kernel's buffers move by megabytes."""
+    with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
+        plain.sendall(LARGE)
+        began, got = time.monotonic(), 0
+        while (seconds := time.monotonic() - began) < 5 * STALL_S:
+            got += len(plain.recv(max(0, int(3 * LEAST_TAKEN / STALL_S * seconds) - got) or 1))
+            time.sleep(0.02)
+        assert got < 1_500_000
+        assert is_held(live.port, plain)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
@@ -90,7 +92,7 @@ async def test_one_small_form_or_file_does_not_wait_for_large_ones(
         answer = await client.post("/encode", json={"images": [base64_file(four[0])]})
         assert answer.status_code == 200
         large = form_of(*np.repeat(four, 1 + SMALL_BODY_BYTES // len(image_file(four[0])), axis=0))
-        headers = FORM | {"X-Request-Timeout": "0.1"}
+        headers = FORM | {"X-Request-Timeout": "0.5"}
         problem(await client.post("/encode", content=large, headers=headers), 504, "not decoded")
     with busy(app.state.service.small_decoders):  # nor the other way round
         assert (await client.post("/encode", content=large, headers=FORM)).status_code == 200
@@ -100,18 +102,6 @@ async def test_writing_does_not_wait_for_decoding(app: App, client: AsyncClient)
     with busy(app.state.service.decoders), busy(app.state.service.small_decoders):
         answer = await client.post("/reconstruct", content=bytes(784 * 100), headers=RAW)
         assert len(answer.json()["images"]) == 100
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priorities")
-async def test_decoders_of_large_bodies_stand_back(app: App) -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    own = priority()
-    large = app.state.service.decoders.submit(priority).result()
-    small = app.state.service.small_decoders.submit(priority).result()
-    assert large == min(19, own + 10)
-    assert small == own
 
 
 @pytest.mark.parametrize(
@@ -135,7 +125,7 @@ async def test_a_deadline_holds_while_the_answer_is_written(
 
 
 async def test_a_deadline_holds_while_large_bodies_are_read(app: App, client: AsyncClient) -> None:
-    headers = {"X-Request-Timeout": "0.1", "Content-Type": "application/json"}
+    headers = {"X-Request-Timeout": "0.5", "Content-Type": "application/json"}
     latents = b'{"z":[%b]}' % b",".join([b"[%b]" % b",".join([b"0.125"] * 10)] * 5000)
     with busy(app.state.service.decoders):
         answer = await client.post("/decode", content=latents, headers=headers)
@@ -144,6 +134,54 @@ async def test_a_deadline_holds_while_large_bodies_are_read(app: App, client: As
         answer = await client.post(path, content=infer_body(100), headers=headers)
         assert answer.status_code == 504
         assert "not read" in answer.text
+
+
+async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() -> None:
+    """Neither past its time nor when the caller has gone."""
+    with ThreadPoolExecutor(1) as threads, busy(threads):
+        for gone in (False, True):
+            images = np.zeros(10)
+            seen = weakref.ref(images)
+            late = perf_counter() + (HANG_S if gone else 0.05)
+            job = asyncio.ensure_future(media.in_thread(threads, late, np.sum, images))
+            del images
+            await asyncio.sleep(0)
+            assert seen() is not None
+            if gone:
+                job.cancel()
+            with pytest.raises(asyncio.CancelledError if gone else TimeoutError):
+                await job
+            del job
+            await asyncio.sleep(0.01)
+            gc.collect()
+            assert seen() is None
+
+
+async def test_a_result_has_room_until_it_is_written(app: App, client: AsyncClient) -> None:
+    room = app.state.room
+    with busy(app.state.service.writers):
+        job = asyncio.ensure_future(client.post("/decode", json={"n": 1000, "seed": 1}))
+        async with asyncio.timeout(HANG_S):
+            while room.taken < 1000 * 784 * 4:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+    assert (await job).status_code == 200
+    assert room.taken == 0
+
+
+async def test_decoders_give_others_a_turn(
+    client: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(readers, "TURN_S", -1.0)
+    monkeypatch.setattr(readers, "sleep", pauses.append)
+    files = [base64_file(image) for image in four]
+    assert (await client.post("/encode", content=form_of(*four), headers=FORM)).is_success
+    assert len(pauses) == 3
+    assert (await client.post("/encode", json={"images": files})).is_success
+    assert len(pauses) == 6
+    headers = {"Content-Type": "image/png"}
+    assert (await client.post("/encode", content=image_file(four[0]), headers=headers)).is_success
+    assert len(pauses) == 6, "one file may be decoded on the event loop"
 
 
 async def test_which_threads_read_and_write(client: AsyncClient, seen: list[str]) -> None:

@@ -19,6 +19,7 @@ import trustme
 from tests.api.helpers import HANG_S
 from tests.api.test_access import start_and_fail
 from tests.conftest import Server
+from tests.load.harness import is_held, wait_for
 
 
 class Files(NamedTuple):
@@ -145,3 +146,23 @@ def test_a_handshake_that_never_begins_has_an_end(
         began = time.monotonic()
         assert silent.recv(1) == b""
     assert 0.4 < time.monotonic() - began < 3
+
+
+def test_who_does_not_agree_to_the_end_does_not_hold_it_up(
+    files: Files, start_server: Callable[..., Server]
+) -> None:
+    """Neither that of an idle connection nor that of the service."""
+    server = start_server("--keep-alive-s", "0.5", *files.flags())
+    url = httpx.URL(server.url)
+    context = ssl.create_default_context(cafile=str(files.authority))
+    plain = socket.create_connection((url.host, url.port or 0), timeout=HANG_S)
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as silent:
+        silent.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent.recv(12) == b"HTTP/1.1 200"
+        assert wait_for(lambda: not is_held(url.port or 0, silent), 4) is not None
+    plain = socket.create_connection((url.host, url.port or 0), timeout=HANG_S)
+    with context.wrap_socket(plain, server_hostname="127.0.0.1"):
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(HANG_S) == 0
+        assert time.monotonic() - began < 5

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -230,6 +231,16 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
             return None
         time.sleep(POLL_S)
     return time.monotonic() - began
+
+
+def is_held(port: int, connection: socket.socket) -> bool:
+    """Whether who serves at a port of 127.0.0.1 has its end of a connection open."""
+    ends = f":{port:04X}", f":{connection.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *_, inode = line.split()[:10]
+        if (local[-5:], remote[-5:]) == ends:
+            return inode != "0"
+    return False
 
 
 @cache

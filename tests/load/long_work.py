@@ -7,12 +7,12 @@ from typing import Final
 from benchmarks.peers.table import Request
 from tests.load.harness import raw
 
-IMAGES: Final = 1024
+IMAGES: Final = 3072
 """Of one request, which are one batch: half a second at 32 draws each."""
 
 LIMITS: Final = (
-    *("--max-batch-images", str(IMAGES), "--max-queue-images", "65536"),
-    *("--max-images-per-request", "65536"),
+    *("--max-batch-images", str(IMAGES), "--max-queue-images", "131072"),
+    *("--max-images-per-request", "131072"),
 )
 """Flags of a service that takes it."""
 

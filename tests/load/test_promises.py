@@ -67,6 +67,7 @@ def test_fairness() -> None:
     for name in fairness.STREAMS:
         assert found[name]["large_requests"] > 0
         assert found[name]["one_image_requests"] > 10
+        assert found[name]["beside_p50_ms"] < 50
 
 
 def test_slow_clients() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -99,6 +101,39 @@ def test_a_lone_request_goes_at_once_and_off_the_event_loop(
     assert network.batches == [2]
     assert threading.current_thread().name not in network.threads
     assert [n for n, _ in counted] == [2]
+
+
+@pytest.mark.parametrize("expires", [False, True])
+def test_rows_of_who_waits_no_longer_are_gone(
+    expires: bool, make_batcher: Callable[..., MicroBatcher]
+) -> None:
+    """Though their place in the queue is passed over only when its turn comes."""
+    network = Network()
+    batcher = make_batcher()
+
+    async def main() -> None:
+        network.gate.clear()
+        first = asyncio.create_task(batcher.submit(network, rows(0)))
+        await network.running()
+        waiting = rows(1, 20)
+        seen = weakref.ref(waiting)
+        deadline = perf_counter() + (0.05 if expires else HANG_S)
+        job = asyncio.create_task(batcher.submit(network, waiting, deadline))
+        del waiting
+        await asyncio.sleep(0)
+        assert seen() is not None
+        if not expires:
+            job.cancel()
+        with pytest.raises(TimeoutError if expires else asyncio.CancelledError):
+            await job
+        del job
+        await asyncio.sleep(0.01)
+        gc.collect()
+        assert seen() is None
+        network.gate.set()
+        await first
+
+    run(main())
 
 
 def test_what_always_fits_does_and_is_first_of_its_kind(

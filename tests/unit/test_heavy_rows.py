@@ -11,8 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from model.draws import most_drawn_rows
+from service import inference
+from service.app import create_app
 from service.batching import MicroBatcher
 from service.room import Room
+from service.settings import Settings
+from tests.api.helpers import client_of
 
 
 class Same(NamedTuple):
@@ -55,3 +59,25 @@ def test_a_kind_of_work_may_have_smaller_batches() -> None:
 def test_the_larger_the_images_the_fewer_drawn_rows(pixels: int, expected: int) -> None:
     assert most_drawn_rows(128, pixels) == expected
     assert most_drawn_rows(1, pixels) == 1
+
+
+@pytest.mark.anyio
+async def test_drawn_scores_ask_for_them(
+    monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8]
+) -> None:
+    batches: list[int] = []
+    monkeypatch.setattr(inference, "most_drawn_rows", lambda *_: 3)
+    app = create_app(Settings(threads=1))
+    monkeypatch.setattr(
+        app.state.service.inference._batcher, "_on_batch", lambda n, _: batches.append(n)
+    )
+    async with client_of(app) as client:
+        body = {"images": digits[:7].tolist(), "dtype": "uint8"}
+        for path in ("/anomaly-score?score=iwae", "/anomaly-score"):
+            assert (await client.post(path, json=body)).is_success
+    assert batches == [3, 3, 1, 7]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from service.listeners import let_callers_come, let_no_more_come, take_what_waits
+from tests.load.harness import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no filter")
 
@@ -57,4 +58,11 @@ def test_a_handshake_that_has_begun_ends(listener: socket.socket) -> None:
         let_no_more_come(listener.fileno())
         assert waiting(listener) == []
         client.sendall(b"late")
-        assert greetings(waiting(listener)) == {b"late"}
+        accepted: list[socket.socket] = []
+
+        def came() -> bool:
+            accepted.extend(waiting(listener))
+            return bool(accepted)
+
+        assert wait_for(came, HANG_S) is not None
+        assert greetings(accepted) == {b"late"}
