@@ -42,12 +42,25 @@ CHECKS: Final = (
     Check(
         FAULTS,
         "memory of a GPU that runs out halves the batches from then on",
-        ("tests/unit/test_staging.py::test_memory_that_runs_out_halves_the_batches",),
+        (
+            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_the_batches",
+            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_drawn_passes_too",
+        ),
     ),
     Check(
         FAULTS,
         "ready is who gives the known answer to a known image",
         ("tests/api/test_health.py", "tests/unit/test_known.py"),
+    ),
+    Check(
+        FAULTS,
+        "who waits when the listening socket closes is served, and who has begun a handshake",
+        ("tests/unit/test_listeners.py",),
+    ),
+    Check(
+        HOSTILE,
+        "heads, lines, trailers and bodies without an end, and answers that nobody reads",
+        ("tests/api/test_hostile_http.py",),
     ),
     Check(
         HOSTILE,
@@ -67,11 +80,11 @@ CHECKS: Final = (
     Check(
         HOSTILE,
         "access: scopes, 401, 403 and 429; no other address than loopback without keys",
-        ("tests/api/test_access.py",),
+        ("tests/api/test_access.py", "tests/unit/test_compose.py"),
     ),
     Check(
         HOSTILE,
-        "TLS by files, no old versions of it",
+        "TLS by files, no old versions of it, and nobody who draws out its beginning or its end",
         ("tests/api/test_tls.py",),
     ),
     Check(

@@ -1,7 +1,8 @@
 """Twenty minutes at 80 % of what it can do, of all sorts of requests: nothing may grow.
 
 An open loop of a fixed mixture: scores as JSON, raw bytes, PNG and by the Open Inference Protocol,
-reconstructions, samples, and requests that are wrong. Beside it some clients leave half-way.
+reconstructions, samples, and requests that are wrong. Beside it some clients leave half-way, and
+some have no time.
 """
 
 from __future__ import annotations
@@ -97,10 +98,13 @@ def over_the_wire(port: int, wanted: Wanted) -> bytes:
 
 
 class Leavers:
-    """Clients who send half a request, or a whole one, and do not wait."""
+    """Clients who send half a request, a whole one, or a large one without the time for it, and do
+    not wait."""
 
     def __init__(self, port: int) -> None:
-        self._request = raw_http(port, raw(64))
+        whole = raw_http(port, raw(64))
+        late = raw_http(port, raw(1024, **{"X-Request-Timeout": "0.001"}))
+        self._requests = (whole[: PIXELS * 3], whole, late)
         self._port = port
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._leave)
@@ -116,9 +120,8 @@ class Leavers:
 
     def _leave(self) -> None:
         while not self._over.wait(LEAVE_PAUSE_S):
-            whole = self.left % 2
             with socket.create_connection((HOST, self._port), 10) as connection:
-                connection.sendall(self._request if whole else self._request[: PIXELS * 3])
+                connection.sendall(self._requests[self.left % len(self._requests)])
             self.left += 1
 
 
