@@ -112,7 +112,7 @@ class InferRequest:
         text: bytes,
         binary: memoryview,
         offered: Sequence[TensorSpec],
-        numbers: bytes | None = None,
+        numbers: memoryview | None = None,
     ) -> InferRequest:
         """`numbers`, if any, stand for the input's `data`."""
         document = _fields(parse_json(text), "the body", ("id", "parameters", "inputs", "outputs"))
@@ -189,7 +189,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _without_numbers(text: bytes) -> tuple[bytes, bytes] | None:
+def _without_numbers(text: bytes) -> tuple[bytes, memoryview] | None:
     """JSON with an empty list for its only `data`, and the numbers that were there.
 
     simdjson keeps the interpreter while it reads, 60 ms for 4,096 28×28 images, and
@@ -205,27 +205,37 @@ def _without_numbers(text: bytes) -> tuple[bytes, bytes] | None:
     # Without escapes, the quotation marks of DATA can be none but those of a name.
     if not after or b"\\" in rest or rest.count(DATA) > 1:
         return None
-    return rest, text[first:after]
+    return rest, memoryview(text)[first:after]
 
 
-def _plain_numbers(text: bytes, shape: tuple[int, ...], datatype: str) -> NDArray[Any]:
+def _plain_numbers(text: memoryview, shape: tuple[int, ...], datatype: str) -> NDArray[Any]:
     """A list of pixels by `service/_json.c`. Raises `BadBodyError` for what it does not take."""
     dtype = DATATYPES[datatype]
     size = math.prod(shape)
-    flat = not text[1:64].lstrip(BLANKS).startswith(b"[")
+    flat = not bytes(text[1:64]).lstrip(BLANKS).startswith(b"[")
     n, *sizes = (1, size) if flat else shape
     plain = None
     if len(sizes) <= 3 and size <= len(text):  # and so fits into C's numbers
         channels, height, width = [1] * (3 - len(sizes)) + sizes
-        images = [b'{"dtype":"', dtype.name.encode(), b'","images":', b"[" * flat, text]
-        body = b"".join([*images, b"]" * flat, b"}"])
-        plain = plain_images(body, (channels, height, width), n)
+        before = b'{"dtype":"' + dtype.name.encode() + b'","images":' + b"[" * flat
+        after = b"]" * flat + b"}"
+        plain = plain_images(_joined(before, text, after), (channels, height, width), n)
     if plain is None or len(plain[1]) != size * dtype.itemsize:
         raise BadBodyError("inputs[0].data are no pixels in their plain form")
     return np.frombuffer(plain[1], dtype).reshape(shape)
 
 
-def _input(document: Mapping[str, Any], binary: memoryview, numbers: bytes | None) -> Input:
+def _joined(before: bytes, text: memoryview, after: bytes) -> bytearray:
+    """As b"".join, which would keep the interpreter for some milliseconds."""
+    whole = bytearray(len(before) + len(text) + len(after))
+    whole[: len(before)] = before
+    whole[len(whole) - len(after) :] = after
+    middle = np.frombuffer(whole, np.uint8)[len(before) : len(before) + len(text)]
+    middle[:] = np.frombuffer(text, np.uint8)
+    return whole
+
+
+def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview | None) -> Input:
     """The one input that each model has, from its `data` or from the bytes after the JSON."""
     given = document.get("inputs")
     if not isinstance(given, simdjson.Array) or not len(given):

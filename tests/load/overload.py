@@ -33,8 +33,9 @@ DRAWS: Final = 2048
 ROWS: Final = IMAGES * DRAWS // 32
 """Places in the queue that a request takes."""
 
-QUEUE: Final = 4096
-"""Half a second of work: back to normal within 1 s after is more than the queue's length."""
+QUEUE: Final = 2048
+"""A quarter of a second of work: back to normal within 1 s after is more than the queue's length,
+and the machine's speed changes little while a request waits."""
 
 CONNECTIONS: Final = 512
 """Several times what fits into the queue: of requests that are refused, hardly any is under way."""

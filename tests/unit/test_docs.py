@@ -116,8 +116,9 @@ def test_the_reliability_table_is_that_of_the_results() -> None:
     found = reliability.read()
     assert reliability.markdown(found) == (ROOT / "benchmarks/results/reliability.md").read_text()
     assert reliability.table(found) in README
-    named = {promise["what"] for promise in found.get("checks", {}).get("promises", ())}
-    assert named <= {check.what for check in CHECKS}
+    assert tuple(found) == reliability.ORDER
+    named = {promise["what"] for promise in found["checks"]["promises"]}
+    assert named == {check.what for check in CHECKS}
 
 
 def test_the_quality_tables_are_those_of_the_results() -> None:
