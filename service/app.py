@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from threading import get_native_id
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,6 +48,12 @@ log = logging.getLogger("service")
 DECODERS = 2
 """Threads that decode image files: each may hold some hundred megabytes while it does.
 There is one more for small bodies."""
+
+DECODERS_NICE = 5
+"""Those of large bodies are nice to the rest: of a core that both want, they get a quarter."""
+
+LEAST_PRIORITY = 19
+"""Of Linux."""
 
 WRITERS = 2
 """Threads that write large answers: more would keep the interpreter from the event loop."""
@@ -134,7 +143,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         metrics.observe_batch(images, seconds)
         health.note_pass()
 
-    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder", initializer=_stand_back)
     small_decoders = ThreadPoolExecutor(1, thread_name_prefix="small-decoder")
     writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
 
@@ -234,6 +243,19 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     app.add_middleware(compress)
     app.add_middleware(ContextMiddleware, contexts=contexts)
     return App(app, direct, settings.cors_origin_list)
+
+
+def _stand_back() -> None:
+    """Give this thread less of the processor than the others, where threads have priorities.
+
+    A kernel that shares a core evenly has the event loop and the inference thread wait some
+    milliseconds for each decoder.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may forbid it
+            itself = get_native_id()
+            least = min(LEAST_PRIORITY, os.getpriority(os.PRIO_PROCESS, itself) + DECODERS_NICE)
+            os.setpriority(os.PRIO_PROCESS, itself, least)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -102,6 +104,18 @@ async def test_writing_does_not_wait_for_decoding(app: App, client: AsyncClient)
     with busy(app.state.service.decoders), busy(app.state.service.small_decoders):
         answer = await client.post("/reconstruct", content=bytes(784 * 100), headers=RAW)
         assert len(answer.json()["images"]) == 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priorities")
+async def test_decoders_of_large_bodies_stand_back(app: App) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = priority()
+    large = app.state.service.decoders.submit(priority).result()
+    small = app.state.service.small_decoders.submit(priority).result()
+    assert large == min(19, own + 5)
+    assert small == own
 
 
 @pytest.mark.parametrize(
