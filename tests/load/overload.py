@@ -33,9 +33,8 @@ DRAWS: Final = 2048
 ROWS: Final = IMAGES * DRAWS // 32
 """Places in the queue that a request takes."""
 
-QUEUE: Final = 2048
-"""A quarter of a second of work: back to normal within 1 s after is more than the queue's length,
-and the machine's speed changes little while a request waits."""
+QUEUE: Final = 4096
+"""Half a second of work: back to normal within 1 s after is more than the queue's length."""
 
 CONNECTIONS: Final = 512
 """Several times what fits into the queue: of requests that are refused, hardly any is under way."""
@@ -105,6 +104,10 @@ def measure(*, short: bool) -> Figures:
     turns, able_s, turn_s = (1, 0.5, 1.0) if short else (15, 4.0, 6.0)
     limits = ("--max-queue-images", str(QUEUE), "--max-images-per-request", str(QUEUE))
     with service(*limits, quiet=True) as live:
+        with live.caller() as caller:
+            first = caller.ask(heavy)
+        if first.status != 200:
+            raise RuntimeError(f"not even one request is answered: {first.status}, {first.body!r}")
         able = capacity(live.port, load.raw_http(live.port, heavy), seconds=2 * calm_s)
         tell(f"capacity {able:.0f} requests/s; for {seconds:.0f} s there will be {TIMES} times it")
         refusals = Refusals()
