@@ -25,8 +25,9 @@ R = TypeVar("R", bound=Columns)
 Run = Callable[[Sequence[Rows]], R]
 """Takes arrays of rows as one batch and returns a named tuple of arrays, a row for each row."""
 
-RATE_SMOOTHING = 0.2
-"""Weight of the newest batch in the measured rate: about the last ten batches count."""
+RATE_OVER_S = 1.0
+"""The measured rate is that of the last second or so of work. That of the last batches would be
+wrong where a few small ones come between large ones."""
 
 MAX_RETRY_AFTER_S = 60
 """A caller told to wait longer than this would better be told by a person."""
@@ -107,7 +108,7 @@ class MicroBatcher:
         self._on_batch = on_batch
         self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
         self._queued_rows = 0
-        self._rate: float | None = None  # rows/s, measured
+        self._lately = (0.0, 0.0)  # rows, and the seconds that they took
         self._worker: asyncio.Task[None] | None = None
         self._thread: Thread | None = None
         self._executor = ThreadPoolExecutor(
@@ -131,7 +132,8 @@ class MicroBatcher:
     @property
     def retry_after_s(self) -> int:
         """Whole seconds until what waits now is done, at the measured rate; at least 1."""
-        seconds = self._queued_rows / self._rate if self._rate else 1.0
+        rows, took_s = self._lately
+        seconds = self._queued_rows * took_s / rows if rows else 1.0
         return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))
 
     def check_room(self, rows: int = 1) -> None:
@@ -345,7 +347,5 @@ class MicroBatcher:
 
     def _measure(self, rows: int, seconds: float) -> None:
         """The rate at which the queue drains: of all that a batch takes, not of its pass alone."""
-        rate = rows / max(seconds, 1e-9)
-        self._rate = (
-            rate if self._rate is None else self._rate + RATE_SMOOTHING * (rate - self._rate)
-        )
+        kept = math.exp(-seconds / RATE_OVER_S)
+        self._lately = (kept * self._lately[0] + rows, kept * self._lately[1] + seconds)
