@@ -371,18 +371,18 @@ def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
     run(main())
 
 
-@pytest.mark.parametrize("small_ones", [0, 5, 50])
+@pytest.mark.parametrize("small_ones", [0, 5, 20])
 def test_the_rate_is_that_of_large_and_small_batches(
     small_ones: int, make_batcher: Callable[..., MicroBatcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred rows take a second, and one alone a millisecond."""
+    """A hundred rows take a second, and one alone twice its share."""
     clock = [0.0]
     monkeypatch.setattr("service.batching.perf_counter", lambda: clock[0])
     batcher = make_batcher(max_batch_rows=100, max_queue_rows=2_000)
 
     def work(parts: Sequence[NDArray[np.int64]]) -> Doubled:
         joined = np.concatenate(parts)
-        clock[0] += 1.0 if len(joined) == 100 else 0.001
+        clock[0] += 1.0 if len(joined) == 100 else 0.02
         return Doubled(2 * joined)
 
     async def main() -> None:
@@ -391,7 +391,7 @@ def test_the_rate_is_that_of_large_and_small_batches(
             for _ in range(small_ones if i == 4 else 0):
                 await batcher.submit(work, rows(0))
         batcher._queued_rows = 1_000
-        assert batcher.retry_after_s in (10, 11)
+        assert 10 <= batcher.retry_after_s <= 12
         batcher._queued_rows = 0
 
     run(main())
