@@ -384,7 +384,6 @@ static Py_ssize_t count_lists(const char *p, const char *end, Py_ssize_t most)
 PyDoc_STRVAR(read_images_doc,
 "read_images(body, channels, height, width, max_images)\n--\n\n"
 "The pixels of a JSON body whose images are numbers, as (dtype, bytearray), or None.\n\n"
-"body is bytes, or a bytearray that nobody else changes meanwhile.\n"
 "dtype is 'float32', little-endian, or 'uint8'; images are as long as the network's and one after\n"
 "the other. None says that the body is not of the plain form, or is wrong: simdjson knows.");
 
@@ -402,12 +401,10 @@ static PyObject *read_images(PyObject *Py_UNUSED(module), PyObject *const *args,
     }
     const Py_ssize_t channels = numbers[0], height = numbers[1], width = numbers[2];
     const Py_ssize_t max_images = numbers[3];
-    const int fixed = PyBytes_Check(args[0]);
-    if (!fixed && !PyByteArray_Check(args[0]))
+    if (!PyBytes_Check(args[0]))
         Py_RETURN_NONE;
-    /* Both end with a '\0'. */
-    const char *text = fixed ? PyBytes_AS_STRING(args[0]) : PyByteArray_AS_STRING(args[0]);
-    const Py_ssize_t length = Py_SIZE(args[0]);
+    const char *text = PyBytes_AS_STRING(args[0]);
+    const Py_ssize_t length = PyBytes_GET_SIZE(args[0]);
     const char *end = text + length;
 
     /* A number takes two characters at least. So this bounds the memory by the body's length, and

@@ -50,7 +50,7 @@ DECODERS = 2
 There is one more for small bodies."""
 
 DECODERS_NICE = 5
-"""Those of large bodies are nice to the rest: of a core that both want, they get a quarter."""
+"""Those of large bodies are nice to the rest: of a core that all want, one gets a quarter."""
 
 LEAST_PRIORITY = 19
 """Of Linux."""

@@ -224,10 +224,12 @@ class MicroBatcher:
         ended = perf_counter()
         while self._queues:
             if batch := self._next_batch():
+                is_busy = self._queued_rows > 0 or not self._lately[0]
                 await self._run_batch(batch)
                 await asyncio.sleep(0)  # so that who waits for the loop, not for rows, gets a turn
                 began, ended = ended, perf_counter()
-                self._measure(sum(len(part.rows) for part in batch), ended - began)
+                if is_busy:  # lone requests say little of how fast many are done
+                    self._measure(sum(len(part.rows) for part in batch), ended - began)
 
     def _next_batch(self) -> list[_Slice]:
         """Take up to `max_batch_rows` off the queue whose turn it is."""
@@ -341,6 +343,7 @@ class MicroBatcher:
         """
         self._no_longer_wait(job, job.left)
         job.rows = np.empty((0, *job.rows.shape[1:]), job.rows.dtype)  # a slice would keep all
+        job.result = None
         over: asyncio.Future[Batched[Any]] = job.future.get_loop().create_future()
         over.cancel()
         job.future = over  # the other's exception would keep its frames, and they the rows

@@ -219,20 +219,10 @@ def _plain_numbers(text: memoryview, shape: tuple[int, ...], datatype: str) -> N
         channels, height, width = [1] * (3 - len(sizes)) + sizes
         before = b'{"dtype":"' + dtype.name.encode() + b'","images":' + b"[" * flat
         after = b"]" * flat + b"}"
-        plain = plain_images(_joined(before, text, after), (channels, height, width), n)
+        plain = plain_images(b"".join([before, text, after]), (channels, height, width), n)
     if plain is None or len(plain[1]) != size * dtype.itemsize:
         raise BadBodyError("inputs[0].data are no pixels in their plain form")
     return np.frombuffer(plain[1], dtype).reshape(shape)
-
-
-def _joined(before: bytes, text: memoryview, after: bytes) -> bytearray:
-    """As b"".join, which would keep the interpreter for some milliseconds."""
-    whole = bytearray(len(before) + len(text) + len(after))
-    whole[: len(before)] = before
-    whole[len(whole) - len(after) :] = after
-    middle = np.frombuffer(whole, np.uint8)[len(before) : len(before) + len(text)]
-    middle[:] = np.frombuffer(text, np.uint8)
-    return whole
 
 
 def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview | None) -> Input:

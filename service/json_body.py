@@ -32,10 +32,9 @@ _local = threading.local()
 
 
 def plain_images(
-    body: bytes | bytearray, image_shape: tuple[int, int, int], max_images: int
+    body: bytes, image_shape: tuple[int, int, int], max_images: int
 ) -> tuple[Literal["uint8", "float32"], bytearray] | None:
-    """Type and pixels of a body that has images as numbers, all of one form, and is right. A
-    bytearray is nobody else's.
+    """Type and pixels of a body that has images as numbers, all of one form, and is right.
 
     None means nothing: it may be another form, or wrong, or `service/_json.c` is not compiled.
     """

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Final, TypeVar
 
@@ -181,12 +182,11 @@ async def in_thread(
     on, and nobody waits for it.
     """
     time_left_s = None if deadline == math.inf else deadline - perf_counter()
-    job = [arguments]
+    job = [partial(work, *arguments)]
+    del work, arguments
     try:
         async with asyncio.timeout(time_left_s):
-            return await asyncio.get_running_loop().run_in_executor(
-                threads, lambda: work(*job.pop())
-            )
+            return await asyncio.get_running_loop().run_in_executor(threads, lambda: job.pop()())
     finally:
         job.clear()  # a cancelled job stays in the threads' queue, and bodies must not with it
 

@@ -20,7 +20,7 @@ from service.connections import Connections
 from service.context import OwnAnswer, OwnHeaders, new_id
 from service.errors import error_response
 
-if sys.platform != "win32":
+if sys.platform == "linux":
     import fcntl
     import termios
 
@@ -35,6 +35,9 @@ MAX_HEADERS: Final = 128
 
 LEAST_TAKEN: Final = 65_536
 """Bytes of an answer that a client is to take in each `header_timeout_s`."""
+
+TLS_END_S: Final = 1.0
+"""For a client to agree to the end of a TLS connection of which it has got all."""
 
 
 class Cycle(RequestResponseCycle):
@@ -209,6 +212,7 @@ class Protocol(HttpToolsProtocol):
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
         self.transport.close()
+        self._limit_end()
 
     def too_late(self) -> None:
         """The time is over in which a head, the rest of a body or another request may come, or an
@@ -229,6 +233,22 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
+            self._end_tls_soon()
+
+    def shutdown(self) -> None:
+        """Called by the server at its end."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._end_tls_soon()
+
+    def _end_tls_soon(self) -> None:
+        """An idle client may not look for the end of TLS, to which it is to agree."""
+        if self.scheme == "https":
+            self.loop.call_later(TLS_END_S, self._end_tls)
+
+    def _end_tls(self) -> None:
+        if self.transport.get_extra_info("socket") is not None and not self._count_untaken():
+            self.transport.abort()
 
     def close_after_answer(self) -> None:
         """The answer under way, or the next one, is the last."""
@@ -259,10 +279,18 @@ class Protocol(HttpToolsProtocol):
         """Bytes that the client's side has not acknowledged: the kernel has megabytes of them, and
         takes no more until a third of those are gone."""
         unsent = self.transport.get_write_buffer_size()
-        if sys.platform == "win32":
+        own = self.transport.get_extra_info("socket")
+        if sys.platform != "linux" or own is None:
             return unsent
-        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        queued = fcntl.ioctl(own, termios.TIOCOUTQ, bytes(4))
         return unsent + int.from_bytes(queued, sys.byteorder)
+
+    def _limit_end(self) -> None:
+        """Limit the time of the last answer, though what is left of it be little."""
+        left = self.transport.get_write_buffer_size()
+        if left:
+            self._note_unsent(left)
+            self._shared.sends(self)
 
     def _limit(self) -> None:
         """Limit the time of what is waited for now."""
@@ -308,6 +336,7 @@ class Protocol(HttpToolsProtocol):
         """Called by the cycle. As uvicorn's, but for its timer of each connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._limit_end()
             return
         self.flow.resume_reading()
         if self.pipeline:

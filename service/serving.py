@@ -54,9 +54,6 @@ and would be lost if they were closed at once."""
 LAST_S: Final = 0.25
 """What those have that came last, from when nobody listens."""
 
-TLS_END_S: Final = 1.0
-"""For a client to agree to the end of a TLS connection; then it is just closed."""
-
 LOOK_S: Final = 0.02
 """Between looks whether there are idle ones."""
 
@@ -172,8 +169,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        if self.config.ssl is not None:  # uvicorn leaves its times at 60 s and 30 s
-            listen = partial(loop.create_server, **self._tls_times())
+        if self.config.ssl is not None:  # uvicorn leaves it at 60 s
+            listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
             loop.create_server = listen  # type: ignore[method-assign]
         await super().startup(sockets)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
@@ -219,11 +216,10 @@ class _Server(uvicorn.Server):
         except (BundleError, DeviceError) as error:
             log.error("the bundle in memory stays: %s", error)
 
-    def _tls_times(self) -> dict[str, float]:
-        return {
-            "ssl_handshake_timeout": self._state.service.settings.header_timeout_s,
-            "ssl_shutdown_timeout": TLS_END_S,
-        }
+    @property
+    def _handshake_s(self) -> float:
+        seconds: float = self._state.service.settings.header_timeout_s
+        return seconds
 
     async def _adopt(self, accepted: socket.socket) -> None:
         """Serve a connection that was taken off the listener's queue."""
@@ -235,10 +231,12 @@ class _Server(uvicorn.Server):
             )
             return made
 
-        times = {} if config.ssl is None else self._tls_times()
         with suppress(OSError):  # it has gone
             await asyncio.get_running_loop().connect_accepted_socket(
-                protocol, accepted, ssl=config.ssl, **times
+                protocol,
+                accepted,
+                ssl=config.ssl,
+                ssl_handshake_timeout=None if config.ssl is None else self._handshake_s,
             )
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:

@@ -98,6 +98,7 @@ class InPieces(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it. Until the last piece is taken, room is held for all of them."""
         context: RequestContext = scope["state"]["context"]
+        context.release()
         context.hold_answer(sum(map(len, self.pieces)))
         await send({"type": START, "status": self.status_code, "headers": self.raw_headers})
         for piece in self.pieces:

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from time import perf_counter
 from typing import Any, cast
 
@@ -153,12 +155,17 @@ async def test_a_deadline_holds_while_large_bodies_are_read(app: App, client: As
 async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() -> None:
     """Neither past its time nor when the caller has gone."""
     with ThreadPoolExecutor(1) as threads, busy(threads):
-        for gone in (False, True):
+        for gone, closure in product((False, True), (False, True)):
             images = np.zeros(10)
             seen = weakref.ref(images)
             late = perf_counter() + (HANG_S if gone else 0.05)
-            job = asyncio.ensure_future(media.in_thread(threads, late, np.sum, images))
-            del images
+            work = partial(np.sum, images)
+            job = asyncio.ensure_future(
+                media.in_thread(threads, late, work)
+                if closure
+                else media.in_thread(threads, late, np.sum, images)
+            )
+            del images, work
             await asyncio.sleep(0)
             assert seen() is not None
             if gone:

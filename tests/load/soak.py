@@ -15,6 +15,7 @@ import sys
 import threading
 from base64 import b64encode
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -120,7 +121,8 @@ class Leavers:
 
     def _leave(self) -> None:
         while not self._over.wait(LEAVE_PAUSE_S):
-            with socket.create_connection((HOST, self._port), 10) as connection:
+            connection = socket.create_connection((HOST, self._port), 10)
+            with connection, suppress(OSError):  # it may be closed before all of it is there
                 connection.sendall(self._requests[self.left % len(self._requests)])
             self.left += 1
 
