@@ -212,15 +212,14 @@ class Protocol(HttpToolsProtocol):
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
         self.transport.close()
-        self._limit_end()
+        self._limit_unsent()
 
     def too_late(self) -> None:
         """The time is over in which a head, the rest of a body or another request may come, or an
         answer be taken."""
         left = self.transport.get_write_buffer_size()
         if left and self._untaken - self._count_untaken() >= LEAST_TAKEN:
-            self._note_unsent(left)
-            self._limit()
+            self._limit_unsent()
         elif self._in_head and not left and (self.cycle is None or self.cycle.response_complete):
             limit = f"{self._shared.header_timeout_s:g} s"
             self._refuse(408, f"the request's head did not arrive within {limit}")
@@ -260,8 +259,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called by the transport: the client takes less than it is given."""
         super().pause_writing()
-        self._note_unsent(self.transport.get_write_buffer_size())
-        self._limit()
+        self._limit_unsent()
 
     def resume_writing(self) -> None:
         """Called by the transport: nearly all is out."""
@@ -271,7 +269,8 @@ class Protocol(HttpToolsProtocol):
 
     def _note_unsent(self, n: int) -> None:
         """Hold room for so many bytes, as for bodies: who does not read fills it, not memory."""
-        self._shared.room.force(n - self._unsent)
+        self._shared.room.give(self._unsent)
+        self._shared.room.force(n)
         self._unsent = n
         self._untaken = self._count_untaken() if n else 0
 
@@ -285,8 +284,9 @@ class Protocol(HttpToolsProtocol):
         queued = fcntl.ioctl(own, termios.TIOCOUTQ, bytes(4))
         return unsent + int.from_bytes(queued, sys.byteorder)
 
-    def _limit_end(self) -> None:
-        """Limit the time of the last answer, though what is left of it be little."""
+    def _limit_unsent(self) -> None:
+        """Limit the time in which an answer may stand still; of a last one, though little of it be
+        left."""
         left = self.transport.get_write_buffer_size()
         if left:
             self._note_unsent(left)
@@ -336,7 +336,7 @@ class Protocol(HttpToolsProtocol):
         """Called by the cycle. As uvicorn's, but for its timer of each connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
-            self._limit_end()
+            self._limit_unsent()
             return
         self.flow.resume_reading()
         if self.pipeline:

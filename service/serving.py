@@ -171,7 +171,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self.config.ssl is not None:  # uvicorn leaves it at 60 s
             listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
-            loop.create_server = listen  # type: ignore[method-assign]
+            loop.create_server = listen  # type: ignore[method-assign] # there is no setting
         await super().startup(sockets)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
         self._on_ready()
