@@ -9,7 +9,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Made anew when what is asked for changes. The stamp is written last: a broken install is no install.
-.venv/installed: pyproject.toml constraints.txt model/_layers.c model/_native.c service/_json.c
+.venv/installed: pyproject.toml constraints.txt model/engine/_layers.c model/scores/_native.c service/codecs/_json.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: say make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -29,12 +29,12 @@ lint: .venv/installed ## ruff, mypy, the import contracts, and known vulnerabili
 	$(BIN)/python -m tests.audit constraints.txt
 
 fuzz: .venv/installed ## 100,000 hostile requests, 500,000 runs of atheris, and bombs: make fuzz ARGS="--inputs 1000000 --seed 2"
-	$(BIN)/python -m tests.load.fuzz --inputs 100000 $(ARGS)
+	$(BIN)/python -m benchmarks.reliability.fuzz --inputs 100000 $(ARGS)
 	$(BIN)/python -m tests.fuzz.readers -runs=500000 -max_total_time=600 -seed=1
-	$(BIN)/python -m tests.load.bombs
+	$(BIN)/python -m benchmarks.reliability.bombs
 
 soak: .venv/installed ## each promise of the README's reliability table, an hour, into benchmarks/results/: make soak ARGS="overload stops"
-	$(BIN)/python -m tests.load $(ARGS)
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
 
 format: .venv/installed ## put the code in ruff's format
 	$(BIN)/ruff check --fix .
@@ -53,7 +53,7 @@ bench-quick: .venv/installed ## this service beside fixed answers, in a minute; 
 	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
 
 bench-doors: .venv/installed ## what each body type costs, into benchmarks/results/
-	$(BIN)/python -m benchmarks.doors
+	$(BIN)/python -m benchmarks.body_types
 
 bench-quality: .venv/installed ## anomaly detection over seeds, classes and scores, hours: make bench-quality DATA=data
 	$(BIN)/python -m benchmarks.quality --data $(DATA) $(ARGS)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.goals import closed, each
 from benchmarks.peers.table import SERVERS
-from benchmarks.works import ONE
+from benchmarks.workloads import ONE
 
 CONNECTIONS: Final = 32
 

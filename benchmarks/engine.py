@@ -80,9 +80,9 @@ def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from benchmarks.works import BULK_IMAGES, bulk_pixels
-    from model.bundle import find_bundle, load_bundle
-    from model.engine import Engine
+    from benchmarks.workloads import BULK_IMAGES, bulk_pixels
+    from model.bundle.bundle import find_bundle, load_bundle
+    from model.engine.engine import Engine
 
     bundle = load_bundle(find_bundle("mnist"))
     config = bundle.config

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.engine import BFLOAT16, FLOAT32, SCORES
 from benchmarks.peers.table import SERVERS
-from benchmarks.works import BULK, MANY, ONE
+from benchmarks.workloads import BULK, MANY, ONE
 
 Round = Mapping[str, Any]
 """Figures of each server, and of `ENGINE` and `TWO_WORKERS`."""

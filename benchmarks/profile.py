@@ -26,14 +26,15 @@ import uvicorn
 from benchmarks.peers.common import HOST
 from benchmarks.peers.sample import sample_images
 from benchmarks.peers.table import SERVERS, Request
-from benchmarks.works import BULK, own_works
-from service import media, routes
+from benchmarks.workloads import BULK, own_works
+from service.api import images as routes
 from service.app import create_app
-from service.batching import MicroBatcher
-from service.context import Contexts
-from service.direct import DirectRoutes
-from service.inference import Inference
-from service.protocol import Protocol
+from service.codecs import registry as media
+from service.http.fast_routes import DirectRoutes
+from service.http.lifecycle import Contexts
+from service.inference.admission import Inference
+from service.inference.batching import MicroBatcher
+from service.server.http_protocol import Protocol
 from service.settings import Settings
 
 REQUESTS: Final = 2000
@@ -173,7 +174,7 @@ def main() -> None:
     marks = Marks()
     instrument(marks)
     app = create_app(Settings(device="cpu", threads=1, log_level="warning"))
-    # As `service.serving` has it, but in a thread.
+    # As `service.server.server` has it, but in a thread.
     config = uvicorn.Config(
         app, host=HOST, port=0, log_config=None, access_log=False, server_header=False,
         http=Protocol, ws="none",

@@ -27,11 +27,11 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import RESULTS, cpu_model
 from benchmarks.quality_tables import markdown
-from model.bundle import Bundle, find_bundle, load_bundle
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import today
 from model.commands.train import RECIPES as RECIPE_FILES
 from model.config import VAEConfig, conv_sizes
-from model.engine import Engine
+from model.engine.engine import Engine
 from model.training.data import load_images, load_labels
 from model.training.fit import evaluate_fit
 from model.training.train import TrainOptions, train

@@ -17,7 +17,7 @@ from benchmarks.goals import ENGINE, SCHEDULE_NAMES, TWO_WORKERS, Goal, Value, a
 from benchmarks.load import wrk_version
 from benchmarks.machine import RESULTS
 from benchmarks.peers.table import SERVERS
-from benchmarks.works import CONNECTIONS, FEW, MANY, ONE
+from benchmarks.workloads import CONNECTIONS, FEW, MANY, ONE
 
 NAME: Final = "serving"
 

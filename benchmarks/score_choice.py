@@ -28,8 +28,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmarks.machine import RESULTS
-from model.bundle import Bundle, find_bundle, load_bundle
-from model.scoring import (
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.scores.deterministic import (
     fused,
     latent_density,
     latent_mahalanobis,

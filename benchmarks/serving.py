@@ -31,7 +31,7 @@ from benchmarks.open_loop import SCHEDULES
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.table import SERVERS
 from benchmarks.servers import Running, install, running
-from benchmarks.works import BULK, MANY, ONE, Work, own_works, shared_works
+from benchmarks.workloads import BULK, MANY, ONE, Work, own_works, shared_works
 
 SHARES: Final = (0.5, 0.8, 1.2)
 """Of capacity, that the open loop sends."""

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from model.bundle import BundleError
+from model.bundle.bundle import BundleError
 from model.commands import calibrate, download, evaluate, import_checkpoint, train
 from model.commands.common import INTERRUPTED
-from model.device import DeviceError
+from model.engine.device import DeviceError
 from model.training.checkpoint import CheckpointError
 from model.training.data import DataError
 from model.training.download import DownloadError

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from service.access import Access
-from service.keys import KeysError
-from service.log_writer import open_standard_streams
+from service.access.keys import KeysError
+from service.access.policy import Access
+from service.server.certificate import CertificateError, check_certificate
+from service.server.supervisor import Workers
 from service.settings import Settings
-from service.tls import CertificateError, check_certificate
-from service.workers import Workers
+from service.telemetry.log_writer import open_standard_streams
 
 WRONG_SETTING = 2
 """Exit status for a setting or a bundle that cannot be used."""
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         refused = workers.run()
         return 0 if refused is None else _refuse(refused)
     # Not before it is needed: a parent of workers has no use for torch.
-    from model.bundle import BundleError
-    from model.device import DeviceError
-    from service.serving import serve
+    from model.bundle.bundle import BundleError
+    from model.engine.device import DeviceError
+    from service.server.server import serve
 
     try:
         serve(settings, buckets=access.buckets)

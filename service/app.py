@@ -25,23 +25,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from service import open_inference, routes
-from service.access import Access
-from service.batching import MicroBatcher
-from service.context import ContextMiddleware, Contexts, OwnAnswer, RequestContext
-from service.deadlines import Deadlines
-from service.direct import DirectRoutes
+from service.access.policy import Access
+from service.access.rates import Buckets
+from service.api import images as routes
+from service.api.docs_page import PageHeaders
+from service.api.open_inference import routes as open_inference
+from service.api.openapi import openapi_of
+from service.api.state import Service
 from service.errors import ServiceError, error_response, response_to
-from service.health import Health
-from service.inference import CLOSE_S, Inference
-from service.loading import load_engine
-from service.metrics import Metrics
-from service.openapi import openapi_of
-from service.pages import PageHeaders
-from service.rates import Buckets
-from service.room import Room
+from service.http.fast_routes import DirectRoutes
+from service.http.lifecycle import ContextMiddleware, Contexts, OwnAnswer, RequestContext
+from service.inference.admission import CLOSE_S, Inference
+from service.inference.batching import MicroBatcher
+from service.inference.health import Health
+from service.inference.loading import load_engine
+from service.limits.byte_budget import Room
+from service.limits.deadlines import Deadlines
 from service.settings import Settings
-from service.state import Service
+from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("service")
 

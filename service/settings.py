@@ -9,7 +9,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.request_log import Format, set_up_logging
+from service.telemetry.request_log import Format, set_up_logging
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
 """Scheme, host and port, as browsers send them: no path, not even a slash."""
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description="who may ask: a file with a line for each API key, made by python -m "
-        "service.keys; read again when it changes",
+        "service.access.keys; read again when it changes",
     )
     api_keys: str | None = Field(
         None,

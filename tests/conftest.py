@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from model.bundle import find_bundle, load_bundle
-from model.engine import Engine
+from model.bundle.bundle import find_bundle, load_bundle
+from model.engine.engine import Engine
 from model.training.data import Split, load_images
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

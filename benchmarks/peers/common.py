@@ -1,6 +1,7 @@
 """What every server of the comparison shares, so that only the server differs.
 
-The same weights and the same score on one thread: `model.engine.Engine`, as the service has it.
+The same weights and the same score on one thread: `model.engine.engine.Engine`, as the service has
+it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Scorer:
     """The engine behind one call."""
 
     def __init__(self) -> None:
-        from model.bundle import find_bundle, load_bundle
-        from model.engine import Engine
+        from model.bundle.bundle import find_bundle, load_bundle
+        from model.engine.engine import Engine
 
         self._engine = Engine(load_bundle(find_bundle(BUNDLE)), device="cpu", threads=1)
         self._engine.warm_up(MAX_BATCH)

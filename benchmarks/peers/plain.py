@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from benchmarks.peers.common import BUNDLE, HOST, arguments
-from model.bundle import find_bundle, load_bundle
+from model.bundle.bundle import find_bundle, load_bundle
 
 
 class Images(BaseModel):

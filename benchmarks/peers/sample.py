@@ -17,7 +17,7 @@ IMAGES: Final = 64
 @cache
 def sample_images() -> NDArray[np.float64]:
     """Images (64, 784) as the decoder draws them, with four decimals as people send them."""
-    from benchmarks.doors import digits
+    from benchmarks.body_types import digits
 
     images: NDArray[np.float64] = (digits()[:IMAGES].reshape(IMAGES, PIXELS) / 255).round(4)
     return images

@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from model.bundle import PRETRAINED, find_bundle, load_bundle
-from model.calibration import COMMON_ALPHAS
+from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle
 from model.commands.common import (
     DATA_HELP,
     HelpFormatter,
@@ -21,6 +20,7 @@ from model.commands.common import (
     warn_if_few,
     was_trained_on,
 )
+from model.scores.calibration import COMMON_ALPHAS
 from model.training.calibrate import calibrated
 from model.training.card import model_card
 from model.training.data import Split, load_images, load_unseen

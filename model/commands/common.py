@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.bundle import Bundle
-from model.calibration import too_small_for
+from model.bundle.bundle import Bundle
+from model.scores.calibration import too_small_for
 from model.training.data import ImageSet
 
 INTERRUPTED = 130

@@ -14,8 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.bundle import Bundle, find_bundle, load_bundle
-from model.calibration import COMMON_ALPHAS
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import (
     DATA_HELP,
     HelpFormatter,
@@ -24,7 +23,8 @@ from model.commands.common import (
     today,
     was_trained_on,
 )
-from model.engine import Engine
+from model.engine.engine import Engine
+from model.scores.calibration import COMMON_ALPHAS
 from model.training.card import model_card
 from model.training.data import (
     DataError,

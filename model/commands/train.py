@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from model.bundle import Bundle
+from model.bundle.bundle import Bundle
 from model.commands.common import (
     CHECKPOINT_NAME,
     DATA_HELP,
@@ -32,7 +32,7 @@ from model.commands.common import (
     warn_if_few,
 )
 from model.config import Architecture, Head, VAEConfig, conv_sizes
-from model.device import resolve_device
+from model.engine.device import resolve_device
 from model.training.calibrate import calibrated
 from model.training.card import model_card
 from model.training.data import DataError, ImageSet, load_images, stored_shape

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import Bundle
-from model.calibration import DEFAULT_DRAWS, DTYPES, Floats, calibration_of
-from model.engine import Engine
+from model.bundle.bundle import Bundle
+from model.engine.engine import Engine
+from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Floats, calibration_of
 
 CHUNK_IMAGES = 128
 """Images in one pass, as the service has them."""

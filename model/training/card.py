@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from model.bundle import Bundle
-from model.calibration import COMMON_ALPHAS, DEFAULT_DRAWS, Calibration
+from model.bundle.bundle import Bundle
 from model.config import PATCH, VAEConfig
+from model.scores.calibration import COMMON_ALPHAS, DEFAULT_DRAWS, Calibration
 from model.training.evaluation import CalibrationFacts, Evaluation
 from model.training.report import sections
 

@@ -12,8 +12,8 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from model.calibration import COMMON_ALPHAS
-from model.engine import Floats
+from model.engine.engine import Floats
+from model.scores.calibration import COMMON_ALPHAS
 from model.training.evaluate import Observations
 from model.training.evaluation import Evaluation
 from model.training.plot_style import COLOURS, heading, set_name, shown

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.preprocessing import ImageError, image_to_array, open_image
+from model.images.preprocessing import ImageError, image_to_array, open_image
 
 Split = Literal["train", "test"]
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.calibration import COMMON_ALPHAS, Calibration, Floats
-from model.engine import Encoding, Engine
+from model.engine.engine import Encoding, Engine
+from model.scores.calibration import COMMON_ALPHAS, Calibration, Floats
+from model.training.baselines import PcaError, Values, trivial_scores
 from model.training.calibrate import CHUNK_IMAGES, all_scores
 from model.training.data import DataError, ImageSet
 from model.training.detection import auroc, fpr_at_95_tpr
@@ -26,7 +27,6 @@ from model.training.evaluation import (
     SetFacts,
 )
 from model.training.fit import evaluate_fit
-from model.training.rivals import PcaError, Values, trivial_scores
 
 LEAST_IMAGES: Final = 4
 """Of the clean ones: half of them fit the PCA, and two is the least that has a variance."""

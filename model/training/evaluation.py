@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
-from model.calibration import Calibration
+from model.scores.calibration import Calibration
 from model.training.fit import Fit
 
 FINGERPRINT_DIGITS: Final = 16

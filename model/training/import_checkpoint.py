@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.bundle import Bundle, BundleError, check_weights
+from model.bundle.bundle import Bundle, BundleError, check_weights
 from model.config import Head, VAEConfig
 
 

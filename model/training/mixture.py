@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from model.mixture import GaussianMixture
-from model.scoring import RIDGE
+from model.scores.deterministic import RIDGE
+from model.scores.mixture import GaussianMixture
 
 MAX_COMPONENTS: Final = 30
 """More told strange images no better apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from model.calibration import COMMON_ALPHAS
+from model.scores.calibration import COMMON_ALPHAS
 from model.training.evaluation import Detection, Estimate, Evaluation, FalseAlarms
 
 PICTURES: Final = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.scoring import (
+from model.scores.deterministic import (
     MAX_DENSITY_LATENTS,
     RIDGE,
     TAILS,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import VAEConfig
-from model.scoring import ScoreStatistics
+from model.scores.deterministic import ScoreStatistics
 from model.training.augment import jitter
 from model.training.checkpoint import (
     Checkpoint,

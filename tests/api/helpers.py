@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.engine import Engine
+from model.engine.engine import Engine
+from service.api.state import Service
 from service.app import App
-from service.state import Service
 
 HANG_S = 20
 """Past this a test hangs. No test waits for it."""

@@ -20,11 +20,11 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from numpy.typing import NDArray
 
-from service.access import is_loopback
+from service.access.policy import is_loopback
 from service.app import App, create_app
 from service.client import AsyncClient as ServiceAsyncClient
 from service.client import Client, ProblemError
-from service.client import main as client_main
+from service.client.__main__ import main as client_main
 from service.settings import Settings
 from tests.api.conftest import SMALL
 from tests.api.helpers import HANG_S, client_of, hold, metric, problem, queue_holds, uint8_body
@@ -182,7 +182,7 @@ async def test_a_rate_is_in_images(
     keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    buckets = "service.rates.Buckets.__init__.__defaults__"
+    buckets = "service.access.rates.Buckets.__init__.__defaults__"
     monkeypatch.setattr(buckets, (None, lambda: now))
     keyed.headers.update(bearing("limited"))
     answer = await keyed.post("/encode", json=uint8_body(four))
@@ -271,7 +271,7 @@ def test_others_need_a_key_or_somebody_who_says_that_they_do_not(
     host: str, flags: tuple[str, ...]
 ) -> None:
     reason = start_and_fail("--host", host, *flags)
-    for word in (host, "VAE_API_KEYS_FILE", "service.keys", "VAE_ALLOW_ANONYMOUS=true"):
+    for word in (host, "VAE_API_KEYS_FILE", "service.access.keys", "VAE_ALLOW_ANONYMOUS=true"):
         assert word in reason
 
 

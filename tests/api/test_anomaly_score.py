@@ -12,9 +12,9 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from model.bundle import Bundle, find_bundle, load_bundle
-from model.calibration import DEFAULT_DRAWS
-from model.engine import Engine
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.engine.engine import Engine
+from model.scores.calibration import DEFAULT_DRAWS
 from model.training.calibrate import calibrated
 from service.app import App, create_app
 from service.settings import Settings

@@ -11,8 +11,8 @@ from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from model.engine import Engine
-from service import schemas
+from model.engine.engine import Engine
+from service.api import schemas
 from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import IMAGE_ROUTES, WORK_ROUTES, base64_file, client_of, uint8_body

@@ -10,7 +10,8 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from numpy.typing import NDArray
 
-from service import open_inference, routes
+from service.api import images as routes
+from service.api.open_inference import routes as open_inference
 from service.app import App
 from tests.api.helpers import uint8_body
 

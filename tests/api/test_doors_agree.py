@@ -16,7 +16,7 @@ import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from model.engine import Engine
+from model.engine.engine import Engine
 from service.client import Client
 from tests.api.helpers import base64_file, image_file
 from tests.conftest import Server

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.common import PIXELS
+from benchmarks.reliability.harness import Service, raw, service, wait_for
 from tests.api.test_protocol import ZEROS, Connection, request
-from tests.load.harness import Service, raw, service, wait_for
 
 QUEUE = 256
 """More than runs on the event loop: there the network would not hang."""
@@ -30,7 +30,7 @@ WORK = ("/encode", "/decode", "/reconstruct", "/anomaly-score", "/v2/models/enco
 def full(directory: Path, *flags: str, key: str = "") -> Iterator[Service]:
     """A service whose network hangs, and whose queue is full."""
     environment = {"SICK_DIRECTORY": str(directory)} | ({"VAE_API_KEYS": key} if key else {})
-    module = "tests.load.sick_service"
+    module = "benchmarks.reliability.sick_service"
     with service(*LIMITS, *flags, module=module, environment=environment) as live:
         (directory / str(live.pid)).write_text("hang")
 

@@ -9,7 +9,7 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from model.engine import Engine
+from model.engine.engine import Engine
 from tests.api.helpers import image_file
 
 pytestmark = pytest.mark.anyio

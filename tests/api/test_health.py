@@ -13,9 +13,9 @@ from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import health
 from service.app import App
-from service.health import Health
+from service.inference import health
+from service.inference.health import Health
 from tests.api.helpers import (
     HANG_S,
     HeldPass,

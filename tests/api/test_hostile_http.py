@@ -11,12 +11,12 @@ from contextlib import closing, suppress
 import numpy as np
 import pytest
 
-from service.protocol import LEAST_TAKEN
+from benchmarks.reliability.harness import Service, is_held, service, wait_for
+from service.server.http_protocol import LEAST_TAKEN
 from tests.api.helpers import HANG_S
 from tests.api.test_process import address
 from tests.api.test_protocol import ZEROS, Connection, request
 from tests.conftest import Server
-from tests.load.harness import Service, is_held, service, wait_for
 
 STALL_S = 1.0
 FLOOD = 40_000_000

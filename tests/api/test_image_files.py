@@ -19,7 +19,7 @@ from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocessing import image_to_array
+from model.images.preprocessing import image_to_array
 from tests.api.helpers import image_file, png_pixels, problem
 from tests.conftest import Server
 
@@ -377,7 +377,7 @@ async def test_others_are_answered_while_a_large_image_is_decoded(
 ) -> None:
     file = little_file_of_many_pixels(kind) if kind.isupper() else request.getfixturevalue(kind)
     held = Held(image_to_array)
-    monkeypatch.setattr("service.readers.image_to_array", held)
+    monkeypatch.setattr("service.codecs.arrays.image_to_array", held)
     await check_others_are_answered(client, held, file, carrier)
 
 

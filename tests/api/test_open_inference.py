@@ -18,8 +18,8 @@ from tritonclient.utils import (  # type: ignore[import-untyped]
     np_to_triton_dtype,
 )
 
-from service import health
 from service.app import App
+from service.inference import health
 from tests.api.conftest import SMALL
 from tests.api.helpers import HANG_S, engine_of, hold, queue_holds
 from tests.conftest import Server

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from httpx import AsyncClient, Response
 
-from model.bundle import find_bundle
-from service import examples, health
+from model.bundle.bundle import find_bundle
+from service.api import examples
 from service.app import App, create_app
+from service.inference import health
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,

@@ -13,7 +13,7 @@ from httpx import AsyncClient
 from numpy.typing import NDArray
 
 from service.app import App, create_app
-from service.batching import MicroBatcher
+from service.inference.batching import MicroBatcher
 from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,

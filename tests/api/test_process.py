@@ -24,13 +24,13 @@ import uvicorn
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.bundle import PRETRAINED
-from model.engine import Engine
+from benchmarks.reliability.harness import raw, service
+from model.bundle.bundle import PRETRAINED
+from model.engine.engine import Engine
 from service.__main__ import main
-from service.health import BROKEN
+from service.inference.health import BROKEN
 from tests.api.helpers import HANG_S, WORK_ROUTES, image_file, png_pixels, problem, uint8_body
 from tests.conftest import Server
-from tests.load.harness import raw, service
 
 MAX_RESIDENT_KB = 400_000
 
@@ -193,7 +193,7 @@ def test_a_process_past_helping_ends_though_nobody_reads_what_it_logs(tmp_path: 
     with service(
         *("--stall-timeout-s", "0.5"),
         quiet=True,
-        module="tests.load.sick_service",
+        module="benchmarks.reliability.sick_service",
         prefix=full,
         environment={"SICK_DIRECTORY": str(tmp_path)},
     ) as live:
@@ -385,7 +385,9 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["service.settings", "service.media", "service.batching"])
+@pytest.mark.parametrize(
+    "module", ["service.settings", "service.codecs.registry", "service.inference.batching"]
+)
 def test_http_needs_no_torch(module: str) -> None:
     assert python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 

@@ -12,9 +12,9 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from model.bundle import find_bundle, load_bundle
-from model.device import DeviceError
-from model.engine import Engine
+from model.bundle.bundle import find_bundle, load_bundle
+from model.engine.device import DeviceError
+from model.engine.engine import Engine
 from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, hold, metric, problem, uint8_body

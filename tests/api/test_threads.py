@@ -22,9 +22,12 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
-from service import infer_request, media, open_inference, readers
+from service.api.open_inference import messages as infer_request
+from service.api.open_inference import routes as open_inference
+from service.api.state import SMALL_BODY_BYTES
 from service.app import App
-from service.state import SMALL_BODY_BYTES
+from service.codecs import arrays as readers
+from service.codecs import registry as media
 from tests.api.helpers import HANG_S, base64_file, image_file, problem, uint8_body
 
 pytestmark = pytest.mark.anyio

@@ -16,10 +16,10 @@ import httpx
 import pytest
 import trustme
 
+from benchmarks.reliability.harness import is_held, wait_for
 from tests.api.helpers import HANG_S
 from tests.api.test_access import start_and_fail
 from tests.conftest import Server
-from tests.load.harness import is_held, wait_for
 
 
 class Files(NamedTuple):

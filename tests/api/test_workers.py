@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.bundle import PRETRAINED
+from model.bundle.bundle import PRETRAINED
 from tests.api.helpers import HANG_S, uint8_body
 from tests.api.test_process import address, check_refused, metric, run_service
 from tests.conftest import Server

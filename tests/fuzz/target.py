@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from service import media
+from benchmarks.reliability.mutation import LATENTS, SIDE, image_seeds, infer_seeds, latent_seeds
+from service.api.open_inference.messages import LENGTH_HEADER, InferRequest, TensorSpec
+from service.codecs import registry as media
+from service.codecs.arrays import ImagesWanted, LatentsWanted
 from service.errors import ServiceError
-from service.infer_request import LENGTH_HEADER, InferRequest, TensorSpec
-from service.readers import ImagesWanted, LatentsWanted
-from tests.load.mutation import LATENTS, SIDE, image_seeds, infer_seeds, latent_seeds
 
 BOUNDARY: Final = "multipart/form-data; boundary=xyz"
 IMAGE_TYPES: Final = ("", *(t for t in media.IMAGE_READERS if t != media.MULTIPART), BOUNDARY)

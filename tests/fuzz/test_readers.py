@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from service import readers
+from benchmarks.reliability.mutation import mutate
+from service.codecs import arrays as readers
 from tests.fuzz.target import IMAGE_TYPES, LATENT_TYPES, read_any, seeds
-from tests.load.mutation import mutate
 
 RUNS: Final = 5_000
 TIMEOUT_S: Final = 120

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.bundle import find_bundle, load_bundle
-from model.engine import Engine
-from service.health import BROKEN
+from model.bundle.bundle import find_bundle, load_bundle
+from model.engine.engine import Engine
+from service.inference.health import BROKEN
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,7 +21,7 @@ pytestmark = [
 
 POISON = """
 import asyncio, torch
-from service import health
+from service.inference import health
 from service.app import create_app
 from service.errors import NotReadyError
 from service.settings import Settings

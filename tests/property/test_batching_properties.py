@@ -18,9 +18,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.batching import Batched, MicroBatcher
 from service.errors import QueueFullError
-from service.room import Room
+from service.inference.batching import Batched, MicroBatcher
+from service.limits.byte_budget import Room
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.bundle import Bundle
-from model.calibration import calibration_of
+from model.bundle.bundle import Bundle
 from model.config import VAEConfig
-from model.engine import Engine
-from model.scoring import ScoreStatistics
+from model.engine.engine import Engine
+from model.scores.calibration import calibration_of
+from model.scores.deterministic import ScoreStatistics
 from model.vae import VAE
 
 TINY = VAEConfig(image_shape=(1, 4, 5), hidden_sizes=(7,), latent_size=3)

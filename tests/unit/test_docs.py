@@ -15,16 +15,16 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from benchmarks import report
 from benchmarks.quality_tables import markdown
-from model.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
-from model.calibration import DEFAULT_DRAWS
-from model.engine import Engine
-from service.metrics import REFUSALS, Metrics
-from service.request_log import Ended, JsonLines, TextLines
+from benchmarks.reliability import results as reliability
+from benchmarks.reliability.checks import CHECKS
+from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
+from model.engine.engine import Engine
+from model.scores.calibration import DEFAULT_DRAWS
 from service.settings import Settings
-from service.trace_context import Trace
+from service.telemetry.metrics import REFUSALS, Metrics
+from service.telemetry.request_log import Ended, JsonLines, TextLines
+from service.telemetry.trace_context import Trace
 from tests.conftest import Server
-from tests.load import results as reliability
-from tests.load.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

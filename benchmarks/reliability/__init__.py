@@ -1,0 +1,1 @@
+"""The promises under load, measured: `make soak`."""

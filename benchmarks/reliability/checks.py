@@ -1,0 +1,173 @@
+"""Promises that no load is needed for: tests hold them, and here they are run by their names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.peers.environment import ROOT
+from benchmarks.reliability.harness import Figures, Promise, run, told
+
+FAULTS: Final = "Faults"
+HOSTILE: Final = "Hostile input and access"
+SEEING: Final = "Seeing it"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A promise, and the tests that fail where it is broken, as pytest names them."""
+
+    section: str
+    what: str
+    tests: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        return f"make test ARGS='{' '.join(self.tests)}'"
+
+
+CHECKS: Final = (
+    Check(
+        FAULTS,
+        "of a batch that fails only the culprit gets 500",
+        (
+            "tests/unit/test_batching.py::test_a_failure_is_its_own_request_s_only",
+            "tests/api/test_overload.py::test_a_request_that_breaks_its_batch_breaks_only_itself",
+        ),
+    ),
+    Check(
+        FAULTS,
+        "memory of a GPU that runs out halves the batches from then on",
+        (
+            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_the_batches",
+            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_drawn_passes_too",
+        ),
+    ),
+    Check(
+        FAULTS,
+        "ready is who gives the known answer to a known image",
+        ("tests/api/test_health.py", "tests/unit/test_known.py"),
+    ),
+    Check(
+        FAULTS,
+        "who waits when the listening socket closes is served, and who has begun a handshake",
+        ("tests/unit/test_listeners.py",),
+    ),
+    Check(
+        HOSTILE,
+        "heads, lines, trailers and bodies without an end, and answers that nobody reads",
+        ("tests/api/test_hostile_http.py",),
+    ),
+    Check(
+        HOSTILE,
+        "any body, by hypothesis: never 500",
+        ("tests/property/test_hostile_bodies.py",),
+    ),
+    Check(
+        HOSTILE,
+        "each route as its description says, by schemathesis",
+        ("tests/api/test_schemathesis.py",),
+    ),
+    Check(
+        HOSTILE,
+        "keys: hashed, reread, compared in constant time; rates in images a second",
+        ("tests/unit/test_keys.py", "tests/unit/test_rates.py"),
+    ),
+    Check(
+        HOSTILE,
+        "access: scopes, 401, 403 and 429; no other address than loopback without keys",
+        ("tests/api/test_access.py", "tests/unit/test_compose.py"),
+    ),
+    Check(
+        HOSTILE,
+        "TLS by files, no old versions of it, and nobody who draws out its beginning or its end",
+        ("tests/api/test_tls.py",),
+    ),
+    Check(
+        HOSTILE,
+        "CORS off unless set, security headers on pages",
+        ("tests/api/test_pages.py",),
+    ),
+    Check(
+        HOSTILE,
+        "no stack trace, path or version of a library in an answer, no image or key in a log",
+        ("tests/api/test_leaks.py",),
+    ),
+    Check(
+        HOSTILE,
+        "a pinned version with a known vulnerability fails the audit, which `make lint` runs",
+        ("tests/unit/test_audit.py",),
+    ),
+    Check(
+        HOSTILE,
+        "weights: safetensors only, their head and shapes are checked first",
+        (
+            "tests/unit/test_bundle.py::test_a_pickle_is_not_even_tried",
+            "tests/unit/test_bundle.py::test_too_large_a_file_is_refused_unread",
+            "tests/unit/test_bundle.py::test_weights_are_not_read_past_a_wrong_header",
+            "tests/unit/test_bundle.py::test_damage_with_a_right_hash_is_refused_or_a_network",
+        ),
+    ),
+    Check(
+        HOSTILE,
+        "`import` of a .pt refuses all but tensors",
+        (
+            "tests/unit/test_import_checkpoint.py::test_a_malicious_pickle_is_refused_and_not_run",
+            "tests/unit/test_import_checkpoint.py::test_the_traps_would_spring",
+            "tests/unit/test_import_checkpoint.py::test_a_tensor_larger_than_the_file_is_refused",
+        ),
+    ),
+    Check(
+        SEEING,
+        "a log line a request, as text or JSON, with its trace; no images, no keys",
+        (
+            "tests/unit/test_request_log.py",
+            "tests/unit/test_log_writer.py",
+            "tests/unit/test_trace_context.py",
+            "tests/api/test_seeing.py",
+        ),
+    ),
+    Check(
+        SEEING,
+        "metrics: as the table says, bounded, and right over workers and their restarts",
+        (
+            "tests/unit/test_metrics.py",
+            "tests/unit/test_shared_counts.py",
+            "tests/api/test_workers.py::test_metrics_add_up_over_workers_and_their_restarts",
+        ),
+    ),
+)
+
+
+def of_section(section: str) -> Iterator[Check]:
+    return (check for check in CHECKS if check.section == section)
+
+
+def kept(check: Check) -> Promise:
+    """Run its tests."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *check.tests]
+    done = subprocess.run(  # noqa: S603 - our own tests
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = (done.stdout.strip().splitlines() or ["nothing"])[-1]
+    found = re.search(r"\d+ (passed|failed|error).*?(?= in )", last)
+    shown = found[0] if found else last[:80]
+    return Promise(
+        what=check.what,
+        goal="all pass",
+        measured=shown,
+        reached=done.returncode == 0 and "passed" in shown,
+    )
+
+
+def measure(*, short: bool) -> Figures:
+    """They have no short version: `make test` runs them anyway."""
+    return told([kept(check) for check in CHECKS])
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, __doc__))

@@ -1,0 +1,168 @@
+"""Clients that ask again and again: on threads of this process, or in one that stands back."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from itertools import cycle, islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Final, NamedTuple
+
+from benchmarks.open_loop import Generator
+from benchmarks.peers.table import Request
+from benchmarks.reliability.caller import Answer, Caller
+
+SPAWN: Final = get_context("spawn")
+
+RETRY_S: Final = 0.01
+"""After a connection that could not be made."""
+
+PASS_S: Final = 2.0
+"""Of a closed loop: `benchmarks.open_loop` waits 5 s for what is all due at once."""
+
+NICE: Final = 19
+"""Who makes load must not keep those waiting who measure."""
+
+
+class Failure(NamedTuple):
+    """A request that was sent and not answered as it should be."""
+
+    at: float
+    """On `time.monotonic`'s clock."""
+    client: int
+    what: str
+
+
+class Crowd:
+    """Clients, each with a thread and a connection, who follow `Connection: close`.
+
+    A connection that cannot be made is no failed request; one that is made and brings no whole
+    answer is. `check` says what is wrong with an answer; without it all but 2xx is.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *requests: Request,
+        clients: int = 1,
+        pause_s: float = 0.0,
+        check: Callable[[Answer], str | None] | None = None,
+    ) -> None:
+        self._port = port
+        self._requests = requests
+        self._pause_s = pause_s
+        self._check = check or _not_good
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
+        self.answers: list[tuple[float, int, float]] = []
+        """Of each answer: when, with which status, after how many seconds."""
+        self.failures: list[Failure] = []
+        self.refused = 0
+        """Connections that could not be made."""
+
+    def __enter__(self) -> Crowd:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """After the requests under way."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter(status for _, status, _ in self.answers)
+
+    def seconds(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
+        """What requests took that were answered with 2xx in that time."""
+        return [
+            took for at, status, took in self.answers if since <= at <= until and status // 100 == 2
+        ]
+
+    def _ask(self, number: int) -> None:
+        requests = islice(cycle(self._requests), number, None)
+        with Caller(self._port) as caller:
+            while not self._over.is_set():
+                try:
+                    caller.connect()
+                except OSError:
+                    self.refused += 1
+                    self._over.wait(RETRY_S)
+                    continue
+                try:
+                    answer = caller.ask(next(requests))
+                except (OSError, HTTPException) as error:
+                    what: str | None = f"{type(error).__name__}: {error}"
+                else:
+                    self.answers.append((time.monotonic(), answer.status, answer.seconds))
+                    what = self._check(answer)
+                if what:
+                    self.failures.append(Failure(time.monotonic(), number, what))
+                if self._pause_s:
+                    self._over.wait(self._pause_s)
+
+
+def _not_good(answer: Answer) -> str | None:
+    return None if answer.status // 100 == 2 else f"{answer.status} {answer.body[:200]!r}"
+
+
+def capacity(port: int, *requests: bytes, seconds: float, connections: int = 16) -> float:
+    """Answers a second that a closed loop of so many connections gets."""
+    generator = Generator(port, *requests, connections=connections)
+    try:
+        count = 2 * connections
+        rate = count / generator.run([0.0] * count)
+        answered, took_s, until = 0, 0.0, time.monotonic() + seconds
+        while time.monotonic() < until:
+            count = max(connections, round(rate * min(seconds, PASS_S)))
+            took_s += generator.run([0.0] * count)
+            answered += count
+    finally:
+        generator.close()
+    return answered / took_s
+
+
+@contextmanager
+def stream(port: int, requests: Sequence[Request], clients: int) -> Iterator[Counter[int]]:
+    """A crowd in a process of its own, nice to all others; afterwards, its statuses.
+
+    Its failures are counted as status 0. Begins when each client has been answered once.
+    """
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_stream, args=(port, requests, clients, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    statuses: Counter[int] = Counter()
+    try:
+        ours.recv()
+        yield statuses
+        ours.send(None)
+        statuses.update(ours.recv())
+        process.join()
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _stream(port: int, requests: Sequence[Request], clients: int, news: Connection) -> None:
+    os.nice(NICE)
+    with Crowd(port, *requests, clients=clients) as crowd:
+        while len(crowd.answers) + len(crowd.failures) < clients:
+            time.sleep(RETRY_S)
+        news.send(None)
+        with suppress(EOFError):
+            news.recv()
+    broken_off = sum(not failure.what[0].isdigit() for failure in crowd.failures)
+    news.send(crowd.statuses + Counter({0: broken_off}))

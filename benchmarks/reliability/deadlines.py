@@ -1,0 +1,155 @@
+"""Requests whose time is over while long batches run: 504 on time, and never computed.
+
+A batch of half a second begins, and then come requests that have a twentieth of one. All of them
+expire before the next batch is put together, so none of their images may ever be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from http.client import HTTPException
+from typing import Final
+
+from benchmarks.open_loop import percentile
+from benchmarks.peers.common import PIXELS
+from benchmarks.peers.table import Request
+from benchmarks.reliability.harness import (
+    Figures,
+    Service,
+    at_most,
+    equals,
+    pixels,
+    raw,
+    run,
+    service,
+    told,
+)
+from benchmarks.reliability.long_work import IMAGES, LIMITS, long_work
+
+TIMEOUT_S: Final = 0.05
+
+WAITING: Final = 8
+"""Requests at once that expire, half of them by each of the two ways to say so."""
+
+SMALL: Final = 64
+"""Images of each."""
+
+LONG: Final = 2
+"""Requests that keep the network busy, one batch each."""
+
+START_S: Final = 0.03
+"""For the first batch to begin."""
+
+LATE_MS: Final = 50.0
+"""An answer that comes so much later than its time is over is not on time."""
+
+
+def by_header() -> Request:
+    return raw(SMALL, **{"X-Request-Timeout": str(TIMEOUT_S)})
+
+
+def by_parameter() -> Request:
+    """Of the Open Inference Protocol, with a binary tensor."""
+    body = pixels()[: SMALL * PIXELS]
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [SMALL, PIXELS]}
+    head = json.dumps(
+        {
+            "inputs": [tensor | {"parameters": {"binary_data_size": len(body)}}],
+            "parameters": {"timeout": round(TIMEOUT_S * 1e6)},
+        }
+    ).encode()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    return "/v2/models/anomaly-score/infer", headers, head + body
+
+
+class Round:
+    """One batch that runs, and those who expire meanwhile."""
+
+    def __init__(self, live: Service) -> None:
+        self._live = live
+        self.statuses: list[str] = []
+        self.late_ms: list[float] = []
+        self.long: list[int] = []
+
+    def run(self) -> None:
+        long = [threading.Thread(target=self._ask_long) for _ in range(LONG)]
+        short = [
+            threading.Thread(target=self._ask, args=(request,))
+            for request in (by_header(), by_parameter()) * (WAITING // 2)
+        ]
+        for thread in long:
+            thread.start()
+        time.sleep(START_S)
+        for thread in short:
+            thread.start()
+        for thread in (*short, *long):
+            thread.join()
+
+    def _ask_long(self) -> None:
+        with self._live.caller() as caller:
+            self.long.append(caller.ask(long_work()).status)
+
+    def _ask(self, request: Request) -> None:
+        try:
+            with self._live.caller() as caller:
+                answer = caller.ask(request)
+        except (OSError, HTTPException) as error:
+            self.statuses.append(type(error).__name__)
+        else:
+            self.statuses.append(str(answer.status))
+            self.late_ms.append((answer.seconds - TIMEOUT_S) * 1e3)
+
+
+def measure(*, short: bool) -> Figures:
+    rounds = 3 if short else 60
+    with service(*LIMITS, apart=True, quiet=True) as live:
+        Round(live).run()  # the first is slow
+        counted = live.metric("vae_batch_images_sum")
+        missed = live.metric("vae_deadline_misses_total")
+        statuses: Counter[str] = Counter()
+        late_ms: list[float] = []
+        answered = 0
+        for _ in range(rounds):
+            this = Round(live)
+            this.run()
+            statuses.update(this.statuses)
+            late_ms += this.late_ms
+            answered += this.long.count(200)
+        computed = live.metric("vae_batch_images_sum") - counted
+        missed = live.metric("vae_deadline_misses_total") - missed
+    late = percentile(late_ms, 0.99)
+    sent = rounds * WAITING
+    return told(
+        [
+            equals(
+                f"{sent:,} requests with {TIMEOUT_S:g} s in which batches of half a second run: "
+                "answered with 504",
+                statuses["504"],
+                sent,
+            ),
+            at_most("their answers come after their time was over, p99", late, LATE_MS, " ms"),
+            equals(
+                f"of their {sent * SMALL:,} images, computed",
+                round(computed - answered * IMAGES),
+                0,
+            ),
+            equals("counted as deadline misses", round(missed), sent),
+        ],
+        statuses=dict(statuses),
+        late_p50_ms=round(percentile(late_ms, 0.5), 2),
+        late_max_ms=round(max(late_ms, default=0), 2),
+        least_ms=round(min(late_ms, default=0), 2),
+        long_requests_answered=answered,
+        images_computed=computed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, __doc__))

@@ -1,0 +1,97 @@
+"""Clients that queue images and close their sockets while a long batch runs: never computed."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from typing import Final
+
+from benchmarks.load import raw_http
+from benchmarks.peers.common import HOST
+from benchmarks.reliability.harness import (
+    Figures,
+    Service,
+    at_most,
+    equals,
+    raw,
+    run,
+    service,
+    told,
+    wait_for,
+)
+from benchmarks.reliability.long_work import IMAGES, LIMITS, long_work
+
+LEAVERS: Final = 32
+"""Clients at once who do not wait for their answer."""
+
+SMALL: Final = 64
+"""Images of each."""
+
+SEEN_S: Final = 5.0
+"""Longest wait for the queue to be as long as it should be."""
+
+EMPTY_MS: Final = 100.0
+"""From the last who leaves to an empty queue, as /metrics tells it."""
+
+
+def leave(live: Service) -> tuple[bool, float | None, bool]:
+    """One batch, and those who leave meanwhile.
+
+    Returns whether all images were queued before, in how many seconds they were gone, and whether
+    the batch's own answer came.
+    """
+    good: list[bool] = []
+
+    def ask() -> None:
+        with live.caller() as caller:
+            good.append(caller.ask(long_work()).status == 200)
+
+    keep_busy = threading.Thread(target=ask)
+    keep_busy.start()
+    time.sleep(0.03)  # for the batch to begin
+    sockets = [socket.create_connection((HOST, live.port), SEEN_S) for _ in range(LEAVERS)]
+    for one in sockets:
+        one.sendall(raw_http(live.port, raw(SMALL)))
+    queued = wait_for(lambda: live.metric("vae_queue_images") == LEAVERS * SMALL, SEEN_S)
+    for one in sockets:
+        one.close()
+    gone_s = wait_for(lambda: live.metric("vae_queue_images") == 0, SEEN_S)
+    keep_busy.join()
+    return queued is not None and queued < SEEN_S, gone_s, good == [True]
+
+
+def measure(*, short: bool) -> Figures:
+    rounds = 2 if short else 30
+    with service(*LIMITS, apart=True, quiet=True) as live:
+        with live.caller() as caller:
+            caller.ask(long_work())  # the first is slow
+        counted = live.metric("vae_batch_images_sum")
+        left = live.metric("vae_disconnects_total")
+        found = [leave(live) for _ in range(rounds)]
+        wait_for(lambda: live.metric("vae_disconnects_total") - left == rounds * LEAVERS, SEEN_S)
+        computed = live.metric("vae_batch_images_sum") - counted
+        left = live.metric("vae_disconnects_total") - left
+    times = [seconds for _, seconds, _ in found if seconds is not None]
+    worst_ms = max(times, default=float("inf")) * 1e3
+    return told(
+        [
+            equals(
+                f"of {rounds * LEAVERS * SMALL:,} images whose client left while a batch ran, "
+                "computed",
+                round(computed) - sum(answered for *_, answered in found) * IMAGES,
+                0,
+            ),
+            at_most("from leaving to an empty queue, at most", worst_ms, EMPTY_MS, " ms"),
+            equals("counted as disconnects", round(left), rounds * LEAVERS),
+            equals("rounds in which all was queued before", sum(q for q, *_ in found), rounds),
+        ],
+        empty_ms=[round(seconds * 1e3, 1) for seconds in times],
+        others_answered=sum(answered for *_, answered in found),
+        images_computed=computed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, __doc__))

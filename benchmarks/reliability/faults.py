@@ -1,0 +1,216 @@
+"""What a machine can do to the service: a full disk, none to write to, no streams, a mad clock.
+
+Each is made for the service's processes alone, in a mount namespace of their own, which takes root;
+what cannot be made here is left out, and said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.peers.common import PIXELS
+from benchmarks.reliability.caller import Answer
+from benchmarks.reliability.crowd import Crowd
+from benchmarks.reliability.harness import (
+    Figures,
+    Promise,
+    pixels,
+    raw,
+    run,
+    service,
+    tell,
+    told,
+    wait_for,
+)
+from model.bundle.bundle import find_bundle, load_bundle
+from model.engine.engine import Engine
+
+REQUESTS: Final = 200
+
+CLIENTS: Final = 4
+
+ANSWER_S: Final = 30.0
+"""Longest wait for that many answers."""
+
+PATHS: Final = ("/livez", "/readyz", "/metrics", "/model", "/sample?n=4&seed=7", "/openapi.json")
+
+FULL_BYTES: Final = 64 * 1024
+"""Of the disk that is full."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a service is started with it."""
+
+    prefix: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+
+class Tried(NamedTuple):
+    """A fault and a number of workers, and what came of it."""
+
+    what: str
+    promise: Promise | None
+    left_out: str
+    """Why it could not be made."""
+
+
+class CannotError(Exception):
+    """The fault cannot be made here."""
+
+
+def in_own_mounts(script: str) -> tuple[str, ...]:
+    """Words before a command, so that it finds mounts as the script leaves them."""
+    if os.geteuid() or not shutil.which("unshare"):
+        raise CannotError("only root can mount")
+    words = ("unshare", "-m", "sh", "-ec", f'{script}; exec "$@"', "sh")
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:  # noqa: S603
+        raise CannotError("mounting is not allowed here")
+    return words
+
+
+@contextmanager
+def full_disk(scratch: Path) -> Iterator[Fault]:
+    """The temporary directory, and the file that the log goes to; shared memory, too."""
+    in_own_mounts("true")
+    disk = scratch / "full"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL_BYTES}", "full", str(disk)]
+    subprocess.run(mount, check=True)  # noqa: S603 - a directory of our own
+    try:
+        log = disk / "log"
+        log.touch()
+        with (disk / "fills it").open("wb", buffering=0) as file, suppress(OSError):
+            while True:  # until it is full
+                file.write(bytes(1024))
+        inside = in_own_mounts(f"mount --bind '{disk}' /dev/shm")
+        yield Fault(inside, {"TMPDIR": str(disk)}, log)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S603, S607 - as above
+
+
+@contextmanager
+def read_only(_: Path) -> Iterator[Fault]:
+    """No place to write to but shared memory."""
+    tmp = "if mountpoint -q /tmp; then mount -o remount,bind,ro /tmp; fi"
+    yield Fault(in_own_mounts(f"mount -o remount,bind,ro /; {tmp}"))
+
+
+@contextmanager
+def closed_streams(_: Path) -> Iterator[Fault]:
+    """Neither standard input, nor output, nor error."""
+    yield Fault(("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
+
+
+@contextmanager
+def mad_clock(scratch: Path) -> Iterator[Fault]:
+    """The time of day jumps by two days each second."""
+    library = scratch / "jumping_clock.so"
+    if not shutil.which("cc"):
+        raise CannotError("there is no C compiler")
+    source = Path(__file__).with_name("jumping_clock.c")
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True)  # noqa: S603 - our own file
+    yield Fault(environment={"LD_PRELOAD": str(library)})
+
+
+@contextmanager
+def no_shared_memory(_: Path) -> Iterator[Fault]:
+    """No /dev/shm that can be written to."""
+    yield Fault(in_own_mounts("mount -t tmpfs -o ro none /dev/shm"))
+
+
+FAULTS: Final[dict[str, Callable[[Path], AbstractContextManager[Fault]]]] = {
+    "a full disk": full_disk,
+    "a read-only file system": read_only,
+    "closed standard streams": closed_streams,
+    "a clock that jumps by days": mad_clock,
+    "no /dev/shm": no_shared_memory,
+}
+
+
+def serve_with(fault: Fault, workers: int, expected: NDArray[Any]) -> tuple[list[str], int]:
+    """What went wrong, and how many requests were answered rightly."""
+
+    def check(answer: Answer) -> str | None:
+        if answer.status != 200:
+            return f"{answer.status} {answer.body[:200]!r}"
+        scores = json.loads(answer.body)["score"]
+        return None if np.allclose(scores, expected, 1e-4) else f"scores {scores}"
+
+    with service(
+        *("--workers", str(workers)),
+        quiet=True,
+        prefix=fault.prefix,
+        environment=fault.environment,
+        log=fault.log,
+    ) as live:
+        statuses = {path: live.get(path).status for path in PATHS}
+        wrong = [f"{path} is answered with {got}" for path, got in statuses.items() if got != 200]
+        with Crowd(live.port, raw(1), clients=CLIENTS, check=check) as crowd:
+            wait_for(lambda: len(crowd.answers) >= REQUESTS or bool(crowd.failures), ANSWER_S)
+        status, _ = live.stop()
+    wrong += [failure.what for failure in crowd.failures]
+    if status:
+        wrong.append(f"the stop had exit status {status}")
+    return wrong, len(crowd.answers) - len(crowd.failures)
+
+
+def try_one(name: str, workers: int, expected: NDArray[Any]) -> Tried:
+    what = f"{name}, {workers} worker{'s' * (workers > 1)}"
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="vae-fault-") as scratch,
+            FAULTS[name](Path(scratch)) as fault,
+        ):
+            wrong, answered = serve_with(fault, workers, expected)
+    except CannotError as error:
+        tell(f"{what}: left out, {error}")
+        return Tried(what, None, str(error))
+    except (RuntimeError, OSError, HTTPException) as error:
+        wrong, answered = [f"{type(error).__name__}: {error}"], 0
+    promise = Promise(
+        what=f"{what}: it starts, serves and stops",
+        goal=f"≥ {REQUESTS} right answers",
+        measured=", ".join([f"{answered} right answers", *wrong[:1]]),
+        reached=not wrong and answered >= REQUESTS,
+    )
+    tell(f"{what}: {promise.measured}")
+    return Tried(what, promise, "")
+
+
+def measure(*, short: bool) -> Figures:
+    """Two at a time: most of it is starting."""
+    image = np.frombuffer(pixels(), np.uint8)[:PIXELS].reshape(1, -1)
+    expected = Engine(load_bundle(find_bundle("mnist")), device="cpu", threads=1).score(image).score
+    chosen = [
+        (name, workers)
+        for number, name in enumerate(FAULTS)
+        for workers in ((1 + number % 2,) if short else (1, 2))
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        tried = list(threads.map(lambda one: try_one(one[0], one[1], expected), chosen))
+    return told(
+        [one.promise for one in tried if one.promise],
+        left_out={one.what: one.left_out for one in tried if one.left_out},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, __doc__))

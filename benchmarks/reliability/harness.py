@@ -1,0 +1,256 @@
+"""What the scripts of this package share: a service of their own, its figures, and how they end.
+
+Each is `python -m benchmarks.reliability.NAME`, with `--short` for seconds instead of minutes; it
+prints its figures as JSON in the last line, and ends with status 1 if a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.peers.common import HOST, PIXELS
+from benchmarks.peers.environment import ROOT
+from benchmarks.peers.table import Request
+from benchmarks.reliability.caller import ANSWER_TIMEOUT_S, Answer, Caller
+from benchmarks.reliability.running import MIB, Running
+from benchmarks.servers import free_port
+
+START_TIMEOUT_S: Final = 60
+STOP_TIMEOUT_S: Final = 30
+POLL_S: Final = 0.01
+
+RAW: Final = {"Content-Type": "application/octet-stream"}
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """A line of the reliability table."""
+
+    what: str
+    goal: str
+    measured: str
+    reached: bool
+
+
+def at_most(what: str, figure: float, limit: float, unit: str = "", digits: int = 1) -> Promise:
+    """Kept by a figure that is no more than `limit`. NaN keeps none."""
+    shown = f"{figure:,.{digits}f}{unit}"
+    return Promise(what=what, goal=f"≤ {limit:g}{unit}", measured=shown, reached=figure <= limit)
+
+
+def at_least(what: str, figure: float, limit: float, unit: str = "", digits: int = 2) -> Promise:
+    """Kept by a figure that is no less than `limit`."""
+    shown = f"{figure:,.{digits}f}{unit}"
+    return Promise(what=what, goal=f"≥ {limit:g}{unit}", measured=shown, reached=figure >= limit)
+
+
+def equals(what: str, figure: object, goal: object) -> Promise:
+    """Kept by this figure alone."""
+    return Promise(what=what, goal=str(goal), measured=str(figure), reached=figure == goal)
+
+
+def told(promises: Sequence[Promise], **figures: object) -> Figures:
+    """What `measure` returns."""
+    return {"promises": [asdict(promise) for promise in promises], **figures}
+
+
+def broken(figures: Figures) -> list[Mapping[str, Any]]:
+    """The promises that are not kept."""
+    return [promise for promise in figures["promises"] if not promise["reached"]]
+
+
+def run(measure: Callable[..., Figures], description: str | None) -> int:
+    """A script's whole `main`; returns its exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--short", action="store_true", help="seconds, as in `make test`")
+    figures = measure(short=parser.parse_args().short)
+    for promise in figures["promises"]:
+        mark = "kept  " if promise["reached"] else "BROKEN"
+        print(f"{mark}  {promise['what']}: {promise['measured']} (goal: {promise['goal']})")
+    print(json.dumps(figures, ensure_ascii=False))
+    return 1 if broken(figures) else 0
+
+
+def tell(line: str) -> None:
+    """How far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Service(Running):
+    """One that was started here. `log` has what it wrote."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def caller(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Caller:
+        return Caller(self.port, timeout_s)
+
+    def get(self, path: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+        """Over a connection of its own. Raises `OSError` or `HTTPException`."""
+        with self.caller(timeout_s) as caller:
+            return caller.get(path)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of its samples that have these labels."""
+        text = self.get("/metrics").body.decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def workers(self) -> set[int]:
+        """Its processes that serve; of one without workers, itself."""
+        found = {pid for pid in _children(self.pid) if b"spawn_main" in _command(pid)}
+        return found or {self.pid}
+
+    def open_files(self) -> int:
+        """Descriptors of all processes that serve."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers())
+
+    def resident_mib_of_all(self) -> float:
+        """Memory of all processes that serve; what they share counts for each."""
+        pages = (int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in self.workers())
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM; its exit status and how long it took."""
+        began = time.monotonic()
+        self.process.terminate()
+        return self.process.wait(STOP_TIMEOUT_S), time.monotonic() - began
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@contextmanager
+def service(
+    *flags: str,
+    apart: bool = False,
+    quiet: bool = False,
+    module: str = "service",
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> Iterator[Service]:
+    """`python -m service` on a free port, ready, and all its processes gone afterwards.
+
+    `apart` keeps it from the last core, to which the calling thread keeps meanwhile, and what that
+    starts. A `quiet` one logs warnings only, and is known to be ready by asking it. `prefix` are
+    words before the command, which they are to become by exec.
+    """
+    cores = os.sched_getaffinity(0)
+    last = {max(cores)} if apart and len(cores) > 1 else cores
+    with tempfile.TemporaryDirectory(prefix="vae-load-", ignore_cleanup_errors=True) as scratch:
+        log = log or Path(scratch, "log")
+        port = free_port() if quiet else 0
+        words = ["--log-level", "warning"] if quiet else []
+        command = [*prefix, sys.executable, "-m", module, "--port", str(port), *words, *flags]
+        os.sched_setaffinity(0, cores - last or cores)  # which a new process takes over
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                command, cwd=ROOT, env=os.environ | (environment or {}), stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        os.sched_setaffinity(0, last)
+        try:
+            port = _wait_until_ready(process, port, log)
+            yield Service(HOST, port, process.pid, process, log)
+        finally:
+            end(process)
+            os.sched_setaffinity(0, cores)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Politely first, and then all of its session."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> int:
+    """Returns the port."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if port:
+            with suppress(OSError, HTTPException), Caller(port, 5) as caller:
+                if caller.get("/readyz").status == 200:
+                    return port
+        elif found := re.search(r"running on http://[\d.]+:(\d+)", log.read_text()):
+            return int(found[1])
+        time.sleep(POLL_S)
+    said = log.read_text(errors="replace").strip().splitlines()[-3:]
+    raise RuntimeError(f"the service did not start, status {process.poll()}: {' | '.join(said)}")
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
+    """Seconds until it holds; None if it does not in time."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > timeout_s:
+            return None
+        time.sleep(POLL_S)
+    return time.monotonic() - began
+
+
+def is_held(port: int, connection: socket.socket) -> bool:
+    """Whether who serves at a port of 127.0.0.1 has its end of a connection open."""
+    ends = f":{port:04X}", f":{connection.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *_, inode = line.split()[:10]
+        if (local[-5:], remote[-5:]) == ends:
+            return inode != "0"
+    return False
+
+
+@cache
+def pixels() -> bytes:
+    """4,096 images as the network draws them, 784 bytes each."""
+    from benchmarks.workloads import bulk_pixels
+
+    return bulk_pixels().tobytes() * 4
+
+
+def raw(images: int, path: str = "/anomaly-score", **headers: str) -> Request:
+    """A request of so many images, as their bytes."""
+    return path, RAW | headers, pixels()[: images * PIXELS]

@@ -1,0 +1,124 @@
+"""Connections that send a request byte by byte, or nothing: many, on one thread."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from benchmarks.load import raw_http
+from benchmarks.open_loop import percentile
+from benchmarks.peers.common import HOST
+from benchmarks.reliability.harness import raw
+
+Kind = Literal["head", "body"]
+
+CONNECT_S: Final = 10.0
+
+GAP_S: Final = 1.0
+"""Between two bytes of a connection."""
+
+STEPS: Final = 100
+"""In which the bytes of all connections are spread over that time."""
+
+
+@dataclass(eq=False)
+class Slow:
+    """A connection, and what came of it."""
+
+    socket: socket.socket
+    kind: Kind
+    rest: bytes
+    """Still to be sent."""
+    began: float
+    received: bytes = b""
+    ended_s: float | None = None
+    """After its beginning, when the service closed it."""
+
+
+class SlowClients:
+    """Half of them dawdle over the head of a request, half over its body."""
+
+    def __init__(self, port: int, count: int) -> None:
+        request = raw_http(port, raw(1))
+        head = request.index(b"\r\n\r\n") + 4
+        self._selector = selectors.DefaultSelector()
+        self.all: list[Slow] = []
+        for number in range(count):
+            kind: Kind = "body" if number % 2 else "head"
+            connection = socket.create_connection((HOST, port), CONNECT_S)
+            sent = head if kind == "body" else 1
+            connection.sendall(request[:sent])
+            connection.setblocking(False)
+            slow = Slow(connection, kind, request[sent:], time.monotonic())
+            self._selector.register(connection, selectors.EVENT_READ, slow)
+            self.all.append(slow)
+
+    @property
+    def left(self) -> int:
+        """Connections that are open still."""
+        return len(self._selector.get_map())
+
+    def dawdle(self, seconds: float) -> None:
+        """Send a byte of each now and then, until all are closed or the time is over."""
+        began = time.monotonic()
+        for step in range(round(seconds / GAP_S * STEPS)):
+            for slow in self.all[step % STEPS :: STEPS]:
+                if slow.ended_s is None:
+                    self._send_byte(slow)
+            self._read(0)
+            while self.left and (rest := began + step * GAP_S / STEPS - time.monotonic()) > 0:
+                self._read(rest)
+            if not self.left:
+                break
+
+    def close(self) -> None:
+        for slow in self.all:
+            slow.socket.close()
+        self._selector.close()
+
+    def statuses(self, kind: Kind) -> Counter[str]:
+        """`open` of those that were not closed, `silence` of those closed without an answer."""
+        return Counter(
+            "open" if slow.ended_s is None else slow.received[9:12].decode("latin-1") or "silence"
+            for slow in self.all
+            if slow.kind == kind
+        )
+
+    def closed_s(self, kind: Kind, share: float) -> float:
+        """In which time so many of them were closed; NaN if none was."""
+        times = [s.ended_s for s in self.all if s.kind == kind and s.ended_s is not None]
+        return percentile(times, share)
+
+    def _send_byte(self, slow: Slow) -> None:
+        try:
+            slow.socket.send(slow.rest[:1])
+        except BlockingIOError:
+            return
+        except OSError:
+            self._read_one(slow)  # an answer may have come before
+            self._end(slow)
+        slow.rest = slow.rest[1:]
+
+    def _read(self, timeout_s: float) -> None:
+        for key, _ in self._selector.select(timeout_s):
+            self._read_one(key.data)
+
+    def _read_one(self, slow: Slow) -> None:
+        try:
+            data = slow.socket.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        slow.received += data
+        if not data:
+            self._end(slow)
+
+    def _end(self, slow: Slow) -> None:
+        if slow.ended_s is None:
+            slow.ended_s = time.monotonic() - slow.began
+            self._selector.unregister(slow.socket)

@@ -1,0 +1,398 @@
+"""A model directory: everything that a trained network is, and nothing that can run code.
+
+::
+
+    config.json                format, name, architecture, preprocessing, provenance, metrics, and
+                               what the network makes of one known image; of bundles made before
+                               that was written, it is computed when they are loaded
+    model.safetensors          the weights, and what scores know of the training images; float32
+    calibration.safetensors    clean images' scores, sorted, a table for each score and each type
+                               that they are computed in (`bfloat16:mse`); may be missing
+    README.md                  the model card, with pictures in plots/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import safetensors.numpy
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model.bundle.self_test import Known, known_output
+from model.config import VAEConfig
+from model.images.preprocessing import PREPROCESSING
+from model.scores.calibration import DTYPES, Calibration, Floats
+from model.scores.deterministic import ScoreStatistics
+from model.scores.sampled import score_names
+from model.tensor_file import MAX_HEADER_BYTES, HeaderError, Stored, stored_tensors
+from model.vae import VAE, weight_shapes
+
+T = TypeVar("T")
+
+FORMAT: Final = 2
+"""Grows when an older version of this file could misread a newer bundle. 1 had no calibration."""
+
+STATISTICS_PREFIX: Final = "statistics."
+"""Of the names in model.safetensors that are no weights."""
+
+MAX_MIXTURE: Final = 256
+"""Components of a density over latents; training makes 30 at most."""
+
+CALIBRATION_FILE: Final = "calibration.safetensors"
+
+MAX_CALIBRATION_BYTES: Final = 1 << 28
+"""Room for nine tables of 7 million images."""
+
+PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
+"""Bundles that ship, each under its name."""
+
+VERSION_DIGITS: Final = 16
+"""Hex digits of the weights' sha256 that make the version: 64 bits, no collision in practice."""
+
+
+class BundleError(Exception):
+    """A bundle is missing, damaged or of a newer format. The message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A network with its weights and where they come from.
+
+    `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None where the
+    training had none. `known` is what was recorded of the network's output. `statistics` and
+    `calibration` are None where there were no images to make them of, as with imported weights.
+    `provenance` and `metrics` are plain JSON values.
+    """
+
+    name: str
+    config: VAEConfig
+    weights: Mapping[str, Tensor]
+    pixel_variance: float | None = None
+    statistics: ScoreStatistics | None = None
+    calibration: Calibration | None = None
+    known: Known | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def version(self) -> str:
+        """Start of the sha256 of model.safetensors: same version, same scores."""
+        return _sha256(self._safetensors())[:VERSION_DIGITS]
+
+    def network(self) -> VAE:
+        """The network with these weights, in evaluation mode."""
+        with torch.device("meta"):  # no random start values that would be thrown away
+            vae = VAE(self.config)
+        vae.load_state_dict(dict(self.weights), assign=True)
+        return vae.eval().requires_grad_(requires_grad=False)
+
+    def save(self, directory: Path, card: str) -> None:
+        """Write the directory, `card` as its README.md. Nothing is replaced until all is written.
+
+        config.json is put in place last: it names the hash of the weights, so should the machine
+        stop in between, the bundle does not load as something else. Raises `BundleError` for what
+        would not load, and `ValueError` for metrics that JSON cannot hold.
+        """
+        self._check()
+        data = self._safetensors()
+        tables = self._calibration_tables()
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "weights_sha256": _sha256(data),
+            "config": self.config.to_json(),
+            "preprocessing": PREPROCESSING,
+            "pixel_variance": self.pixel_variance,
+            "known": known_output(self.network(), self.config)._asdict(),
+            "calibration": self.calibration
+            and {
+                "data_set": self.calibration.data_set,
+                "date": self.calibration.date,
+                "sha256": _sha256(tables),
+            },
+            "provenance": self.provenance,
+            "metrics": self.metrics,
+        }
+        config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        files = {
+            "model.safetensors": data,
+            CALIBRATION_FILE: tables,
+            "README.md": card.encode(),
+            "config.json": config.encode(),
+        }
+        if self.calibration is None:
+            del files[CALIBRATION_FILE]
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, text in files.items():
+                (directory / f".{name}.part").write_bytes(text)
+            for name in files:
+                (directory / f".{name}.part").replace(directory / name)
+            if self.calibration is None:
+                (directory / CALIBRATION_FILE).unlink(missing_ok=True)
+        finally:
+            for name in files:
+                (directory / f".{name}.part").unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Raise `BundleError` for what would not load."""
+        if not self.name.strip():
+            raise BundleError(f"name is {self.name!r}, expected a text")
+        variance = self.pixel_variance
+        if variance is not None and not 0 < variance < math.inf:
+            raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
+        check_weights(self.weights, self.config)
+        if self.statistics is not None:
+            _check_statistics(self.statistics.tensors(), self.config)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        statistics = self.statistics.tensors() if self.statistics else {}
+        return dict(self.weights) | {STATISTICS_PREFIX + n: t for n, t in statistics.items()}
+
+    def _safetensors(self) -> bytes:
+        return safetensors.torch.save({n: t.contiguous() for n, t in self._tensors().items()})
+
+    def _calibration_tables(self) -> bytes:
+        if self.calibration is None:
+            return b""
+        tables = dict(self.calibration.scores)
+        for dtype, scores in self.calibration.other_dtypes.items():
+            tables |= {f"{dtype}:{name}": table for name, table in scores.items()}
+        return safetensors.numpy.save(tables)
+
+
+def find_bundle(name_or_directory: str) -> Path:
+    """Directory of a shipped bundle (`mnist`) or of the user's own (`runs/mine`).
+
+    Raises `BundleError` naming the shipped ones if there is neither.
+    """
+    shipped = pretrained_names()
+    if name_or_directory in shipped:
+        return PRETRAINED / name_or_directory
+    directory = Path(name_or_directory)
+    try:
+        found = bool(name_or_directory.strip()) and directory.is_dir()
+    except (OSError, ValueError):  # a name too long for the file system, or with a null byte
+        found = False
+    if not found:
+        raise BundleError(
+            f"bundle {name_or_directory!r} is neither a directory nor one that ships "
+            f"({', '.join(shipped)})"
+        )
+    return directory
+
+
+def pretrained_names() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read and check a bundle.
+
+    Names, types and shapes in the files' headers are checked against the config before any weights
+    are read, and the weights against their recorded sha256. Raises `BundleError`.
+    """
+    try:
+        return _load(directory)
+    except (BundleError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(
+            f"bundle {directory} cannot be used: {' '.join(reason.split())}"
+        ) from error
+
+
+def _load(directory: Path) -> Bundle:
+    content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise BundleError("config.json is not a JSON object")
+    if type(content["format"]) is not int or content["format"] < 1:
+        raise BundleError(f"format is {content['format']!r}, expected a whole number from 1")
+    if content["format"] > FORMAT:
+        raise BundleError(
+            f"its format {content['format']} is newer than {FORMAT}, the newest this version reads"
+        )
+    if content["preprocessing"] != PREPROCESSING:
+        raise BundleError(f"preprocessing is {content['preprocessing']!r}, not {PREPROCESSING!r}")
+    if not isinstance(content["name"], str):
+        raise BundleError(f"name is {content['name']!r}, expected a text")
+    variance = content["pixel_variance"]
+    if variance is not None and type(variance) not in (int, float):
+        raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
+    config = VAEConfig.from_json(content["config"])
+    tensors = _load_tensors(directory / "model.safetensors", config, content["weights_sha256"])
+    statistics = _statistics(tensors, config)
+    calibration = content["calibration"] if content["format"] > 1 else None
+    names = score_names(statistics, variance)
+    bundle = Bundle(
+        name=content["name"],
+        config=config,
+        weights=tensors,
+        pixel_variance=variance,
+        statistics=statistics,
+        calibration=_load_calibration(directory, calibration, names),
+        known=Known.from_json(content["known"]) if "known" in content else None,
+        provenance=_object(content, "provenance"),
+        metrics=_object(content, "metrics"),
+    )
+    bundle._check()
+    return bundle
+
+
+def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if not isinstance(content[key], dict):
+        raise BundleError(f"{key} is {content[key]!r}, expected an object")
+    value: Mapping[str, Any] = content[key]
+    return value
+
+
+def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tensor]:
+    statistics = ScoreStatistics.shapes(config.latent_size, MAX_MIXTURE)
+    shapes = [*weight_shapes(config).values(), *statistics.values()]
+    limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
+
+    def check(stored: Mapping[str, Stored]) -> None:
+        _check_stored(stored, config)
+
+    return _read(path, sha256, limit, check, safetensors.torch.load)
+
+
+def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
+    """Take those of `tensors` that are no weights out of it."""
+    found = {
+        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(STATISTICS_PREFIX)
+    }
+    if not found:
+        return None
+    _check_statistics(found, config)
+    return ScoreStatistics(**found)
+
+
+def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Calibration | None:
+    """The tables of `names`, in this order, and those of other types than float32.
+
+    A score without one has no p-values, as of a version that did not know it yet; a table of a
+    score that is not known is left out.
+    """
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), str) for key in ("data_set", "date", "sha256")
+    ):
+        raise BundleError("calibration is no object with the texts data_set, date and sha256")
+    path = directory / CALIBRATION_FILE
+
+    def check(stored: Mapping[str, Stored]) -> None:
+        for name, (dtype, shape) in stored.items():
+            if dtype != "F32" or len(shape) != 1:
+                raise BundleError(f"{path.name}: {name} is {dtype}, shape {shape}")
+
+    load = safetensors.numpy.load
+    tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, check, load)
+
+    def known(prefix: str) -> dict[str, Floats]:
+        return {name: tables[prefix + name] for name in names if prefix + name in tables}
+
+    others = {dtype: known(f"{dtype}:") for dtype in DTYPES[1:]}
+    return Calibration(
+        scores=known(""),
+        data_set=content["data_set"],
+        date=content["date"],
+        other_dtypes={dtype: scores for dtype, scores in others.items() if scores},
+    )
+
+
+def _read(
+    path: Path,
+    sha256: str,
+    max_bytes: int,
+    check: Callable[[Mapping[str, Stored]], None],
+    parse: Callable[[bytes], T],
+) -> T:
+    """A safetensors file whose bytes are the ones that config.json names.
+
+    `check` raises for a header that should not be: then nothing but that was read.
+    """
+    if (size := path.stat().st_size) > max_bytes:
+        raise BundleError(f"{path.name} has {size:,} bytes > {max_bytes:,}, all its config allows")
+    try:
+        check(stored_tensors(path))
+    except HeaderError as error:
+        raise BundleError(f"{path.name} is damaged: {error}") from error
+    data = path.read_bytes()
+    if _sha256(data) != sha256:
+        raise BundleError(f"{path.name} is damaged: its sha256 is not the one in config.json")
+    try:
+        return parse(data)
+    except Exception as error:  # SafetensorError derives from Exception directly
+        raise BundleError(f"{path.name} is damaged: {error}") from error
+
+
+def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
+    """Raise `BundleError` unless these are float32, finite, and just what `config` needs."""
+    _check_tensors(weights, weight_shapes(config))
+
+
+def _check_stored(stored: Mapping[str, Stored], config: VAEConfig) -> None:
+    """The same of what a header tells, and of statistics if it has any."""
+    for name, tensor in stored.items():
+        if tensor.dtype != "F32":
+            raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected F32")
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    weights = {n: shape for n, shape in shapes.items() if not n.startswith(STATISTICS_PREFIX)}
+    _check_shapes(weights, weight_shapes(config))
+    if len(weights) < len(shapes):
+        found = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
+        _check_shapes(found, _statistics_shapes(found, config))
+
+
+def _statistics_shapes(
+    found: Mapping[str, tuple[int, ...]], config: VAEConfig
+) -> Mapping[str, tuple[int, ...]]:
+    """What is right, for as many components as the first of the mixture's tensors has."""
+    components = next(iter(found.get("mixture_log_weights", ())), 1)
+    return ScoreStatistics.shapes(config.latent_size, min(max(components, 1), MAX_MIXTURE))
+
+
+def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_tensors(tensors, _statistics_shapes(found, config))
+    diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
+    for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
+        if not (scale > 0).all():
+            raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
+
+
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    if odd := sorted(set(found) ^ set(shapes)):
+        kind = "lacks" if odd[0] in shapes else "has an unknown"
+        raise BundleError(f"the weights' file {kind} tensor {odd[0][:64]!r}")
+    for name, shape in found.items():
+        if shape != shapes[name]:
+            raise BundleError(f"{name} has shape {shape}, not {shapes[name]}")
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise BundleError(f"{name} is {tensor.dtype}, expected torch.float32")
+        if not tensor.isfinite().all():
+            raise BundleError(f"{name} holds NaN or infinity")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""The network on a device: numpy in, numpy out."""

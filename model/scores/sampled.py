@@ -1,0 +1,120 @@
+"""Scores that average over K draws z ~ q(z|x) of an image: slower, and repeatable by their noise.
+
+N images, P = C·H·W pixels each, D latent dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.scores.calibration import DEFAULT_DRAWS
+from model.scores.deterministic import ScoreStatistics, log_likelihood, offered_scores
+from model.vae import VAE, DiagonalGaussian
+
+Floats = NDArray[np.float32]
+
+
+SMALL_PIXELS: Final = 4 * 28 * 28
+"""Of an image of which a whole batch of drawn rows takes less than a second."""
+
+FEW_ROWS: Final = 8
+"""Rows whose draws take as long as a batch of plain images."""
+
+
+class Likelihoods(NamedTuple):
+    """How likely an image is given each of its draws, in nats."""
+
+    given_z: Tensor  # (N, K), log p(x|z)
+    weight: Tensor  # (N, K), log p(x|z) + log p(z) − log q(z|x)
+
+
+Errors = Callable[[Tensor, Tensor], Tensor]
+"""Takes pixels, (N, P), and latents of each image one after the other, (N · K, D). Gives the mean
+squared errors of what those decode to, (N, K)."""
+
+
+def errors_by_torch(network: VAE) -> Errors:
+    """By any network, on any device."""
+
+    def errors(pixels: Tensor, z: Tensor) -> Tensor:
+        images = network.decode(z).view(len(pixels), -1, pixels.shape[1])  # (N, K, P)
+        return (pixels[:, None] - images).square().mean(dim=2)
+
+    return errors
+
+
+def draw_likelihoods(
+    errors: Errors,
+    pixels: Tensor,
+    posterior: DiagonalGaussian,
+    noise: Tensor,
+    pixel_variance: float,
+    at_once: int,
+) -> Likelihoods:
+    """Of images, (N, P), given z = μ + σ·ε for each ε of `noise`, (N, K, D).
+
+    Some `at_once` latents are decoded at a time: all of them would be as many images.
+    """
+    z = posterior.mean[:, None] + posterior.std[:, None] * noise  # (N, K, D)
+    parts = torch.split(z, max(1, at_once // len(z)), dim=1)
+    found = torch.cat([errors(pixels, part.flatten(0, 1)) for part in parts], dim=1)  # (N, K)
+    given_z = log_likelihood(found, pixels.shape[1], pixel_variance)
+    # log p(z) − log q(z|x), in which log 2π is on both sides.
+    log_ratio = (noise.square() + posterior.log_variance[:, None] - z.square()).sum(dim=2) / 2
+    return Likelihoods(given_z, given_z + log_ratio)
+
+
+def draws_a_row(draws: int) -> int:
+    """How many of an image's K draws share a row of `Engine.draw_rows`."""
+    return min(draws, DEFAULT_DRAWS)
+
+
+def most_drawn_rows(most_rows: int, pixels: int) -> int:
+    """How many of them are to be in a batch, of which each decodes an image `DEFAULT_DRAWS` times.
+
+    Of small images as many as of any rows, `most_rows`; 128 of 128×128×3 would take one core 19 s.
+    """
+    return min(most_rows, max(FEW_ROWS, most_rows * SMALL_PIXELS // pixels))
+
+
+def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:
+    """−mean over K draws of log p(x|z), (N, K) to (N,), nats.
+
+    Source: An and Cho 2015, "Variational autoencoder based anomaly detection using reconstruction
+    probability". Theirs has a variance for each pixel, ours one for all.
+    """
+    mean: Floats = -likelihoods.mean(axis=1)
+    return mean
+
+
+def iwae(_: object, weights: Floats) -> Floats:
+    """−log of the mean over K draws of the importance weights: bounds −log p(x) from above, nats.
+
+    (N, K) to (N,). Source: Burda, Grosse and Salakhutdinov 2016, "Importance weighted
+    autoencoders".
+    """
+    largest = weights.max(axis=1, keepdims=True)
+    mean = np.exp(weights - largest).mean(axis=1)
+    bound: Floats = -(largest[:, 0] + np.log(mean))
+    return bound
+
+
+DRAWN_SCORES: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
+    "reconstruction_probability": reconstruction_probability,
+    "iwae": iwae,
+}
+"""From the log-likelihoods and log-weights of K draws, both (N, K). They need a pixel variance."""
+
+
+def score_names(
+    statistics: ScoreStatistics | None, pixel_variance: float | None
+) -> tuple[str, ...]:
+    """All scores of a network, the drawn ones last; the first is the default."""
+    drawn = DRAWN_SCORES if pixel_variance is not None else ()
+    return (*offered_scores(statistics, pixel_variance), *drawn)

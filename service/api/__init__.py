@@ -1,0 +1,1 @@
+"""The routes, what they take and give, and the pages that describe them."""

@@ -1,0 +1,274 @@
+"""Open Inference Protocol v2 over REST, with Triton's binary tensors.
+
+Specification: kserve/open-inference-protocol, specification/protocol/inference_rest.md, and
+triton-inference-server/server, docs/protocol/extension_binary_data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version as package_version
+from typing import Annotated, Any, Final
+
+import numpy as np
+from fastapi import APIRouter, Path
+from fastapi.routing import APIRoute
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model.config import VAEConfig
+from service.api.open_inference.messages import (
+    LENGTH_HEADER,
+    InferRequest,
+    TensorSpec,
+    infer_response,
+    json_bytes,
+)
+from service.api.open_inference.schemas import (
+    INFER,
+    MODEL_ANSWERS,
+    READY_ANSWERS,
+    Liveness,
+    Readiness,
+    ServerMetadata,
+    answers,
+)
+from service.api.state import Service
+from service.codecs.arrays import check_count, item_shapes, latents_in_range, pixels_in_range
+from service.codecs.registry import INLINE_JSON_BYTES, INLINE_NUMBERS, in_thread, in_time
+from service.codecs.responses import json_response
+from service.errors import BadBodyError, NotFoundError, NotReadyError
+from service.http.body import read_body
+from service.http.fast_routes import Routes, handler_of
+from service.http.lifecycle import RequestContext
+from service.inference.admission import ScoreWanted
+
+PLATFORM: Final = "pytorch_vae"
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+Run = Callable[[Service, NDArray[Any], RequestContext], Awaitable[Any]]
+"""Gives a named tuple of tensors; a None among them is not there."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the protocol's models: what goes in, what comes out, and how."""
+
+    input: str
+    outputs: tuple[str, ...]
+    run: Run
+
+
+MODELS: Final[Mapping[str, Model]] = {
+    "encode": Model("images", ("mu", "sigma"), lambda s, *work: s.inference.encode(*work)),
+    "decode": Model("z", ("images",), lambda s, *work: s.inference.decode(*work)),
+    "reconstruct": Model(
+        "images", ("images", "mse"), lambda s, *work: s.inference.reconstruct(*work)
+    ),
+    "anomaly-score": Model(
+        "images",
+        ("score", "p_value", "is_anomaly", "mse", "kl"),
+        lambda s, *work: s.inference.score(*work, ScoreWanted(alpha=s.settings.alpha)),
+    ),
+}
+
+NEEDS_CALIBRATION: Final = frozenset({"p_value", "is_anomaly"})
+"""Outputs that a bundle without calibration does not have."""
+
+ModelName = Annotated[str, Path(description="the model", json_schema_extra={"enum": list(MODELS)})]
+Version = Annotated[str, Path(description="the bundle's version, as the metadata tell it")]
+
+
+@router.get("", summary="The server", responses=answers(ServerMetadata))
+async def server_metadata() -> Response:
+    """Name, version and extensions."""
+    return json_response(
+        {
+            "name": "vae-service",
+            "version": package_version("vae-service"),
+            "extensions": ["binary_tensor_data"],
+        }
+    )
+
+
+@router.get(
+    "/health/live",
+    summary="Is the process alive?",
+    responses=answers(Liveness) | {503: {"model": Liveness}},
+)
+async def live(request: Request) -> Response:
+    """200, or 503 with `"live": false`."""
+    try:
+        Service.of(request).health.check_alive()
+    except NotReadyError:
+        return json_response({"live": False}, 503)
+    return json_response({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    summary="Has a real forward pass worked lately?",
+    responses=answers(Readiness) | {503: {"model": Readiness}},
+)
+async def ready(request: Request) -> Response:
+    """200, or 503 with `"ready": false`."""
+    return await _readiness(request, {})
+
+
+@router.get("/models/{name}", summary="A model's tensors", responses=MODEL_ANSWERS)
+async def model_metadata(request: Request, name: ModelName) -> Response:
+    """Metadata of `encode`, `decode`, `reconstruct` or `anomaly-score`."""
+    service = Service.of(request)
+    model = _model(name)
+    config = service.inference.engine.bundle.config
+    return json_response(
+        {
+            "name": name,
+            "versions": [service.version],
+            "platform": PLATFORM,
+            "inputs": [_spec(model.input, config).to_json()],
+            "outputs": [spec.to_json() for spec in _outputs(model, service)],
+        }
+    )
+
+
+@router.get(
+    "/models/{name}/versions/{version}", summary="A model's tensors", responses=MODEL_ANSWERS
+)
+async def version_metadata(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await model_metadata(request, name)
+
+
+@router.get("/models/{name}/ready", summary="Is a model ready?", responses=READY_ANSWERS)
+async def model_ready(request: Request, name: ModelName) -> Response:
+    """200, or 503 with `"ready": false`."""
+    _model(name)
+    return await _readiness(request, {"name": name})
+
+
+@router.get(
+    "/models/{name}/versions/{version}/ready", summary="Is a model ready?", responses=READY_ANSWERS
+)
+async def version_ready(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await model_ready(request, name)
+
+
+@router.post("/models/{name}/infer", summary="Run a model", **INFER)
+async def infer(request: Request, name: ModelName) -> Response:
+    """Tensors in, tensors out, as JSON or binary."""
+    service, context = Service.of(request), RequestContext.of(request)
+    model = _model(name)
+    config = service.inference.engine.bundle.config
+    service.inference.check_room()
+    body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
+    json_length = request.headers.get(LENGTH_HEADER)
+
+    def read() -> tuple[InferRequest, NDArray[Any]]:
+        wanted = InferRequest.parse(body, json_length, _outputs(model, service))
+        return wanted, _rows(wanted, model, config, service.settings.max_images_per_request)
+
+    if json_bytes(body, json_length) <= INLINE_JSON_BYTES:
+        wanted, rows = read()
+    else:
+        with in_time(context, "the tensors were not read"):
+            wanted, rows = await in_thread(service.decoders_for(body), context.deadline, read)
+    context.shorten_timeout_us(wanted.timeout_us)
+    result = await model.run(service, rows, context)
+    tensors = result._asdict()
+    answer = partial(infer_response, wanted, name, service.version, tensors)
+    if sum(tensors[output.spec.name].size for output in wanted.outputs) <= INLINE_NUMBERS:
+        return answer()
+    with in_time(context, "the answer was not written"):
+        return await in_thread(service.writers, context.deadline, partial(answer, in_pieces=True))
+
+
+@router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)
+async def version_infer(request: Request, name: ModelName, version: Version) -> Response:
+    """The same, for callers who name the version."""
+    _check_version(request, version)
+    return await infer(request, name)
+
+
+def direct() -> Routes:
+    """The models' infer routes, for `DirectRoutes`."""
+    infer_route = next(
+        route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is infer
+    )
+    return {
+        ("POST", infer_route.path.format(name=name)): (
+            infer_route,
+            handler_of(infer_route, name=name),
+        )
+        for name in MODELS
+    }
+
+
+def _spec(name: str, config: VAEConfig) -> TensorSpec:
+    """A tensor's metadata; the same name has the same shape everywhere."""
+    shapes = {
+        "images": config.image_shape,
+        "z": (config.latent_size,),
+        "mu": (config.latent_size,),
+        "sigma": (config.latent_size,),
+    }
+    datatype = "BOOL" if name == "is_anomaly" else "FP32"
+    return TensorSpec(name, datatype, (-1, *shapes.get(name, ())))
+
+
+def _outputs(model: Model, service: Service) -> list[TensorSpec]:
+    engine = service.inference.engine
+    calibrated = service.inference.is_calibrated(engine.scores[0])
+    return [
+        _spec(name, engine.bundle.config)
+        for name in model.outputs
+        if calibrated or name not in NEEDS_CALIBRATION
+    ]
+
+
+def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int) -> NDArray[Any]:
+    """The input as checked rows. Raises the errors of `service.codecs.arrays`."""
+    if wanted.input.name != model.input:
+        raise BadBodyError(
+            f"the input is {wanted.input.name[:64]!r}, this model takes {model.input!r}"
+        )
+    array = wanted.input.array
+    latents = model.input == "z"
+    shapes = [(config.latent_size,)] if latents else item_shapes(config.image_shape)
+    if array.shape[1:] not in shapes or not len(array):
+        expected = " or ".join(str([-1, *shape]) for shape in shapes)
+        raise BadBodyError(f"{model.input} has shape {list(array.shape)}, expected {expected}")
+    check_count(len(array), max_images)
+    rows = array.reshape(len(array), -1)
+    if not latents:
+        return pixels_in_range(rows, "uint8" if rows.dtype == np.uint8 else "float32")
+    if rows.dtype == np.uint8:
+        raise BadBodyError("z is UINT8, expected FP32")
+    return latents_in_range(rows)
+
+
+async def _readiness(request: Request, fields: dict[str, Any]) -> Response:
+    try:
+        await Service.of(request).health.check_ready()
+    except NotReadyError:
+        return json_response(fields | {"ready": False}, 503)
+    return json_response(fields | {"ready": True})
+
+
+def _model(name: str) -> Model:
+    if name not in MODELS:
+        raise NotFoundError(f"there is no model {name[:64]!r}, only {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def _check_version(request: Request, version: str) -> None:
+    known = Service.of(request).version
+    if version != known:
+        raise NotFoundError(f"there is no version {version[:64]!r}, only {known}")

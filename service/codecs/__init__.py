@@ -1,0 +1,1 @@
+"""Between bytes and arrays: one module per format."""

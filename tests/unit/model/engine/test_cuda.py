@@ -1,0 +1,207 @@
+"""Batches to an accelerator and back: all but the device's own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.engine import engine as engine_module
+from model.engine.cuda import Staging
+from model.engine.engine import Engine
+
+WIDTH = 6
+MOST = 32
+
+
+class HostAccelerator:
+    """The host itself, with what a recording needs to be one: memory that stays where it is."""
+
+    def __init__(self, rows_that_fit: int = 1 << 30) -> None:
+        self.rows_that_fit = rows_that_fit
+        self.recorded: list[int] = []
+        self.replays = 0
+        self.waits = 0
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        if shape[0] > self.rows_that_fit:
+            raise torch.OutOfMemoryError("out of memory")
+        return torch.full(shape, 77, dtype=dtype)
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        output = work()
+        self.recorded.append(len(output))
+
+        def replay() -> None:
+            self.replays += 1
+            output.copy_(work())
+
+        return replay, output
+
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def synchronize(self) -> None:
+        self.waits += 1
+
+
+def run(rows: Tensor) -> Tensor:
+    """Two columns, of which each row has its own."""
+    return torch.stack([rows.sum(dim=1), rows[:, 0] - rows[:, -1]], dim=1)
+
+
+def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
+    floats = rows / np.float32(255) if rows.dtype == np.uint8 else rows
+    return run(torch.from_numpy(floats.astype(np.float32).reshape(len(rows), -1))).numpy()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 2**31),
+)
+def test_rows_go_there_and_come_back(batches: list[list[tuple[int, bool]]], seed: int) -> None:
+    """Any sizes, in one array or several, bytes or floats or both, one batch after another."""
+    random = np.random.default_rng(seed)
+    staging = Staging(HostAccelerator(), run, WIDTH, MOST)
+    kept = []
+    for batch in batches:
+        parts: list[NDArray[Any]] = [
+            random.integers(0, 256, (n, 2, 3), dtype=np.uint8)
+            if of_bytes
+            else random.random((n, WIDTH), dtype=np.float32)
+            for n, of_bytes in batch
+        ]
+        found = staging(parts if len(parts) > 1 else parts[0])
+        kept.append((found, np.concatenate([expected(part) for part in parts])))
+    for found, wanted in kept:  # at the end: no result may lie where a later one was put
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_one_recording_a_power_of_two() -> None:
+    accelerator = HostAccelerator()
+    staging = Staging(accelerator, run, WIDTH, MOST)
+    for n in (1, 2, 3, 4, 5, 7, 8, 8, 17, 31, 32, 1):
+        staging(np.zeros((n, WIDTH), np.uint8))
+    assert accelerator.recorded == [1, 2, 4, 8, 32]
+    assert accelerator.replays == accelerator.waits == 12  # and each batch is waited for once
+    staging(np.zeros((3, WIDTH), np.float32))
+    assert accelerator.recorded[5:] == [4]
+
+
+def test_memory_that_runs_out_halves_the_batches(caplog: pytest.LogCaptureFixture) -> None:
+    accelerator = HostAccelerator(rows_that_fit=8)
+    staging = Staging(accelerator, run, WIDTH, MOST)
+    rows = np.random.default_rng(0).random((30, WIDTH), dtype=np.float32)
+    np.testing.assert_allclose(staging(rows), expected(rows), rtol=1e-6)
+    assert staging.most == 7  # 30, 15, 7, of which the next power of two fits
+    assert "7 rows" in caplog.text
+    caplog.clear()
+    np.testing.assert_allclose(staging(rows), expected(rows), rtol=1e-6)
+    assert not caplog.text  # the size is remembered
+
+
+def test_where_not_even_one_row_fits() -> None:
+    staging = Staging(HostAccelerator(rows_that_fit=0), run, WIDTH, MOST)
+    with pytest.raises(torch.OutOfMemoryError):
+        staging(np.zeros((5, WIDTH), np.uint8))
+
+
+# The engine through it
+
+
+class Roomy:
+    """A network's decoder on a device that runs out of memory above so many latents."""
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], latents_that_fit: int) -> None:
+        self.decode = decode
+        self.latents_that_fit = latents_that_fit
+        self.tried: list[int] = []
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.tried.append(len(z))
+        if len(z) > self.latents_that_fit:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.decode(z)
+
+
+@pytest.mark.parametrize("kind", ["draw", "reconstruct_drawn"])
+def test_memory_that_runs_out_halves_drawn_passes_too(
+    kind: str, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(find_bundle("mnist-conv"))
+    plain = Engine(bundle, device="cpu", threads=1)
+    monkeypatch.setattr(engine_module, "accelerator_of", lambda _: HostAccelerator())
+    staged = Engine(bundle, device="cpu", threads=1)
+    noise = np.random.default_rng(0).standard_normal((21, 2, bundle.config.latent_size), np.float32)
+    images = digits[:21]
+    if kind == "draw":
+        rows, options = plain.draw_rows(images, noise), [2]
+    else:
+        rows, options = plain.reconstruct_rows(images, noise[:, 0]), []
+    decoder = Roomy(staged._network.decode, 12)
+    monkeypatch.setattr(staged._network, "decode", decoder)
+    expected = getattr(plain, kind)(rows, *options)
+    found = getattr(staged, kind)([rows[:20], rows[20:]], *options)
+    assert type(found) is type(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+    assert max(decoder.tried) > decoder.latents_that_fit
+    decoder.tried.clear()
+    getattr(staged, kind)(rows, *options)
+    assert max(decoder.tried) <= decoder.latents_that_fit  # the size is remembered
+
+
+@pytest.fixture(params=["mnist", "mnist-conv"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return load_bundle(find_bundle(request.param))
+
+
+def test_an_engine_that_stages_agrees_with_one_that_does_not(
+    bundle: Bundle, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Engine(bundle, device="cpu", threads=1)
+    accelerator = HostAccelerator()
+    monkeypatch.setattr(engine_module, "accelerator_of", lambda _: accelerator)
+    monkeypatch.setattr(engine_module, "MlpForward", None)  # is for networks in the host's memory
+    staged = Engine(bundle, device="cpu", threads=1)
+    staged.warm_up(8)
+    assert accelerator.replays
+    assert staged.quick_images == 0  # a GPU may hang, and then the event loop must not
+    recorded = len(accelerator.recorded)
+    images = digits[:21]
+    mu = plain.encode(images).mu
+    for one, other in [
+        (plain.encode(images), staged.encode(images)),
+        (plain.decode(mu), staged.decode(mu)),
+        (plain.reconstruct(images), staged.reconstruct(images)),
+        (plain.score_map(images), staged.score_map(images)),
+        *(
+            (plain.score(images, name), staged.score(images, name))
+            for name in plain.scores
+            if name not in plain.drawn_scores
+        ),
+    ]:
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            assert a.shape == b.shape
+            assert b.dtype == np.float32
+    staged.score([digits[:3], digits[:2] / np.float32(255)])
+    staged.encode(digits[:8] / np.float32(255))
+    assert len(accelerator.recorded) == recorded  # none of it waited for a recording

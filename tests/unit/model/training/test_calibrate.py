@@ -1,0 +1,108 @@
+"""Every score of clean images, sorted and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.bundle.bundle import Bundle
+from model.engine.engine import Engine
+from model.scores.calibration import DEFAULT_DRAWS, CalibrationError, Floats
+from model.training import calibrate as module
+from model.training.calibrate import all_scores, calibrated
+from tests.unit.samples import TINY, some_statistics, tiny_bundle, whole_bundle
+
+N = 37
+BUNDLES: dict[str, Callable[[], Bundle]] = {
+    "all": lambda: tiny_bundle(pixel_variance=0.1, statistics=some_statistics()),
+    "no likelihood": lambda: tiny_bundle(statistics=some_statistics()),
+    "nothing known": tiny_bundle,
+}
+each_bundle = pytest.mark.parametrize("make", BUNDLES.values(), ids=BUNDLES)
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    shape = (N, *TINY.image_shape)
+    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+
+
+def one_by_one(engine: Engine, images: NDArray[np.uint8]) -> dict[str, Floats]:
+    """Every score, an image at a time."""
+    found: dict[str, Floats] = {
+        name: np.concatenate([engine.score(image[None], name).score for image in images])
+        for name in engine.scores
+        if name not in engine.drawn_scores
+    }
+    if engine.drawn_scores:
+        noise = np.random.default_rng(0).standard_normal((N, 32, TINY.latent_size), np.float32)
+        draws = []
+        for image, epsilons in zip(images, noise, strict=True):
+            row = np.concatenate([image.ravel() / np.float32(255), epsilons.ravel()])
+            draws.append(engine.draw(row[None]))
+        likelihood, weight = (np.concatenate(parts) for parts in list(zip(*draws, strict=True))[:2])
+        found["reconstruction_probability"] = -likelihood.mean(axis=1)
+        weight = weight.astype(np.float64)
+        found["iwae"] = -np.log(np.exp(weight).mean(axis=1)).astype(np.float32)
+    return found
+
+
+@each_bundle
+def test_each_score_of_each_image_is_in_its_table(
+    make: Callable[[], Bundle], images: NDArray[np.uint8]
+) -> None:
+    engine = Engine(make(), device="cpu")
+    scores = all_scores(engine, images)
+    expected = one_by_one(engine, images)
+    assert tuple(scores) == engine.scores
+    assert set(expected) == set(scores)
+    assert DEFAULT_DRAWS == 32
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[name], values, rtol=1e-4, atol=1e-5)
+    bundle = calibrated(make(), images, data_set="mine", date="2026-01-03")
+    calibration = bundle.calibration
+    assert calibration is not None
+    assert tuple(calibration.scores) == engine.scores
+    assert (calibration.n, calibration.data_set, calibration.date) == (N, "mine", "2026-01-03")
+    for name, table in calibration.scores.items():
+        np.testing.assert_array_equal(table, np.sort(scores[name]))
+
+
+def test_an_older_calibration_is_replaced_and_the_rest_stays(images: NDArray[np.uint8]) -> None:
+    before = whole_bundle()
+    after = calibrated(before, images, data_set="mine", date="2026-01-03")
+    assert after.calibration is not None
+    assert after.calibration.n == N
+    assert after.version == before.version
+    assert all(torch.equal(tensor, before.weights[name]) for name, tensor in after.weights.items())
+    assert (after.statistics, after.provenance) == (before.statistics, before.provenance)
+    assert before.calibration is not None
+    assert before.calibration.n == 7
+
+
+def test_the_same_images_give_the_same_tables(images: NDArray[np.uint8]) -> None:
+    engine = Engine(BUNDLES["all"](), device="cpu")
+    copy = images.copy()
+    first, again, other = (all_scores(engine, images, seed) for seed in (0, 0, 1))
+    for name in engine.scores:
+        assert np.array_equal(first[name], again[name])
+        assert np.array_equal(first[name], other[name]) == (name not in engine.drawn_scores)
+    assert np.array_equal(images, copy)
+
+
+def test_chunks_do_not_matter(images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(BUNDLES["all"](), device="cpu")
+    whole = all_scores(engine, images)
+    monkeypatch.setattr(module, "CHUNK_IMAGES", 16)  # draws go on where they were
+    for name, values in all_scores(engine, images).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-5)
+
+
+@each_bundle
+def test_no_images_calibrate_nothing(make: Callable[[], Bundle], images: NDArray[np.uint8]) -> None:
+    with pytest.raises(CalibrationError, match="sizes"):
+        calibrated(make(), images[:0], data_set="mine", date="2026-01-03")

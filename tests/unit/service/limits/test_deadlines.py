@@ -1,0 +1,114 @@
+"""Many deadlines on one timer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from time import perf_counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.limits.deadlines import Deadlines, Limit
+
+LATE_S = 0.5
+"""How late a deadline may be noticed on a busy machine."""
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12))
+def test_each_expires_once_in_time_unless_it_is_done(waits: list[tuple[int, bool]]) -> None:
+    expired: dict[int, float] = {}
+    deadlines = Deadlines()
+
+    async def main() -> None:
+        start = perf_counter()
+        for key, (milliseconds, done) in enumerate(waits):
+            when = start + milliseconds / 1000
+
+            def expire(key: int = key) -> None:
+                assert key not in expired
+                expired[key] = perf_counter()
+
+            deadlines.add(key, when, expire)
+            if done:
+                deadlines.discard(key)
+        await asyncio.sleep(0.06)
+        for key, (milliseconds, done) in enumerate(waits):
+            assert (key in expired) != done
+            if not done:
+                assert -0.002 < expired[key] - start - milliseconds / 1000 < LATE_S
+
+    asyncio.run(main())
+
+
+def test_one_timer_for_all() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made = 0
+        call_later = loop.call_later
+
+        def counting(*args: object, **options: object) -> asyncio.TimerHandle:
+            nonlocal made
+            made += 1
+            return call_later(*args, **options)  # type: ignore[arg-type]
+
+        loop.call_later = counting  # type: ignore[method-assign]
+        deadlines = Deadlines()
+        now = perf_counter()
+        for key in range(100):
+            deadlines.add(key, now + 60 + key, lambda: None)
+            deadlines.discard(key)
+        assert made == 1
+        deadlines.add("sooner", now + 30, lambda: None)
+        assert made == 2
+        deadlines.add("never", math.inf, lambda: None)
+        assert made == 2
+
+    asyncio.run(main())
+
+
+def test_one_loop_after_another() -> None:
+    deadlines = Deadlines()
+
+    async def wait(seconds: float) -> None:
+        with pytest.raises(TimeoutError), Limit(deadlines, perf_counter() + seconds):
+            await asyncio.sleep(LATE_S)
+
+    asyncio.run(wait(0.03))
+
+    async def leave_one_waiting() -> None:
+        deadlines.add("left", perf_counter() + 60, lambda: None)
+
+    asyncio.run(leave_one_waiting())
+    asyncio.run(wait(0.06))  # later than the one before, whose loop is closed
+
+
+def test_a_limit_ends_what_is_awaited_inside_and_nothing_after() -> None:
+    async def main() -> None:
+        deadlines = Deadlines()
+        with Limit(deadlines, perf_counter() + 60):
+            pass
+        with pytest.raises(TimeoutError), Limit(deadlines, perf_counter() + 0.01):
+            await asyncio.sleep(LATE_S)
+        await asyncio.sleep(0.02)  # is not cancelled by it
+        with pytest.raises(ValueError, match="mine"), Limit(deadlines, perf_counter() + 60):
+            raise ValueError("mine")
+
+    asyncio.run(main())
+
+
+def test_who_cancels_the_task_is_heeded() -> None:
+    async def wait(deadlines: Deadlines) -> None:
+        with Limit(deadlines, perf_counter() + 60):
+            await asyncio.sleep(LATE_S)
+
+    async def main() -> None:
+        task = asyncio.create_task(wait(Deadlines()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())

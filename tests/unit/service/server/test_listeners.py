@@ -1,0 +1,68 @@
+"""Listening sockets at their end, and after it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from benchmarks.reliability.harness import wait_for
+from service.server.listeners import let_callers_come, let_no_more_come, take_what_waits
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no filter")
+
+HANG_S = 5.0
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def waiting(listener: socket.socket) -> list[socket.socket]:
+    found: list[socket.socket] = []
+    take_what_waits(listener.fileno(), found.append)
+    return found
+
+
+def greetings(accepted: list[socket.socket]) -> set[bytes]:
+    with ExitStack() as closed:
+        for one in accepted:
+            closed.enter_context(one)
+            one.settimeout(HANG_S)
+        return {one.recv(10) for one in accepted}
+
+
+def test_who_waits_is_taken_and_who_comes_later_is_not(listener: socket.socket) -> None:
+    address = listener.getsockname()
+    with socket.create_connection(address, timeout=HANG_S) as client:
+        client.sendall(b"first")
+        let_no_more_come(listener.fileno())
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, timeout=0.2)
+        assert greetings(waiting(listener)) == {b"first"}
+    let_callers_come(listener)
+    with socket.create_connection(address, timeout=HANG_S) as client:
+        client.sendall(b"second")
+        assert greetings(waiting(listener)) == {b"second"}
+
+
+def test_a_handshake_that_has_begun_ends(listener: socket.socket) -> None:
+    """Its last packet is put off here until there are data: the client believes to be connected."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    with socket.create_connection(listener.getsockname(), timeout=HANG_S) as client:
+        let_no_more_come(listener.fileno())
+        assert waiting(listener) == []
+        client.sendall(b"late")
+        accepted: list[socket.socket] = []
+
+        def came() -> bool:
+            accepted.extend(waiting(listener))
+            return bool(accepted)
+
+        assert wait_for(came, HANG_S) is not None
+        assert greetings(accepted) == {b"late"}
