@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-doors bench-quality clean
+.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-body-types bench-quality clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,7 +52,7 @@ bench: .venv/installed ## this service beside its peers, a quarter of an hour, i
 bench-quick: .venv/installed ## this service beside fixed answers, in a minute; tables are printed only
 	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
 
-bench-doors: .venv/installed ## what each body type costs, into benchmarks/results/
+bench-body-types: .venv/installed ## what each body type costs, into benchmarks/results/
 	$(BIN)/python -m benchmarks.body_types
 
 bench-quality: .venv/installed ## anomaly detection over seeds, classes and scores, hours: make bench-quality DATA=data

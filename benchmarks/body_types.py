@@ -2,7 +2,7 @@
 
 By the plainest score: the others are the network's business, not the body's.
 
-`make bench-doors` runs it. Rounds of the types are interleaved, so that a noisy machine is noisy
+`make bench-body-types` runs it. Rounds of the types are interleaved, so that a noisy machine is noisy
 for all of them; figures are medians over the rounds, and ratios are of the same run.
 """
 
@@ -163,7 +163,7 @@ def main() -> None:
         startup = {"ready_s": live.ready_s, "resident_MiB": live.resident_bytes() / 2**20}
         results = measure(bodies(), live.port)
     report = {
-        "command": "make bench-doors",
+        "command": "make bench-body-types",
         "images": IMAGES,
         "rounds": ROUNDS,
         "cpu": cpu_model(),
@@ -176,8 +176,8 @@ def main() -> None:
         "results": results,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "doors.json").write_text(json.dumps(report, indent=2) + "\n")
-    (RESULTS / "doors.md").write_text(table(results))
+    (RESULTS / "body_types.json").write_text(json.dumps(report, indent=2) + "\n")
+    (RESULTS / "body_types.md").write_text(table(results))
     print(table(results))
     print(f"ready in {startup['ready_s']:.2f} s with {startup['resident_MiB']:.0f} MiB resident")
 

@@ -26,12 +26,11 @@ import uvicorn
 from benchmarks.peers.common import HOST
 from benchmarks.peers.sample import sample_images
 from benchmarks.peers.table import SERVERS, Request
-from benchmarks.workloads import BULK, own_works
+from benchmarks.workloads import BULK, own_workloads
 from service.api import images as routes
 from service.app import create_app
 from service.codecs import registry as media
-from service.http.fast_routes import DirectRoutes
-from service.http.lifecycle import Contexts
+from service.http.lifecycle import RequestLifecycle
 from service.inference.admission import Inference
 from service.inference.batching import MicroBatcher
 from service.server.http_protocol import Protocol
@@ -103,12 +102,12 @@ class Marks:
 def instrument(marks: Marks) -> None:
     """Put the marks where one part calls the next."""
     marks.around(Protocol, "data_received", before="sent")
-    marks.around(DirectRoutes, "__call__", before="parsed")
+    marks.around(RequestLifecycle, "serve", before="parsed")
     marks.around(routes, "read_body", before="begun", after="body")
     marks.around(media, "read_images", after="pixels")
     marks.around(Inference, "_score_and_compare", before="queued", after="computed")
     marks.around(MicroBatcher, "submit", after="resumed")
-    marks.around(Contexts, "end", after=END)
+    marks.around(RequestLifecycle, "_end", after=END)
 
 
 def ask(request: Request, port: int, told: Connection) -> None:
@@ -169,7 +168,7 @@ def main() -> None:
     works = {
         "1 image, JSON": SERVERS["ours"].request(images[:1]),
         "64 images, JSON": SERVERS["ours"].request(images),
-        BULK: next(work for work in own_works() if work.name == BULK).request,
+        BULK: next(work for work in own_workloads() if work.name == BULK).request,
     }
     marks = Marks()
     instrument(marks)

@@ -119,7 +119,7 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
         anomalies = {"the others" if wanted else "the one": test[~clean]}
         test = test[clean]
     engine = Engine(_trained(task, images), device="cpu")
-    names = [name for name in engine.scores if name not in engine.drawn_scores]
+    names = [name for name in engine.scores if name not in engine.sampled_scores]
     clean_scores = _scores(engine, test, names)
     return asdict(task) | {
         "options": asdict(options_of(task)),

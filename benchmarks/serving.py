@@ -31,7 +31,7 @@ from benchmarks.open_loop import SCHEDULES
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.table import SERVERS
 from benchmarks.servers import Running, install, running
-from benchmarks.workloads import BULK, MANY, ONE, Work, own_works, shared_works
+from benchmarks.workloads import BULK, MANY, ONE, Workload, own_workloads, shared_workloads
 
 SHARES: Final = (0.5, 0.8, 1.2)
 """Of capacity, that the open loop sends."""
@@ -92,7 +92,7 @@ def measure_rounds(plan: Plan) -> Figures:
         "versions": report.versions([name for name in plan.servers if name in SERVERS]),
         "plan": {"rounds": plan.rounds, "seconds": plan.seconds, "partial": plan.servers != ORDER},
     }
-    own = own_works()
+    own = own_workloads()
     broken = _install(plan.servers)
     rounds: list[dict[str, Figures]] = []
     for number in range(plan.rounds):
@@ -143,11 +143,11 @@ def measure_engine(*, quick: bool) -> Figures:
     return found
 
 
-def measure_server(name: str, plan: Plan, own: Sequence[Work]) -> Figures:
+def measure_server(name: str, plan: Plan, own: Sequence[Workload]) -> Figures:
     """One server's life. What was measured before it failed is kept beside the `error`."""
     workers = ("--workers", "2") if name == goals.TWO_WORKERS else ()
     server = SERVERS["ours" if workers else name]
-    works = shared_works(server)
+    works = shared_workloads(server)
     if name == "ours":
         works = [*own, *reversed(works)]  # what is compared comes last: nearest to the next server
     elif workers:
@@ -163,7 +163,7 @@ def measure_server(name: str, plan: Plan, own: Sequence[Work]) -> Figures:
 
 
 def _measure_live(
-    name: str, live: Running, plan: Plan, works: Sequence[Work], figures: Figures
+    name: str, live: Running, plan: Plan, works: Sequence[Workload], figures: Figures
 ) -> None:
     one = next(work for work in works if work.name == ONE)
     figures["ready_s"] = live.ready_s
@@ -181,7 +181,7 @@ def _measure_live(
     figures["used_MiB"] = live.resident_bytes() / 2**20
 
 
-def _closed_loop(live: Running, work: Work, connections: int, seconds: int) -> Figures:
+def _closed_loop(live: Running, work: Workload, connections: int, seconds: int) -> Figures:
     """wrk's figures, and those of the server; `cpu` is in cores."""
     before = live.cpu_seconds()
     found = load.closed_loop(live.port, work.request, connections, seconds)
@@ -194,7 +194,7 @@ def _closed_loop(live: Running, work: Work, connections: int, seconds: int) -> F
     }
 
 
-def _open_loop(live: Running, plan: Plan, work: Work) -> Figures:
+def _open_loop(live: Running, plan: Plan, work: Workload) -> Figures:
     """At shares of a capacity that is measured just before, with the same cores."""
     with _apart(live.pid):
         closed = load.closed_loop(live.port, work.request, CAPACITY_CONNECTIONS, plan.seconds)

@@ -45,7 +45,7 @@ RAW: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """A request that is sent again and again. `check` raises `ValueError` for a wrong answer."""
 
     name: str
@@ -71,12 +71,12 @@ class Work:
             raise PeerError(f"{self.name} is answered wrongly: {error}") from error
 
 
-def shared_works(server: Server) -> list[Work]:
+def shared_workloads(server: Server) -> list[Workload]:
     """Those of all servers, which `benchmarks.servers` has checked. A fixed answer is to one."""
     images = sample_images()
     works = [
-        Work(name=ONE, images=1, connections=CONNECTIONS, request=server.request(images[:1])),
-        Work(name=MANY, images=IMAGES, connections=FEW, request=server.request(images)),
+        Workload(name=ONE, images=1, connections=CONNECTIONS, request=server.request(images[:1])),
+        Workload(name=MANY, images=IMAGES, connections=FEW, request=server.request(images)),
     ]
     return works[: 1 if server.fixed else 2]
 
@@ -90,7 +90,7 @@ def bulk_pixels() -> NDArray[np.uint8]:
     return np.concatenate([digits()] * 4).reshape(-1, PIXELS)
 
 
-def own_works() -> list[Work]:
+def own_workloads() -> list[Workload]:
     """Those of this service alone, each with the answer that the network gives without it."""
     from model.bundle.bundle import find_bundle, load_bundle
     from model.engine.engine import Engine
@@ -134,7 +134,7 @@ def _own(
     body: bytes,
     key: str | None,
     expected: NDArray[Any],
-) -> Work:
+) -> Workload:
     """The answer is JSON with the numbers under a key, or is to be raw float32."""
 
     def check(answer: bytes) -> None:
@@ -145,7 +145,7 @@ def _own(
             raise ValueError(f"{given.ravel()[:3]}, not {expected.ravel()[:3]}")
 
     headers = {"Content-Type": content_type} | ({} if key else {"Accept": RAW})
-    return Work(
+    return Workload(
         name=name,
         images=len(expected),
         connections=connections,

@@ -12,9 +12,10 @@ from pydantic_settings import CliApp, SettingsError
 from service.access.keys import KeysError
 from service.access.policy import Access
 from service.server.certificate import CertificateError, check_certificate
-from service.server.supervisor import Workers
+from service.server.supervisor import Supervisor
 from service.settings import Settings
 from service.telemetry.log_writer import open_standard_streams
+from service.telemetry.request_log import set_up_logging
 
 WRONG_SETTING = 2
 """Exit status for a setting or a bundle that cannot be used."""
@@ -38,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         access = Access(settings)
     except (CertificateError, KeysError) as error:
         return _refuse(str(error))
-    settings.set_up_logging()
+    set_up_logging(settings.log_level, settings.log_format)
     if settings.workers > 1:
         try:
-            workers = Workers(settings, access.buckets)
+            workers = Supervisor(settings, access.buckets)
         except OSError as error:
             return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
         refused = workers.run()

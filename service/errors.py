@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a request, and the one place that makes it an answer.
+"""The errors that callers are told about. `service.http.problems` makes responses of them.
 
 ::
 
@@ -25,25 +25,15 @@ A message names the value and the limit that it broke.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, Literal
-
-import orjson
-from starlette.responses import Response
-
-PROBLEM_TYPE = "application/problem+json"
-
-OPEN_INFERENCE = "/v2"
-"""Below here errors have the Open Inference Protocol's shape."""
-
-BAD_INPUT = frozenset({406, 413, 415, 422})
-"""What is 400 in that protocol, which has no finer words for it."""
 
 
 class ServiceError(Exception):
-    """Base of all errors that a caller is told about. `detail` is for people."""
+    """Base class. `detail` is for people."""
 
     status: int = 500
+    refusal: str | None = None
+    """Reason under which `vae_refusals` counts it, if it does."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -70,6 +60,7 @@ class UnauthorizedError(ServiceError):
     """No API key, or a wrong one."""
 
     status = 401
+    refusal = "unauthorized"
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -81,6 +72,7 @@ class ForbiddenError(ServiceError):
     """The caller may not do this."""
 
     status = 403
+    refusal = "forbidden"
 
 
 class NotFoundError(ServiceError):
@@ -138,6 +130,7 @@ class RateLimitError(ServiceError):
     """The key has used up its images of this second, or of more."""
 
     status = 429
+    refusal = "rate_limit"
 
     def __init__(self, detail: str, *, retry_after_s: int) -> None:
         super().__init__(detail)
@@ -171,7 +164,7 @@ class QueueFullError(UnavailableError):
         self, detail: str, *, of: Literal["images", "bytes"], retry_after_s: int = 1
     ) -> None:
         super().__init__(detail, retry_after_s=retry_after_s)
-        self.of = of
+        self.refusal = f"queue_{of}"
 
 
 class NotReadyError(UnavailableError):
@@ -182,45 +175,3 @@ class DeadlineError(ServiceError):
     """The request's time is over; what was queued of it is dropped."""
 
     status = 504
-
-
-def error_response(
-    path: str,
-    status: int,
-    detail: str,
-    *,
-    request_id: str,
-    errors: Sequence[dict[str, Any]] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """An error in the shape that goes with `path`: RFC 9457, or the Open Inference Protocol's."""
-    if path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/"):
-        if status in BAD_INPUT:
-            status = 400
-        return Response(
-            orjson.dumps({"error": detail}), status, headers=headers, media_type="application/json"
-        )
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id,
-    }
-    if errors:
-        body["errors"] = list(errors)
-    return Response(
-        orjson.dumps(body, default=str), status, headers=headers, media_type=PROBLEM_TYPE
-    )
-
-
-def response_to(error: ServiceError, path: str, request_id: str) -> Response:
-    """The answer that says so."""
-    return error_response(
-        path,
-        error.status,
-        error.detail,
-        request_id=request_id,
-        errors=error.errors,
-        headers=error.headers,
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:  # its module loads torch
-    from model.engine.engine import Encoding, Floats
+    from model.results import Encoding, Floats
 
 MAX_SEED = 2**64 - 1
 

@@ -9,8 +9,6 @@ from typing import Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.telemetry.request_log import Format, set_up_logging
-
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
 """Scheme, host and port, as browsers send them: no path, not even a slash."""
 
@@ -48,7 +46,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description="who may ask: a file with a line for each API key, made by python -m "
-        "service.access.keys; read again when it changes",
+        "service.keys; read again when it changes",
     )
     api_keys: str | None = Field(
         None,
@@ -192,7 +190,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what is logged to stderr; info has a line for each request"
     )
-    log_format: Format = Field(
+    log_format: Literal["text", "json"] = Field(
         "text", description="of the log: text for people, json for machines, an object a line"
     )
 
@@ -205,10 +203,6 @@ class Settings(BaseSettings):
     def inference_threads(self) -> int:
         """`threads`, or what suits this machine: a single worker leaves half the cores to HTTP."""
         return self.threads or max(1, min(4, _cores() // max(2, self.workers)))
-
-    def set_up_logging(self) -> None:
-        """Log to stderr, from `log_level` on."""
-        set_up_logging(self.log_level, self.log_format)
 
     @field_validator("cors_origins")
     @classmethod

@@ -35,7 +35,7 @@ CHECKS: Final = (
         FAULTS,
         "of a batch that fails only the culprit gets 500",
         (
-            "tests/unit/test_batching.py::test_a_failure_is_its_own_request_s_only",
+            "tests/unit/service/inference/test_batching.py::test_a_failure_is_its_own_request_s_only",
             "tests/api/test_overload.py::test_a_request_that_breaks_its_batch_breaks_only_itself",
         ),
     ),
@@ -43,19 +43,19 @@ CHECKS: Final = (
         FAULTS,
         "memory of a GPU that runs out halves the batches from then on",
         (
-            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_the_batches",
-            "tests/unit/test_staging.py::test_memory_that_runs_out_halves_drawn_passes_too",
+            "tests/unit/model/engine/test_cuda.py::test_memory_that_runs_out_halves_the_batches",
+            "tests/unit/model/engine/test_cuda.py::test_memory_that_runs_out_halves_drawn_passes_too",
         ),
     ),
     Check(
         FAULTS,
         "ready is who gives the known answer to a known image",
-        ("tests/api/test_health.py", "tests/unit/test_known.py"),
+        ("tests/api/test_health.py", "tests/unit/model/bundle/test_self_test.py"),
     ),
     Check(
         FAULTS,
         "who waits when the listening socket closes is served, and who has begun a handshake",
-        ("tests/unit/test_listeners.py",),
+        ("tests/unit/service/server/test_listeners.py",),
     ),
     Check(
         HOSTILE,
@@ -75,7 +75,7 @@ CHECKS: Final = (
     Check(
         HOSTILE,
         "keys: hashed, reread, compared in constant time; rates in images a second",
-        ("tests/unit/test_keys.py", "tests/unit/test_rates.py"),
+        ("tests/unit/service/access/test_keys.py", "tests/unit/service/access/test_rates.py"),
     ),
     Check(
         HOSTILE,
@@ -106,28 +106,28 @@ CHECKS: Final = (
         HOSTILE,
         "weights: safetensors only, their head and shapes are checked first",
         (
-            "tests/unit/test_bundle.py::test_a_pickle_is_not_even_tried",
-            "tests/unit/test_bundle.py::test_too_large_a_file_is_refused_unread",
-            "tests/unit/test_bundle.py::test_weights_are_not_read_past_a_wrong_header",
-            "tests/unit/test_bundle.py::test_damage_with_a_right_hash_is_refused_or_a_network",
+            "tests/unit/model/bundle/test_bundle.py::test_a_pickle_is_not_even_tried",
+            "tests/unit/model/bundle/test_bundle.py::test_too_large_a_file_is_refused_unread",
+            "tests/unit/model/bundle/test_bundle.py::test_weights_are_not_read_past_a_wrong_header",
+            "tests/unit/model/bundle/test_bundle.py::test_damage_with_a_right_hash_is_refused_or_a_network",
         ),
     ),
     Check(
         HOSTILE,
         "`import` of a .pt refuses all but tensors",
         (
-            "tests/unit/test_import_checkpoint.py::test_a_malicious_pickle_is_refused_and_not_run",
-            "tests/unit/test_import_checkpoint.py::test_the_traps_would_spring",
-            "tests/unit/test_import_checkpoint.py::test_a_tensor_larger_than_the_file_is_refused",
+            "tests/unit/model/training/test_import_checkpoint.py::test_a_malicious_pickle_is_refused_and_not_run",
+            "tests/unit/model/training/test_import_checkpoint.py::test_the_traps_would_spring",
+            "tests/unit/model/training/test_import_checkpoint.py::test_a_tensor_larger_than_the_file_is_refused",
         ),
     ),
     Check(
         SEEING,
         "a log line a request, as text or JSON, with its trace; no images, no keys",
         (
-            "tests/unit/test_request_log.py",
-            "tests/unit/test_log_writer.py",
-            "tests/unit/test_trace_context.py",
+            "tests/unit/service/telemetry/test_request_log.py",
+            "tests/unit/service/telemetry/test_log_writer.py",
+            "tests/unit/service/telemetry/test_trace_context.py",
             "tests/api/test_seeing.py",
         ),
     ),
@@ -135,8 +135,8 @@ CHECKS: Final = (
         SEEING,
         "metrics: as the table says, bounded, and right over workers and their restarts",
         (
-            "tests/unit/test_metrics.py",
-            "tests/unit/test_shared_counts.py",
+            "tests/unit/service/telemetry/test_metrics.py",
+            "tests/unit/service/telemetry/test_metrics_files.py",
             "tests/api/test_workers.py::test_metrics_add_up_over_workers_and_their_restarts",
         ),
     ),

@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.bundle.self_test import Known, known_output
+from model.bundle.self_test import Known, expected_output
 from model.config import VAEConfig
 from model.images.preprocessing import PREPROCESSING
 from model.scores.calibration import DTYPES, Calibration, Floats
@@ -112,7 +112,7 @@ class Bundle:
             "config": self.config.to_json(),
             "preprocessing": PREPROCESSING,
             "pixel_variance": self.pixel_variance,
-            "known": known_output(self.network(), self.config)._asdict(),
+            "known": expected_output(self.network(), self.config)._asdict(),
             "calibration": self.calibration
             and {
                 "data_set": self.calibration.data_set,

@@ -56,7 +56,7 @@ def probe_images(config: VAEConfig) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def known_output(network: VAE, config: VAEConfig) -> Known:
+def expected_output(network: VAE, config: VAEConfig) -> Known:
     """What a network on the CPU, in float32, makes of the probe; by torch alone."""
     pixels = torch.from_numpy(probe_images(config)).float() / 255
     output = network(pixels)

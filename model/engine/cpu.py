@@ -38,7 +38,7 @@ KEPT_VIEWS: Final = 1024
 """Batch sizes whose views of the buffers are kept; a service has as many as its largest batch."""
 
 
-class Pass(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What goes into a pass and comes out of it. Valid until the next one."""
 
     pixels: Floats  # (N, P), in [0, 1]
@@ -53,11 +53,11 @@ class ModuleForward:
         self._network = network
 
     @torch.inference_mode()
-    def __call__(self, images: Rows) -> Pass:
+    def __call__(self, images: Rows) -> ForwardOutput:
         """Encode, and decode z = μ."""
         pixels = joined(images, self._network.config.pixels)
         heads, logits = forward(self._network, torch.from_numpy(pixels))
-        return Pass(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
+        return ForwardOutput(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
 
     @torch.inference_mode()
     def decode(self, z: Floats) -> Floats:
@@ -87,10 +87,10 @@ class MlpForward:
         self._weights = packed(network) if available and layers <= _layers.MAX_LAYERS else None
         self._widths = config.pixels, 2 * config.latent_size, config.pixels
         self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
-        self._views: dict[int, Pass] = {}
+        self._views: dict[int, ForwardOutput] = {}
         self._decoded = np.empty((0, config.pixels), dtype=np.float32)
 
-    def __call__(self, images: Rows) -> Pass:
+    def __call__(self, images: Rows) -> ForwardOutput:
         """Encode, and decode z = μ."""
         n = count_rows(images)
         done = self._views.get(n) or self._views_of(n)
@@ -120,17 +120,17 @@ class MlpForward:
         return n <= MAX_SHARED or torch.get_num_threads() == 1
 
     @torch.inference_mode()
-    def _by_torch(self, done: Pass) -> None:
+    def _by_torch(self, done: ForwardOutput) -> None:
         heads, logits = forward(self._network, torch.from_numpy(done.pixels))
         torch.from_numpy(done.heads).copy_(heads)
         torch.from_numpy(done.logits).copy_(logits)
 
-    def _views_of(self, n: int) -> Pass:
+    def _views_of(self, n: int) -> ForwardOutput:
         if n > len(self._buffers[0]) or len(self._views) >= KEPT_VIEWS:
             self._views.clear()
             size = max(n, len(self._buffers[0]))
             self._buffers = [np.empty((size, width), dtype=np.float32) for width in self._widths]
-        self._views[n] = Pass(*(buffer[:n] for buffer in self._buffers))
+        self._views[n] = ForwardOutput(*(buffer[:n] for buffer in self._buffers))
         return self._views[n]
 
 

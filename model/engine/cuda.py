@@ -74,7 +74,7 @@ class _Recording:
         return self._result[:n].numpy().copy()
 
 
-class Fitting(Generic[T]):
+class OomBackoff(Generic[T]):
     """`run`, for batches of any size, as many rows at a time as the device has memory for.
 
     `join` puts together what it gives for parts. Where memory runs out for a batch, `most` is half
@@ -129,7 +129,7 @@ class Staging:
     """`run`, a function of (N, width) float32 rows on the device to (N, W), for rows of the host.
 
     uint8 rows travel as they are, a quarter of the bytes, and are scaled to [0, 1] over there. Rows
-    are as many at a time as `Fitting` says, `most` at first.
+    are as many at a time as `OomBackoff` says, `most` at first.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Staging:
         self._run = run
         self._width = width
         self._recordings: dict[tuple[torch.dtype, int], _Recording] = {}
-        self._fitting = Fitting[NDArray[np.float32]](
+        self._fitting = OomBackoff[NDArray[np.float32]](
             self._at_once, np.concatenate, most, self._recordings.clear
         )
 

@@ -12,7 +12,7 @@ import math
 import timeit
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,23 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle.bundle import Bundle
-from model.bundle.self_test import Known, known_output, probe_images
+from model.bundle.self_test import Known, expected_output, probe_images
 from model.engine.cpu import (
+    ForwardOutput,
     MlpForward,
     ModuleForward,
-    Pass,
     Rows,
     forward,
     joined,
     write_scaled,
 )
-from model.engine.cuda import C, Fitting, Staging, join_columns
+from model.engine.cuda import C, OomBackoff, Staging, join_columns
 from model.engine.device import accelerator_of, describe_device, resolve_device
+from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
 from model.scores.calibration import DEFAULT_DRAWS
 from model.scores.deterministic import mean_squared_error, offered_scores
 from model.scores.native import NativeScores, errors_in_c
 from model.scores.sampled import (
-    DRAWN_SCORES,
+    SAMPLED_SCORES,
     draw_likelihoods,
     draws_a_row,
     errors_by_torch,
@@ -44,65 +45,16 @@ from model.scores.sampled import (
 )
 from model.vae import Reconstruction
 
-Floats = NDArray[np.float32]
-
 QUICK_S: Final = 0.0005
 """A pass of this length holds others up less than handing it to a thread would."""
 
-
 CPU_BATCH: Final = 128
+
 GPU_BATCH: Final = 8192
 """Images in one pass from which on more of them gain nothing."""
 
 DRAWN_AT_ONCE: Final = 4096
 """So many latents are decoded at a time where images are drawn again and again."""
-
-
-class Encoding(NamedTuple):
-    """The posterior of each image."""
-
-    mu: Floats  # (N, D)
-    sigma: Floats  # (N, D), standard deviations
-
-
-class Decoding(NamedTuple):
-    """Images in [0, 1]."""
-
-    images: Floats  # (N, C, H, W)
-
-
-class Reconstructions(NamedTuple):
-    """Images encoded and decoded again, and how far they are off."""
-
-    images: Floats  # (N, C, H, W), in [0, 1]
-    mse: Floats  # (N,)
-
-
-class Scores(NamedTuple):
-    """How strange each image is, by the score that was asked for."""
-
-    score: Floats  # (N,)
-    mse: Floats  # (N,), mean squared error of a pixel at z = μ
-    kl: Floats  # (N,), nats
-
-
-class ScoreMaps(NamedTuple):
-    """`Scores`, and where in each image they come from."""
-
-    score: Floats  # (N,)
-    mse: Floats  # (N,)
-    kl: Floats  # (N,), nats
-    error_map: Floats  # (N, C, H, W), squared error of each pixel at z = μ; its mean is the mse
-
-
-class Draws(NamedTuple):
-    """How likely each row's image is given each of its draws, and how it looks at z = μ."""
-
-    log_likelihood: Floats  # (R, K), log p(x|z), nats
-    log_weight: Floats  # (R, K), log p(x|z) + log p(z) − log q(z|x), nats
-    mse: Floats  # (R,)
-    kl: Floats  # (R,), nats
-    error_map: Floats  # (R, C, H, W), squared errors
 
 
 class Engine:
@@ -135,24 +87,24 @@ class Engine:
         `warm_up`. 0 on a GPU, which may hang."""
         self._accelerator = accelerator_of(self._device)
         self._stagings: dict[str, Staging] = {}
-        self._fittings: dict[tuple[Any, ...], Fitting[Any]] = {}
+        self._fittings: dict[tuple[Any, ...], OomBackoff[Any]] = {}
         self._most = GPU_BATCH
         on_cpu = self._accelerator is None
         plain = on_cpu and bundle.config.architecture == "mlp" and dtype == "float32"
         self._forward = MlpForward(self._network) if plain else ModuleForward(self._network)
         statistics = bundle.statistics and bundle.statistics.to(self._device)
         self._scores = offered_scores(statistics, bundle.pixel_variance)
-        self.drawn_scores: tuple[str, ...] = (
-            () if bundle.pixel_variance is None else tuple(DRAWN_SCORES)
+        self.sampled_scores: tuple[str, ...] = (
+            () if bundle.pixel_variance is None else tuple(SAMPLED_SCORES)
         )
-        """Those of `scores` that `drawn_score` gives; the others are `score`'s."""
+        """Those of `scores` that `sampled_score` gives; the others are `score`'s."""
         self.scores = score_names(bundle.statistics, bundle.pixel_variance)
         """Names of the scores on offer; the first is the default."""
         self._native = NativeScores.of(bundle.config, bundle.statistics) if on_cpu else None
         self._draw_errors = (
             errors_in_c(self._forward.decode) if self._native else errors_by_torch(self._network)
         )
-        self._known = bundle.known or known_output(bundle.network(), bundle.config)
+        self._known = bundle.known or expected_output(bundle.network(), bundle.config)
         self.probe = probe_images(bundle.config)
         """An image, (1, C·H·W), whose scores by `mse` are known."""
 
@@ -194,7 +146,7 @@ class Engine:
             self.reconstruct_drawn(
                 np.zeros((n, config.pixels + config.latent_size), dtype=np.float32)
             )
-            if self.drawn_scores:
+            if self.sampled_scores:
                 width = config.pixels + DEFAULT_DRAWS * config.latent_size
                 self.draw(np.zeros((n, width), dtype=np.float32))
         if self._accelerator is None:
@@ -281,7 +233,7 @@ class Engine:
     def draw(self, rows: Rows, draws: int = DEFAULT_DRAWS) -> Draws:
         """How likely each image is given each of its row's `draws` draws z = μ + σ·ε.
 
-        A row is as `draw_rows` makes it. For a bundle with a pixel variance, where `drawn_scores`
+        A row is as `draw_rows` makes it. For a bundle with a pixel variance, where `sampled_scores`
         has names; raises `ValueError` for others.
         """
         return self._fitted(self._draw, rows, draws=draws)
@@ -324,13 +276,13 @@ class Engine:
         """Rows for `reconstruct_drawn`: N images, and an ε of each, (N, D)."""
         return self._rows(images, noise[:, None])
 
-    def drawn_score(self, name: str, draws: Draws, noise_shape: tuple[int, ...]) -> Floats:
-        """One of `drawn_scores`, (N,), of what `draw` made of rows of noise (N, K, D)."""
+    def sampled_score(self, name: str, draws: Draws, noise_shape: tuple[int, ...]) -> Floats:
+        """One of `sampled_scores`, (N,), of what `draw` made of rows of noise (N, K, D)."""
         n, count, _ = noise_shape
         likelihoods, weights = (
             values.reshape(n, -1)[:, :count] for values in (draws.log_likelihood, draws.log_weight)
         )
-        return DRAWN_SCORES[name](likelihoods, weights)
+        return SAMPLED_SCORES[name](likelihoods, weights)
 
     def _rows(self, images: NDArray[Any], noise: Floats) -> Floats:
         """Each image, (N, …), before each of its R parts of noise (N, R, W): (N·R, C·H·W + W)."""
@@ -341,7 +293,7 @@ class Engine:
         made[..., -width:] = noise
         return made.reshape(n * rows, -1)
 
-    def _scored(self, name: str, done: Pass) -> Scores:
+    def _scored(self, name: str, done: ForwardOutput) -> Scores:
         """By C where it has the score, and by torch else."""
         pixels, heads, logits = done
         if self._native and name in self._native.names:
@@ -393,7 +345,7 @@ class Engine:
         if self._accelerator is None:
             return once(rows)
         key = run, *options.values()
-        found: C = self._fittings.setdefault(key, Fitting(once, join_columns, self._most))(rows)
+        found: C = self._fittings.setdefault(key, OomBackoff(once, join_columns, self._most))(rows)
         return found
 
     def _heads_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

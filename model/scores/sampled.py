@@ -105,7 +105,7 @@ def iwae(_: object, weights: Floats) -> Floats:
     return bound
 
 
-DRAWN_SCORES: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
+SAMPLED_SCORES: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
     "reconstruction_probability": reconstruction_probability,
     "iwae": iwae,
 }
@@ -116,5 +116,5 @@ def score_names(
     statistics: ScoreStatistics | None, pixel_variance: float | None
 ) -> tuple[str, ...]:
     """All scores of a network, the drawn ones last; the first is the default."""
-    drawn = DRAWN_SCORES if pixel_variance is not None else ()
+    drawn = SAMPLED_SCORES if pixel_variance is not None else ()
     return (*offered_scores(statistics, pixel_variance), *drawn)

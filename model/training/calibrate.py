@@ -36,14 +36,16 @@ def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict
     generator = np.random.default_rng(seed)
     for start in range(0, len(images), CHUNK_IMAGES):
         part = images[start : start + CHUNK_IMAGES]
-        if engine.drawn_scores:
+        if engine.sampled_scores:
             shape = (len(part), DEFAULT_DRAWS, engine.bundle.config.latent_size)
             noise = generator.standard_normal(shape, dtype=np.float32)
             draws = engine.draw(engine.draw_rows(part, noise))
         for name, parts in found.items():
-            drawn = name in engine.drawn_scores
+            drawn = name in engine.sampled_scores
             parts.append(
-                engine.drawn_score(name, draws, shape) if drawn else engine.score(part, name).score
+                engine.sampled_score(name, draws, shape)
+                if drawn
+                else engine.score(part, name).score
             )
     return {
         name: np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from model.engine.engine import Floats
+from model.results import Floats
 from model.scores.calibration import COMMON_ALPHAS
 from model.training.evaluate import Observations
 from model.training.evaluation import Evaluation

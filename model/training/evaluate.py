@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.engine.engine import Encoding, Engine
+from model.engine.engine import Engine
+from model.results import Encoding
 from model.scores.calibration import COMMON_ALPHAS, Calibration, Floats
 from model.training.baselines import PcaError, Values, trivial_scores
 from model.training.calibrate import CHUNK_IMAGES, all_scores

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from model.engine.engine import Floats
+from model.results import Floats
 from model.training.evaluate import Observations
 from model.training.evaluation import Evaluation
 from model.training.plot_style import heading, set_name

@@ -1,4 +1,4 @@
-"""Fitting a mixture of Gaussians to latents."""
+"""OomBackoff a mixture of Gaussians to latents."""
 
 from __future__ import annotations
 

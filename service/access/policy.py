@@ -15,9 +15,11 @@ from service.settings import Settings
 
 INFER: Final = "infer"
 
+RELOAD: Final = "/model/reload"
+
 WANTED: Final[Mapping[str, str | None]] = {
     "/metrics": "metrics",
-    "/model/reload": "admin",
+    RELOAD: "admin",
     "/livez": None,
     "/readyz": None,
     "/v2/health/live": None,

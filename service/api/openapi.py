@@ -19,7 +19,7 @@ from service.access.policy import INFER, scope_of
 from service.api import examples, schemas
 from service.codecs.arrays import MAX_LATENT
 from service.codecs.registry import FILES, IMAGE_READERS, JSON, LATENT_READERS, MULTIPART, RAW
-from service.errors import OPEN_INFERENCE, PROBLEM_TYPE
+from service.http.problems import OPEN_INFERENCE, PROBLEM_TYPE
 
 Responses = dict[int | str, dict[str, Any]]
 Schema = dict[str, Any]

@@ -11,7 +11,6 @@ from starlette.requests import Request
 
 from service.inference.admission import Inference
 from service.inference.health import Health
-from service.limits.deadlines import Deadlines
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -35,8 +34,6 @@ class Service:
     """The same for small bodies, which would wait for seconds behind some large ones."""
     writers: Executor
     """Writes large answers."""
-    deadlines: Deadlines
-    """Of bodies that are on their way."""
     health: Health
     reload: Callable[[], Awaitable[Service]]
     """Loads the bundle again; see `service.inference.loading`."""

@@ -1,6 +1,6 @@
 """The client's calls without its sockets: what to send, when to repeat it, what an answer means.
 
-Both clients of `service.client.client` are made of these.
+Both clients of `service.client` are made of these.
 """
 
 from __future__ import annotations

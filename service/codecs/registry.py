@@ -6,62 +6,49 @@ if it is to be known by its first bytes.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from functools import partial
-from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final
 
 from starlette.responses import Response
 
 from model.images.preprocessing import ImageError, open_image
-from service.codecs.arrays import (
-    FILE_FORMATS,
-    ImagesWanted,
-    Latents,
-    LatentsWanted,
-    Pixels,
-    read_file_image,
-    read_json_images,
-    read_json_latents,
-    read_multipart_images,
-    read_npy_images,
-    read_npy_latents,
-    read_plain_json_images,
-    read_raw_images,
-    read_raw_latents,
-)
+from service.codecs.arrays import read_raw_images, read_raw_latents
+from service.codecs.image_files import FILE_FORMATS, NOT_DECODED, read_file_image
+from service.codecs.json_bodies import read_json_images, read_json_latents, read_plain_json_images
+from service.codecs.multipart import read_multipart_images
+from service.codecs.npy import read_npy_images, read_npy_latents
+from service.codecs.offload import in_thread
+from service.codecs.options import ImageOptions, LatentOptions, Latents, Pixels
+from service.codecs.png import write_png
 from service.codecs.responses import (
-    Answer,
+    Result,
     write_json,
     write_large_json,
     write_large_npy,
     write_large_raw,
     write_npy,
-    write_png,
     write_raw,
 )
 from service.errors import (
     BadBodyError,
-    DeadlineError,
-    NotAcceptableError,
     UnsupportedTypeError,
 )
-from service.http.lifecycle import RequestContext
-
-T = TypeVar("T")
 
 JSON: Final = "application/json"
+
 NPY: Final = "application/x-npy"
+
 RAW: Final = "application/octet-stream"
+
 MULTIPART: Final = "multipart/form-data"
+
 PNG: Final = "image/png"
+
 FILES: Final = tuple(FILE_FORMATS)
 
-IMAGE_READERS: Final[Mapping[str, Callable[[bytes, ImagesWanted], Pixels]]] = {
+IMAGE_READERS: Final[Mapping[str, Callable[[bytes, ImageOptions], Pixels]]] = {
     JSON: read_json_images,
     **dict.fromkeys(FILES, read_file_image),
     MULTIPART: read_multipart_images,
@@ -69,13 +56,13 @@ IMAGE_READERS: Final[Mapping[str, Callable[[bytes, ImagesWanted], Pixels]]] = {
     NPY: read_npy_images,
 }
 
-LATENT_READERS: Final[Mapping[str, Callable[[bytes, LatentsWanted], Latents]]] = {
+LATENT_READERS: Final[Mapping[str, Callable[[bytes, LatentOptions], Latents]]] = {
     JSON: read_json_latents,
     RAW: read_raw_latents,
     NPY: read_npy_latents,
 }
 
-WRITERS: Final[Mapping[str, Callable[[Answer], Response]]] = {
+WRITERS: Final[Mapping[str, Callable[[Result], Response]]] = {
     JSON: write_json,
     NPY: write_npy,
     RAW: write_raw,
@@ -88,7 +75,7 @@ INLINE_NUMBERS: Final = 65_536
 INLINE_COPIED: Final = 262_144
 """And those of so many as bytes."""
 
-LARGE_WRITERS: Final[Mapping[str, tuple[int, Callable[[Answer], Response]]]] = {
+LARGE_WRITERS: Final[Mapping[str, tuple[int, Callable[[Result], Response]]]] = {
     JSON: (INLINE_NUMBERS, write_large_json),
     NPY: (INLINE_COPIED, write_large_npy),
     RAW: (INLINE_COPIED, write_large_raw),
@@ -96,9 +83,11 @@ LARGE_WRITERS: Final[Mapping[str, tuple[int, Callable[[Answer], Response]]]] = {
 """From how many numbers on an answer has another writer, for a thread."""
 
 ARRAY_ANSWERS: Final = (JSON, NPY, RAW)
+
 IMAGE_ANSWERS: Final = (JSON, PNG, NPY, RAW)
+
 PICTURE_ANSWERS: Final = (PNG, JSON, NPY, RAW)
-"""Answer types of a route, the default first."""
+"""Result types of a route, the default first."""
 
 UNNAMED: Final = frozenset({"", "application/x-www-form-urlencoded"})
 """Types that say nothing: `curl --data-binary @file` sends the second with any file."""
@@ -121,12 +110,15 @@ INLINE_PIXELS: Final = 65_536
 """Those with so many pixels in their header are decoded there too: a 28×28 one costs less than a
 change of thread."""
 
+NOT_WRITTEN: Final = "the answer was not written"
+"""Said when the deadline passes."""
+
 INLINE_JSON_BYTES: Final = 262_144
 """JSON numbers up to here are read on the event loop: about half a millisecond."""
 
 
 async def read_images(
-    body: bytes, wanted: ImagesWanted, decoders: Executor | None = None
+    body: bytes, wanted: ImageOptions, decoders: Executor | None = None
 ) -> Pixels:
     """The images in a body, decoded by `decoders` where that takes long.
 
@@ -139,14 +131,14 @@ async def read_images(
             return plain
     reader = IMAGE_READERS[media_type]
     if _is_slow(media_type, body, wanted):
-        return await in_thread(decoders, wanted.deadline, reader, body, wanted)
+        return await in_thread(decoders, wanted.deadline, NOT_DECODED, reader, body, wanted)
     return reader(body, wanted)
 
 
 async def read_latents(
     body: bytes,
     content_type: str,
-    wanted: LatentsWanted,
+    wanted: LatentOptions,
     decoders: Executor | None = None,
     deadline: float = math.inf,
 ) -> Latents:
@@ -154,64 +146,25 @@ async def read_latents(
     media_type = _media_type(body, content_type, LATENT_READERS)
     reader = LATENT_READERS[media_type]
     if media_type == JSON and len(body) > INLINE_JSON_BYTES:
-        return await in_thread(decoders, deadline, reader, body, wanted)
+        return await in_thread(
+            decoders, deadline, "the latents were not read", reader, body, wanted
+        )
     return reader(body, wanted)
 
 
 async def write(
-    accepted: str, answer: Answer, writers: Executor | None = None, deadline: float = math.inf
+    accepted: str, answer: Result, writers: Executor | None = None, deadline: float = math.inf
 ) -> Response:
     """The answer as the type that was negotiated, made by `writers` where that takes long.
 
     Raises `TimeoutError` at `deadline`.
     """
     if accepted == PNG:
-        return await in_thread(None, deadline, write_png, answer)
+        return await in_thread(None, deadline, NOT_WRITTEN, write_png, answer)
     inline_numbers, write_large = LARGE_WRITERS[accepted]
     if answer.array.size > inline_numbers:
-        return await in_thread(writers, deadline, write_large, answer)
+        return await in_thread(writers, deadline, NOT_WRITTEN, write_large, answer)
     return WRITERS[accepted](answer)
-
-
-async def in_thread(
-    threads: Executor | None, deadline: float, work: Callable[..., T], *arguments: object
-) -> T:
-    """What `work` gives, done by `threads`, or by those that asyncio has.
-
-    Raises `TimeoutError` at `deadline`, on `time.perf_counter`'s clock. What has begun by then goes
-    on, and nobody waits for it.
-    """
-    time_left_s = None if deadline == math.inf else deadline - perf_counter()
-    job = [partial(work, *arguments)]
-    del work, arguments
-    try:
-        async with asyncio.timeout(time_left_s):
-            return await asyncio.get_running_loop().run_in_executor(threads, lambda: job.pop()())
-    finally:
-        job.clear()  # a cancelled job stays in the threads' queue, and bodies must not with it
-
-
-@contextmanager
-def in_time(context: RequestContext, what: str) -> Iterator[None]:
-    """`with` it, a `TimeoutError` is a `DeadlineError` that says what was not done."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise DeadlineError(f"{what} within the request's {context.timeout_s:g} s") from error
-
-
-def negotiate(accept: str | None, offered: Sequence[str]) -> str:
-    """The type of `offered` that an `Accept` header likes best; the first wins a tie.
-
-    Source: RFC 9110, section 12.5.1. Raises `NotAcceptableError`.
-    """
-    if not accept:
-        return offered[0]
-    ranges = [_parse_range(part) for part in accept.split(",")]
-    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
-    if _quality(best, ranges) <= 0:
-        raise NotAcceptableError(f"Accept is {accept[:128]!r}, this route has {', '.join(offered)}")
-    return best
 
 
 def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -> str:
@@ -228,7 +181,7 @@ def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -
     return named
 
 
-def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
+def _is_slow(media_type: str, body: bytes, wanted: ImageOptions) -> bool:
     """Whether reading takes so long that others on the event loop would notice."""
     if media_type in (RAW, NPY):
         return False  # nothing is decoded
@@ -242,24 +195,3 @@ def _is_slow(media_type: str, body: bytes, wanted: ImagesWanted) -> bool:
     except ImageError:
         return False  # the reader says so in more words
     return width * height > INLINE_PIXELS
-
-
-def _parse_range(part: str) -> tuple[str, float]:
-    media_range, *parameters = (text.strip().lower() for text in part.split(";"))
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                quality = float(parameter[2:])
-            except ValueError:
-                return media_range, 0.0
-            return media_range, quality if 0 <= quality <= 1 else 0.0
-    return media_range, 1.0
-
-
-def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The q-value of the most specific range that covers `media_type`."""
-    found = dict(reversed(ranges))
-    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        if media_range in found:
-            return found[media_range]
-    return 0.0

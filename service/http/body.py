@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import zlib
 from io import BytesIO
+from time import perf_counter
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from service.errors import BadBodyError, BodyTimeoutError, TooLargeError, UnsupportedTypeError
-from service.http.lifecycle import RequestContext
-from service.limits.deadlines import Deadlines, Limit
+from service.request import RequestContext
 
 ENCODINGS: Final = ("gzip", "deflate")
 """Content-Encoding of bodies that are read."""
@@ -24,18 +24,19 @@ UNPACK_BYTES: Final = 1 << 20
 """Unpacked at a time on the event loop, a millisecond or two; then others have their turn."""
 
 
-async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> bytes:
-    """The whole body, refused as soon as it is seen to be too large.
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body, refused as soon as it turns out to be too large.
 
-    Compressed bodies are limited by what they unpack to. Raises `BadBodyError`, `TooLargeError`,
-    `UnsupportedTypeError` or, when the request's time is over, `BodyTimeoutError`.
+    A request that the queue has no room for is refused before its body is read. Compressed bodies
+    are limited by their decompressed size. Raises `BadBodyError`, `QueueFullError`,
+    `TooLargeError`, `UnsupportedTypeError` or, at the request's deadline, `BodyTimeoutError`.
     """
     context = RequestContext.of(request)
-    context.shorten_timeout()
     headers = context.headers
     announced = headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise TooLargeError(f"body has {int(announced):,} bytes > maximum {max_bytes:,}")
+    context.check_queue_capacity(1, int(announced) if announced.isdecimal() else 0)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", *ENCODINGS):
         raise UnsupportedTypeError(
@@ -46,10 +47,10 @@ async def read_body(request: Request, max_bytes: int, deadlines: Deadlines) -> b
         body, _ = await _receive(request.receive)
         if len(body) > max_bytes:
             raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
-        context.hold(len(body))
+        context.reserve(len(body))
         return body
     try:
-        with Limit(deadlines, context.deadline):
+        async with asyncio.timeout(context.deadline - perf_counter()):
             if encoding == "identity":
                 return await _read_plain(request.receive, max_bytes, context)
             return await _read_compressed(request.receive, max_bytes, encoding, context)
@@ -70,13 +71,13 @@ def _is_whole(receive: Receive) -> bool:
 
 async def _read_plain(receive: Receive, max_bytes: int, context: RequestContext) -> bytes:
     body, more = await _receive(receive)
-    context.hold(len(body))
+    context.reserve(len(body))
     if more:
         whole = BytesIO()  # which gives away what it has gathered, where joining would copy it
         whole.write(body)
         while more and whole.tell() <= max_bytes:
             chunk, more = await _receive(receive)
-            context.hold(len(chunk))
+            context.reserve(len(chunk))
             whole.write(chunk)
         body = whole.getvalue()
     if len(body) > max_bytes:
@@ -109,7 +110,7 @@ async def _read_compressed(
                 raise BadBodyError(f"the {encoding} body goes on after its end")
             while await _unpack(unpacker, packed, body, max_bytes):
                 packed = unpacker.unconsumed_tail
-            context.hold(body.tell() - context.held_bytes)
+            context.reserve(body.tell() - context.reserved_bytes)
     except zlib.error as error:
         raise BadBodyError(f"the body is not {encoding}, as its Content-Encoding says") from error
     if not unpacker.eof or unpacker.unused_data:

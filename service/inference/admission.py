@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine.engine import Decoding, Encoding, Engine, Floats, Reconstructions
+from model.engine.engine import Engine
+from model.results import Decoding, Encoding, Floats, Reconstructions
 from model.scores.calibration import DEFAULT_DRAWS, benjamini_hochberg
 from model.scores.sampled import draws_a_row, most_drawn_rows
-from service.errors import DeadlineError, QueueFullError
-from service.http.lifecycle import RequestContext
+from service.errors import QueueFullError
 from service.inference.batching import Columns, MicroBatcher, Rows, Run
+from service.request import RequestContext
 from service.sampling import standard_normal
 from service.telemetry.metrics import Metrics
 
@@ -37,7 +38,7 @@ class Compared(NamedTuple):
     p_value: NDArray[np.float64]  # (N,)
 
 
-class Verdicts(NamedTuple):
+class AnomalyScores(NamedTuple):
     """How strange each image is, and whether that is an anomaly."""
 
     score: Floats  # (N,)
@@ -50,7 +51,7 @@ class Verdicts(NamedTuple):
     error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, where asked for
 
 
-class ScoreWanted(NamedTuple):
+class ScoreOptions(NamedTuple):
     """What a request asks of its scores."""
 
     alpha: float
@@ -67,7 +68,8 @@ class ScoreWanted(NamedTuple):
 class Inference:
     """The engine behind its queue. `context` carries a request's deadline, and takes its timings.
 
-    All methods raise `RateLimitError` and `QueueFullError` at once, and `DeadlineError` on time.
+    All methods raise `RateLimitError` and `QueueFullError` at once, and `TimeoutError` at the
+    deadline.
     """
 
     def __init__(self, engine: Engine, batcher: MicroBatcher, metrics: Metrics) -> None:
@@ -103,11 +105,13 @@ class Inference:
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
         shape = (len(images), self.engine.bundle.config.latent_size)
-        self.check_room(len(images))
+        self._batcher.check_capacity(len(images), 0)
         rows = self.engine.reconstruct_rows(images, standard_normal(shape, seed))
         return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
-    async def score(self, images: Rows, context: RequestContext, wanted: ScoreWanted) -> Verdicts:
+    async def score(
+        self, images: Rows, context: RequestContext, wanted: ScoreOptions
+    ) -> AnomalyScores:
         """How strange each image is, and what that means.
 
         Of a drawn score, each image takes a row in the queue for every `DEFAULT_DRAWS` draws.
@@ -115,14 +119,16 @@ class Inference:
         context.images = len(images)
         name = wanted.name or self.engine.scores[0]
         maps: list[Floats] = []
-        if name in self.engine.drawn_scores:
+        if name in self.engine.sampled_scores:
             shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
-            self.check_room(len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)))
+            self._batcher.check_capacity(
+                len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)), 0
+            )
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
             run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
             most = most_drawn_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
             draws = await self._submit(run, rows, context, inline=False, most_rows=most)
-            score = self.engine.drawn_score(name, draws, shape)
+            score = self.engine.sampled_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
             mse, kl = draws.mse[first], draws.kl[first]
             maps = [draws.error_map[first]] if wanted.map else []
@@ -140,7 +146,7 @@ class Inference:
             score, mse, kl = await self._submit(plain, images, context)
             p_value = None
         is_anomaly, threshold = self._judge(name, p_value, wanted)
-        return Verdicts(score, p_value, is_anomaly, mse, kl, threshold, *maps)
+        return AnomalyScores(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
     async def probe(self, deadline: float) -> bool:
         """Whether a forward pass, in the queue like any other, gives what it is known to give.
@@ -155,14 +161,6 @@ class Inference:
     def close(self, timeout_s: float = CLOSE_S) -> bool:
         """End the inference thread, after the batch that runs. Whether it ended in time."""
         return self._batcher.close(timeout_s)
-
-    def check_room(self, rows: int = 1) -> None:
-        """Raise `QueueFullError` if so many would be refused: before work is done for them."""
-        try:
-            self._batcher.check_room(rows)
-        except QueueFullError as error:
-            self._metrics.count_refusal(f"queue_{error.of}")
-            raise
 
     def is_calibrated(self, name: str) -> bool:
         """Whether a score has p-values."""
@@ -181,13 +179,13 @@ class Inference:
         return Compared(*found, p_values)
 
     def _judge(
-        self, name: str, p_value: NDArray[np.float64] | None, wanted: ScoreWanted
+        self, name: str, p_value: NDArray[np.float64] | None, wanted: ScoreOptions
     ) -> tuple[NDArray[np.bool_] | None, float | None]:
-        """Verdicts and the threshold; None, both of them, where there is no calibration."""
+        """AnomalyScores and the threshold; None, both of them, where there is no calibration."""
         if self._calibration is None or p_value is None:
             return None, None
         strange = p_value <= wanted.alpha
-        self._metrics.count_verdicts(len(p_value), int(np.count_nonzero(strange)))
+        self._metrics.count_scored(len(p_value), int(np.count_nonzero(strange)))
         if not wanted.fdr:
             return strange, self._threshold(name, wanted.alpha)
         cut = benjamini_hochberg(p_value, wanted.alpha)
@@ -214,16 +212,11 @@ class Inference:
             done = await self._batcher.submit(
                 run, rows, context.deadline, inline_rows=inline_rows, most_rows=most_rows
             )
-        except TimeoutError as error:
-            raise DeadlineError(
-                f"no answer within the request's {context.timeout_s:g} s"
-            ) from error
-        except QueueFullError as error:
+        except QueueFullError:
             if context.quota is not None:
                 context.quota.give(context.images)
-            self._metrics.count_refusal(f"queue_{error.of}")
             raise
-        context.hold_answer(sum(column.nbytes for column in done.result))
+        context.reserve_answer(sum(column.nbytes for column in done.result))
         context.queue_s += done.queue_s
         context.infer_s += done.infer_s
         self._metrics.observe_queue_wait(done.queue_s)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import QueueFullError
-from service.limits.byte_budget import Room
+from service.limits.byte_budget import ByteBudget
 from service.limits.deadlines import Deadlines
 
 Rows = NDArray[Any]
@@ -89,7 +89,7 @@ class MicroBatcher:
     one image waits for the batch that runs, however many thousands are ahead of it.
 
     >>> async def use(engine, images):
-    ...     batcher = MicroBatcher(max_batch_rows=128, max_queue_rows=1024, room=Room(1 << 28))
+    ...     batcher = MicroBatcher(max_batch_rows=8, max_queue_rows=64, budget=ByteBudget(1 << 28))
     ...     return (await batcher.submit(engine.score, images)).result.mse
     """
 
@@ -98,13 +98,13 @@ class MicroBatcher:
         *,
         max_batch_rows: int,
         max_queue_rows: int,
-        room: Room,
+        budget: ByteBudget,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._deadlines = Deadlines()
         self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
-        self._room = room
+        self._budget = budget
         self._on_batch = on_batch
         self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
         self._queued_rows = 0
@@ -126,8 +126,11 @@ class MicroBatcher:
 
     @property
     def is_full(self) -> bool:
-        """Whether not even one row more would be taken."""
-        return self._queued_rows >= self._max_queue_rows
+        """Whether not even one more row would be accepted."""
+        return (
+            self._queued_rows >= self._max_queue_rows
+            or self._budget.reserved >= self._budget.max_bytes
+        )
 
     @property
     def retry_after_s(self) -> int:
@@ -136,14 +139,21 @@ class MicroBatcher:
         seconds = self._queued_rows * took_s / rows if rows else 1.0
         return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))
 
-    def check_room(self, rows: int = 1) -> None:
-        """Raise `QueueFullError` if so many rows more would be refused."""
+    def check_capacity(self, rows: int, n_bytes: int) -> None:
+        """Raise `QueueFullError` if so many more rows or bytes would be refused now."""
         if self._queued_rows + rows > self._max_queue_rows:
             what = "1 image does" if rows == 1 else f"{rows} images do"
             raise QueueFullError(
                 f"{what} not fit: {self._queued_rows} wait already, the maximum is "
                 f"{self._max_queue_rows}",
                 of="images",
+                retry_after_s=self.retry_after_s,
+            )
+        if self._budget.reserved + n_bytes > self._budget.max_bytes:
+            raise QueueFullError(
+                f"{n_bytes:,} bytes do not fit: requests hold {self._budget.reserved:,} already, "
+                f"the maximum is {self._budget.max_bytes:,}",
+                of="bytes",
                 retry_after_s=self.retry_after_s,
             )
 
@@ -174,7 +184,8 @@ class MicroBatcher:
         if now >= deadline:
             raise TimeoutError
         if not always:
-            self._take_room(rows)
+            self.check_capacity(n, rows.nbytes)
+            self._budget.reserve(rows.nbytes)
         loop = asyncio.get_running_loop()
         most_rows = min(most_rows or self.max_batch_rows, self.max_batch_rows)
         job = _Job(
@@ -194,19 +205,9 @@ class MicroBatcher:
         finally:
             self._deadlines.discard(job)
             if not always:
-                self._room.give(rows.nbytes)
+                self._budget.release(rows.nbytes)
             if job.left:
                 self._withdraw(job)
-
-    def _take_room(self, rows: Rows) -> None:
-        self.check_room(len(rows))
-        if not self._room.take(rows.nbytes):
-            raise QueueFullError(
-                f"{rows.nbytes:,} bytes of images do not fit: {self._room.taken:,} are held "
-                f"already, the maximum is {self._room.max_bytes:,}",
-                of="bytes",
-                retry_after_s=self.retry_after_s,
-            )
 
     def close(self, timeout_s: float) -> bool:
         """End the thread, after the batch that runs. Whether it ended in time."""

@@ -1,32 +1,32 @@
-"""Bytes that requests hold while they wait, and answers until they are taken."""
+"""A limit on the bytes that requests hold: bodies, queued images, results and answers."""
 
 from __future__ import annotations
 
 
-class Room:
-    """So many bytes, and no more, for bodies on their way in, for images in the queue and for
-    answers on their way out.
+class ByteBudget:
+    """At most `max_bytes` for bodies being received and images in the queue; results and answers
+    count too, but are never refused.
 
-    >>> room = Room(max_bytes=10)
-    >>> room.take(8), room.take(8), room.taken
+    >>> budget = ByteBudget(max_bytes=10)
+    >>> budget.try_reserve(8), budget.try_reserve(8), budget.reserved
     (True, False, 8)
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.taken = 0
+        self.reserved = 0
 
-    def take(self, n: int) -> bool:
-        """Hold `n` bytes more, if they fit."""
-        if self.taken + n > self.max_bytes:
+    def try_reserve(self, n: int) -> bool:
+        """Reserve `n` bytes if they fit; False if they do not."""
+        if self.reserved + n > self.max_bytes:
             return False
-        self.taken += n
+        self.reserved += n
         return True
 
-    def force(self, n: int) -> None:
-        """Hold `n` bytes more, which are there already, whether they fit or not."""
-        self.taken += n
+    def reserve(self, n: int) -> None:
+        """Reserve `n` bytes that are already in memory, even past the maximum."""
+        self.reserved += n
 
-    def give(self, n: int) -> None:
-        """Hold `n` bytes less."""
-        self.taken -= n
+    def release(self, n: int) -> None:
+        """Give `n` bytes back."""
+        self.reserved -= n

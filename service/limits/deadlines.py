@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import Callable
 from time import perf_counter
-from types import TracebackType
 
 
 class Deadlines:
@@ -52,37 +51,3 @@ class Deadlines:
             self._arm(asyncio.get_running_loop(), min(when for when, _ in self._waiting.values()))
         for expire in expired:
             expire()
-
-
-class Limit:
-    """`with` a deadline, inside of which the current task is cancelled when it comes.
-
-    As `asyncio.timeout`: raises `TimeoutError` then.
-    """
-
-    __slots__ = ("_cancelling", "_deadlines", "_expired", "_task", "_when")
-
-    def __init__(self, deadlines: Deadlines, when: float) -> None:
-        self._deadlines = deadlines
-        self._when = when
-        self._expired = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for mypy: there is one wherever something awaits
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._deadlines.add(self, self._when, self._expire)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._deadlines.discard(self)
-        # Only our own cancelling ends here: someone else may have cancelled the task, too.
-        ours = self._expired and self._task.uncancel() <= self._cancelling
-        if ours and kind is asyncio.CancelledError:
-            raise TimeoutError from error
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._task.cancel()

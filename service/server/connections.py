@@ -6,7 +6,7 @@ import math
 from time import perf_counter
 from typing import Final, Protocol
 
-from service.limits.byte_budget import Room
+from service.limits.byte_budget import ByteBudget
 from service.limits.deadlines import Deadlines
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -18,7 +18,7 @@ GRAIN_S: Final = 0.25
 class Connection(Protocol):
     """What is asked of a connection here."""
 
-    def too_late(self) -> None:
+    def on_timeout(self) -> None:
         """Its time is over."""
 
     def close(self) -> None:
@@ -31,9 +31,9 @@ class Connection(Protocol):
 class Connections:
     """Those that wait for a request are `idle`: the first is the one that has waited longest."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, room: Room) -> None:
-        """`room` is also for what clients do not take of their answers."""
-        self.room = room
+    def __init__(self, settings: Settings, metrics: Metrics, budget: ByteBudget) -> None:
+        """`budget` also holds the parts of answers that clients have not read."""
+        self.budget = budget
         self.header_timeout_s = settings.header_timeout_s
         self.keep_alive_s = settings.keep_alive_s
         self._max = settings.max_connections
@@ -55,7 +55,7 @@ class Connections:
             self.remove(longest)
             longest.close()
         self._all.add(connection)
-        self.waits(connection, self.header_timeout_s)
+        self.mark_idle(connection, self.header_timeout_s)
         return True
 
     def note_refusal(self, status: int) -> None:
@@ -65,19 +65,19 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         """It is closed."""
         self._all.discard(connection)
-        self.works(connection)
+        self.mark_busy(connection)
 
-    def waits(self, connection: Connection, timeout_s: float) -> None:
+    def mark_idle(self, connection: Connection, timeout_s: float) -> None:
         """It is idle, or a head is on its way, for `timeout_s` at most."""
         self._idle[connection] = None
         self._limit(connection, timeout_s)
 
-    def sends(self, connection: Connection) -> None:
+    def mark_reading(self, connection: Connection) -> None:
         """The first byte of a head is here; or its request is answered, and the rest of the body
         is still on its way; or its client does not take the answer."""
         self._limit(connection, self.header_timeout_s)
 
-    def works(self, connection: Connection) -> None:
+    def mark_busy(self, connection: Connection) -> None:
         """It waits no longer for a request."""
         self._idle.pop(connection, None)
         self._deadlines.discard(connection)
@@ -95,4 +95,4 @@ class Connections:
 
     def _limit(self, connection: Connection, timeout_s: float) -> None:
         when = math.ceil((perf_counter() + timeout_s) / GRAIN_S) * GRAIN_S
-        self._deadlines.add(connection, when, connection.too_late)
+        self._deadlines.add(connection, when, connection.on_timeout)

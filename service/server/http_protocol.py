@@ -16,8 +16,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from service.errors import error_response
-from service.http.lifecycle import OwnAnswer, OwnHeaders, new_id
+from service.http.lifecycle import new_id
+from service.http.prepared import PreparedResponse, TrustedHeaders
+from service.http.problems import error_response
 from service.server.connections import Connections
 
 if sys.platform == "linux":
@@ -45,7 +46,7 @@ class Cycle(RequestResponseCycle):
 
     uvicorn gives head and body to the kernel one by one, and each time takes 5 to 15 µs; and it
     searches each header for what may not stand there, and for what changes how it writes. This
-    service's `OwnHeaders` have small names, none of them `connection`, no line breaks, and the
+    service's `TrustedHeaders` have small names, none of them `connection`, no line breaks, and the
     content's length.
     """
 
@@ -54,14 +55,14 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """Take a part of the answer, as ASGI has it."""
-        if not self.response_started and type(message.get("headers")) is OwnHeaders:
+        if not self.response_started and type(message.get("headers")) is TrustedHeaders:
             self._begin(message["status"], message["headers"])
         elif self.head:
             await self._finish(message["body"])
         else:
             await super().send(message)
 
-    def _begin(self, status: int, headers: OwnHeaders) -> None:
+    def _begin(self, status: int, headers: TrustedHeaders) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         if status == REQUEST_TIMEOUT:
@@ -77,7 +78,7 @@ class Cycle(RequestResponseCycle):
         if not self.disconnected:
             self._write(body)
 
-    def answer(self, answer: OwnAnswer) -> None:
+    def answer(self, answer: PreparedResponse) -> None:
         """Give the whole answer, to a request that nothing works on."""
         self._begin(answer.status, answer.headers)
         self._write(answer.body)
@@ -99,7 +100,7 @@ class Protocol(HttpToolsProtocol):
         self,
         *given: Any,
         shared: Connections,
-        refuse: Callable[[Any], OwnAnswer | None],
+        refuse: Callable[[Any], PreparedResponse | None],
         **named: Any,
     ) -> None:
         """`refuse` gives the answer to a request that is not to be worked on."""
@@ -214,7 +215,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
         self._limit_unsent()
 
-    def too_late(self) -> None:
+    def on_timeout(self) -> None:
         """The time is over in which a head, the rest of a body or another request may come, or an
         answer be taken."""
         left = self.transport.get_write_buffer_size()
@@ -269,8 +270,8 @@ class Protocol(HttpToolsProtocol):
 
     def _note_unsent(self, n: int) -> None:
         """Hold room for so many bytes, as for bodies: who does not read fills it, not memory."""
-        self._shared.room.give(self._unsent)
-        self._shared.room.force(n)
+        self._shared.budget.release(self._unsent)
+        self._shared.budget.reserve(n)
         self._unsent = n
         self._untaken = self._count_untaken() if n else 0
 
@@ -290,24 +291,24 @@ class Protocol(HttpToolsProtocol):
         left = self.transport.get_write_buffer_size()
         if left:
             self._note_unsent(left)
-            self._shared.sends(self)
+            self._shared.mark_reading(self)
 
     def _limit(self) -> None:
         """Limit the time of what is waited for now."""
         if self.flow.write_paused:
-            self._shared.sends(self)
+            self._shared.mark_reading(self)
         elif self.cycle is not None and not self.cycle.response_complete:
-            self._shared.works(self)
+            self._shared.mark_busy(self)
         elif self._in_head or self._in_body:
-            self._shared.sends(self)
+            self._shared.mark_reading(self)
         else:
-            self._shared.waits(self, self._shared.keep_alive_s)
+            self._shared.mark_idle(self, self._shared.keep_alive_s)
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
         super().on_message_begin()
         self._in_head = self._got_on = True
-        self._shared.sends(self)
+        self._shared.mark_reading(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser, for trailers too, which are no part of the head."""
@@ -352,7 +353,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._in_head = False
         self._in_body = self._got_on = True
-        self._shared.works(self)
+        self._shared.mark_busy(self)
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

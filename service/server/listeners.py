@@ -26,7 +26,7 @@ DROP_SYN: Final = b"".join(
 dropped would think that it is connected."""
 
 
-def let_no_more_come(listener: int) -> None:
+def stop_new_connections(listener: int) -> None:
     """Drop what would be a new connection, as if nobody listened, and keep those that wait."""
     if sys.platform == "linux":
         program = create_string_buffer(DROP_SYN, len(DROP_SYN))
@@ -37,7 +37,7 @@ def let_no_more_come(listener: int) -> None:
             )
 
 
-def take_what_waits(listener: int, take: Callable[[socket.socket], object]) -> None:
+def drain_accept_queue(listener: int, take: Callable[[socket.socket], object]) -> None:
     """Give `take` the connections that wait at a listening socket.
 
     Closing it would reset them, and their callers think that they are connected.
@@ -57,8 +57,8 @@ def _own(listener: int) -> socket.socket:
     return socket.socket(fileno=socket.dup(listener))
 
 
-def let_callers_come(listener: socket.socket) -> None:
-    """Undo what `let_no_more_come` left behind: the filter is the socket's, whoever holds it."""
+def resume_connections(listener: socket.socket) -> None:
+    """Undo `stop_new_connections`. The filter belongs to the socket, whichever process holds it."""
     if sys.platform == "linux":
         with suppress(OSError):  # there is none
             listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -25,7 +25,7 @@ from service.access.rates import Buckets
 from service.app import create_app
 from service.server.connections import Connections
 from service.server.http_protocol import Protocol
-from service.server.listeners import let_no_more_come, take_what_waits
+from service.server.listeners import drain_accept_queue, stop_new_connections
 from service.settings import Settings
 
 log = logging.getLogger("service")
@@ -91,7 +91,9 @@ def serve(
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
     _bound_blocks()
-    connections = Connections(_with_files(settings), app.state.service.metrics, app.state.room)
+    connections = Connections(
+        _limited_by_open_files(settings), app.state.service.metrics, app.state.budget
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -115,7 +117,7 @@ def serve(
             os._exit(LEFT_BEHIND)
 
 
-def _with_files(settings: Settings) -> Settings:
+def _limited_by_open_files(settings: Settings) -> Settings:
     """Settings with no more connections than this process may have files open.
 
     Past that, callers would be reset without a line in the log, those of /livez too.
@@ -195,10 +197,10 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(self._state.service.settings.shutdown_delay_s)
         listeners = [one.fileno() for server in self.servers for one in server.sockets]
         for listener in listeners:
-            let_no_more_come(listener)
+            stop_new_connections(listener)
         await asyncio.sleep(LOOK_S)  # for the handshakes that have begun
         for listener in listeners:
-            take_what_waits(listener, lambda accepted: self._start(self._adopt(accepted)))
+            drain_accept_queue(listener, lambda accepted: self._start(self._adopt(accepted)))
         for server in self.servers:
             server.close()
         for own in sockets or []:

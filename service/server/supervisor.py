@@ -2,7 +2,7 @@
 
 Each has a socket of its own on the port, made here and kept open here: the kernel spreads new
 connections over them (SO_REUSEPORT), and those that wait at the socket of a worker that died are
-taken by the one that comes in its place.
+taken by the one that comes in its slot.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from typing import Final
 
 from service.access.keys import KeysError
 from service.access.rates import Buckets
-from service.server.listeners import let_callers_come
+from service.server.listeners import resume_connections
 from service.settings import Settings
 from service.telemetry.metrics_files import SharedCounts, shared_counts
+from service.telemetry.request_log import set_up_logging
 
 log = logging.getLogger("service")
 
@@ -35,11 +36,11 @@ SPAWN: Final = get_context("spawn")
 BACKLOG: Final = 2048
 """Connections that may wait at a socket; uvicorn's own figure."""
 
-PAUSES_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+RESTART_DELAYS_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is replaced that was never ready: longer with each in a row, so that what cannot
 start does not take the machine from those that serve."""
 
-GRACE_S: Final = 5.0
+STOP_GRACE_S: Final = 5.0
 """What workers get on top of `shutdown_timeout_s` before they are killed."""
 
 PR_SET_PDEATHSIG: Final = 1
@@ -47,31 +48,31 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass
-class _Place:
+class Slot:
     """A socket, and the worker that listens on it now."""
 
     number: int
     listener: socket.socket
     process: SpawnProcess | None = None
-    news: Connection | None = None
+    startup_pipe: Connection | None = None
     """Until it has said that it is ready, or has ended."""
     ready: bool = False
     failures: int = 0
-    """Workers in a row that ended before they were ready."""
+    """Supervisor in a row that ended before they were ready."""
     start_at: float = 0.0
     """On `time.monotonic`'s clock."""
 
 
-class Workers:
+class Supervisor:
     """Starts as many processes as `settings.workers`, and another one for each that dies.
 
     If one cannot start before all have been ready once, that ends the service: the next would not
-    start either. Later that only leaves its place empty for a while.
+    start either. Later that only leaves its slot empty for a while.
     """
 
     def __init__(self, settings: Settings, buckets: Buckets | None) -> None:
         self._settings = settings
-        self._places = [_Place(i, listener) for i, listener in enumerate(_listeners(settings))]
+        self._slots = [Slot(i, listener) for i, listener in enumerate(_listeners(settings))]
         self._counts: SharedCounts | None = None
         self._buckets = buckets
         self._stopping = False
@@ -81,18 +82,18 @@ class Workers:
     def run(self) -> str | None:
         """Serve until SIGTERM or Ctrl-C. Returns why no worker could start, or None."""
         # A signal only writes to this pair: what it asks for is done where `_watch` waits.
-        wake, awake = socket.socketpair()
-        for end in (wake, awake):
+        wake, wake_reader = socket.socketpair()
+        for end in (wake, wake_reader):
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._pass_on)
-        with shared_counts(len(self._places)) as self._counts:
+        signal.signal(signal.SIGHUP, self._forward_sighup)
+        with shared_counts(len(self._slots)) as self._counts:
             try:
                 while not self._stopping:
-                    self._start_those_due()
-                    self._watch(awake)
+                    self._start_due()
+                    self._watch(wake_reader)
             finally:
                 self._end()
                 signal.set_wakeup_fd(-1)
@@ -106,88 +107,86 @@ class Workers:
     def _kill(self, number: int) -> None:
         """The second signal: the end, now."""
         log.warning("a second signal: ending now")
-        for place in self._places:
-            if place.process:
-                place.process.kill()
+        for slot in self._slots:
+            if slot.process:
+                slot.process.kill()
         sys.exit(128 + number)
 
-    def _pass_on(self, number: int, *_: object) -> None:
+    def _forward_sighup(self, number: int, *_: object) -> None:
         """SIGHUP: each loads its bundle again."""
-        for place in self._places:
-            if place.process and place.ready and place.process.pid:
+        for slot in self._slots:
+            if slot.process and slot.ready and slot.process.pid:
                 with suppress(ProcessLookupError):
-                    os.kill(place.process.pid, number)
+                    os.kill(slot.process.pid, number)
 
-    def _start_those_due(self) -> None:
-        for place in self._places:
-            if place.process is None and time.monotonic() >= place.start_at:
-                place.news, theirs = SPAWN.Pipe(duplex=False)
-                place.process = SPAWN.Process(
+    def _start_due(self) -> None:
+        for slot in self._slots:
+            if slot.process is None and time.monotonic() >= slot.start_at:
+                slot.startup_pipe, child_end = SPAWN.Pipe(duplex=False)
+                slot.process = SPAWN.Process(
                     target=work,
                     args=(
-                        *(self._settings, place.listener, theirs),
-                        *(self._counts, place.number, self._buckets),
+                        *(self._settings, slot.listener, child_end),
+                        *(self._counts, slot.number, self._buckets),
                     ),
                 )
-                place.process.start()
-                theirs.close()
+                slot.process.start()
+                child_end.close()
 
-    def _watch(self, awake: socket.socket) -> None:
+    def _watch(self, wake_reader: socket.socket) -> None:
         """Wait until a worker says something or dies, one is due, or a signal comes."""
-        deaths = [place.process.sentinel for place in self._places if place.process]
-        news = [place.news for place in self._places if place.news]
-        due = [place.start_at for place in self._places if place.process is None]
+        deaths = [slot.process.sentinel for slot in self._slots if slot.process]
+        startup_pipe = [slot.startup_pipe for slot in self._slots if slot.startup_pipe]
+        due = [slot.start_at for slot in self._slots if slot.process is None]
         timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
-        happened = connection.wait([awake, *deaths, *news], timeout_s)
-        if awake in happened:
+        happened = connection.wait([wake_reader, *deaths, *startup_pipe], timeout_s)
+        if wake_reader in happened:
             with suppress(BlockingIOError):
-                awake.recv(4096)  # else it would not wait again
-        for place in self._places:
-            if place.news in happened:
-                self._hear(place)
-            if place.process and place.process.sentinel in happened and not self._stopping:
-                self._bury(place, place.process)
-        if not self._announced and all(place.ready for place in self._places):
+                wake_reader.recv(4096)  # else it would not wait again
+        for slot in self._slots:
+            if slot.startup_pipe in happened:
+                self._on_startup_message(slot)
+            if slot.process and slot.process.sentinel in happened and not self._stopping:
+                self._on_exit(slot, slot.process)
+        if not self._announced and all(slot.ready for slot in self._slots):
             self._announced = True
-            host, port = self._places[0].listener.getsockname()[:2]
+            host, port = self._slots[0].listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             scheme = "http" if self._settings.tls_cert_file is None else "https"
-            log.info(
-                "running on %s://%s:%d with %d workers", scheme, shown, port, len(self._places)
-            )
+            log.info("running on %s://%s:%d with %d workers", scheme, shown, port, len(self._slots))
 
-    def _hear(self, place: _Place) -> None:
+    def _on_startup_message(self, slot: Slot) -> None:
         """Take a worker's only message: None when it is ready, or why it cannot be."""
-        assert place.news is not None  # noqa: S101 - for mypy: something came from it
+        assert slot.startup_pipe is not None  # noqa: S101 - for mypy: something came from it
         try:
-            refused: str | None = place.news.recv()
+            refused: str | None = slot.startup_pipe.recv()
         except EOFError:
             return  # it died before
         finally:
-            place.news.close()
-            place.news = None
+            slot.startup_pipe.close()
+            slot.startup_pipe = None
         if refused is None:
-            place.ready, place.failures = True, 0
+            slot.ready, slot.failures = True, 0
         else:
             if self._announced:
                 log.error("a worker cannot start: %s", refused)
             self._refuse(refused)
 
-    def _bury(self, place: _Place, process: SpawnProcess) -> None:
+    def _on_exit(self, slot: Slot, process: SpawnProcess) -> None:
         """A worker has died: another one is due, now or after a pause."""
         process.join()
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         if self._counts:
-            self._counts.forget(place.number)
-        let_callers_come(place.listener)  # to the next one
-        if not place.ready:
+            self._counts.forget(slot.number)
+        resume_connections(slot.listener)  # to the next one
+        if not slot.ready:
             self._refuse(f"a worker could not start (exit code {process.exitcode})")
-            place.failures += 1
-        if place.news:
-            place.news.close()
-        pause_s = PAUSES_S[min(place.failures, len(PAUSES_S) - 1)]
-        place.process, place.news, place.ready = None, None, False
-        place.start_at = time.monotonic() + pause_s
+            slot.failures += 1
+        if slot.startup_pipe:
+            slot.startup_pipe.close()
+        delay_s = RESTART_DELAYS_S[min(slot.failures, len(RESTART_DELAYS_S) - 1)]
+        slot.process, slot.startup_pipe, slot.ready = None, None, False
+        slot.start_at = time.monotonic() + delay_s
 
     def _refuse(self, reason: str) -> None:
         """End the service, unless it has been ready."""
@@ -197,12 +196,12 @@ class Workers:
 
     def _end(self) -> None:
         """Stop them all: politely, and then not."""
-        for place in self._places:
-            place.listener.close()  # else connections would wait here when all workers have closed
-        processes = [place.process for place in self._places if place.process]
+        for slot in self._slots:
+            slot.listener.close()  # else connections would wait here when all workers have closed
+        processes = [slot.process for slot in self._slots if slot.process]
         for process in processes:
             process.terminate()
-        until = time.monotonic() + self._settings.shutdown_timeout_s + GRACE_S
+        until = time.monotonic() + self._settings.shutdown_timeout_s + STOP_GRACE_S
         for process in processes:
             process.join(max(0.0, until - time.monotonic()))
             if process.is_alive():
@@ -214,9 +213,9 @@ class Workers:
 def work(
     settings: Settings,
     listener: socket.socket,
-    news: Connection,
+    startup_pipe: Connection,
     counts: SharedCounts | None,
-    place: int,
+    slot: int,
     buckets: Buckets | None,
 ) -> None:
     """A worker's whole life. Sends None when it is ready, or why it cannot be."""
@@ -226,17 +225,17 @@ def work(
     if parent is None or not parent.is_alive():  # it was killed before it could be asked for that
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, until this one serves
-    settings.set_up_logging()
+    set_up_logging(settings.log_level, settings.log_format)
     if counts:
-        counts.join(place)
+        counts.join(slot)
     from model.bundle.bundle import BundleError
     from model.engine.device import DeviceError
     from service.server.server import serve
 
     try:
-        serve(settings, listener, lambda: news.send(None), buckets)
+        serve(settings, listener, lambda: startup_pipe.send(None), buckets)
     except (BundleError, DeviceError, KeysError) as error:
-        news.send(str(error))
+        startup_pipe.send(str(error))
 
 
 def _listeners(settings: Settings) -> list[socket.socket]:

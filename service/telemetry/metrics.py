@@ -191,7 +191,7 @@ class Metrics:
         """Count a request whose time was over first."""
         self._deadline_misses.inc()
 
-    def count_verdicts(self, images: int, anomalies: int) -> None:
+    def count_scored(self, images: int, anomalies: int) -> None:
         """Count images that have p-values, and those with p ≤ alpha."""
         self._scored.inc(images)
         if anomalies:

@@ -83,7 +83,7 @@ class SharedCounts:
 
 @contextmanager
 def shared_counts(places: int) -> Iterator[SharedCounts | None]:
-    """Files for so many workers, in memory if there is room, or else in the temporary directory.
+    """Files for so many workers, in memory if there is budget, or else in the temporary directory.
 
     They are gone afterwards. None, and a warning, where they cannot be made: then each worker
     counts on its own.

@@ -271,7 +271,7 @@ def test_others_need_a_key_or_somebody_who_says_that_they_do_not(
     host: str, flags: tuple[str, ...]
 ) -> None:
     reason = start_and_fail("--host", host, *flags)
-    for word in (host, "VAE_API_KEYS_FILE", "service.access.keys", "VAE_ALLOW_ANONYMOUS=true"):
+    for word in (host, "VAE_API_KEYS_FILE", "service.keys", "VAE_ALLOW_ANONYMOUS=true"):
         assert word in reason
 
 

@@ -241,7 +241,7 @@ async def test_different_numbers_of_samples_at_once(
     for k, answer in zip(numbers * 2, together, strict=True):
         noise = np.random.default_rng(5).standard_normal((16, k, 10), np.float32)
         found = [
-            engine.drawn_score(
+            engine.sampled_score(
                 "iwae",
                 engine.draw(engine.draw_rows(images[i : i + 1], noise[i : i + 1]), min(k, 32)),
                 (1, k, 10),
@@ -337,7 +337,10 @@ def test_alone_and_in_a_batch(name: str, test_images: Callable[[str], NDArray[np
     for score in SCORES:
         together = engine.score(images, score).score
         alone = np.concatenate([engine.score(image[None], score).score for image in images])
-        np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5)
+        # A log-likelihood is a difference of terms as large as the typical score: where they nearly
+        # cancel, what is left has their rounding.
+        atol = 1e-5 * max(1.0, float(np.median(np.abs(together))))
+        np.testing.assert_allclose(alone, together, rtol=1e-5, atol=atol)
         for alpha in (0.01, 0.05):
             one, other = (
                 engine.bundle.calibration.p_values(score, found) <= alpha

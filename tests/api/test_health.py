@@ -154,9 +154,9 @@ async def test_a_full_queue_is_ready(
     work.append(ask(8))
     await queue_holds(small_client, 8)
     problem(await ask(1), 503, "8 wait already")
-    room = small_app.state.room
-    others = room.max_bytes - room.taken
-    assert room.take(others)
+    budget = small_app.state.budget
+    others = budget.max_bytes - budget.reserved
+    assert budget.try_reserve(others)
     asked = asyncio.create_task(small_client.get("/readyz"))
     for _ in range(3):
         held.let_go(1)
@@ -164,7 +164,7 @@ async def test_a_full_queue_is_ready(
     assert (await asked).status_code == 200
     assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
     assert (await small_client.get("/readyz")).status_code == 200
-    assert room.taken == others
+    assert budget.reserved == others
 
 
 async def test_batches_that_take_longer_than_a_probe_are_work(

@@ -377,7 +377,7 @@ async def test_others_are_answered_while_a_large_image_is_decoded(
 ) -> None:
     file = little_file_of_many_pixels(kind) if kind.isupper() else request.getfixturevalue(kind)
     held = Held(image_to_array)
-    monkeypatch.setattr("service.codecs.arrays.image_to_array", held)
+    monkeypatch.setattr("service.codecs.image_files.image_to_array", held)
     await check_others_are_answered(client, held, file, carrier)
 
 

@@ -98,13 +98,13 @@ async def test_a_body_without_room_is_counted_and_told_when_to_come_back(
         one = digits[0].tobytes()
         assert (await client.post("/encode", content=one, headers=raw)).status_code == 200
         assert await refused(client) == 0
-        app.state.room.take(9_500)
+        app.state.budget.try_reserve(9_500)
         body_too_large = await client.post("/encode", content=one, headers=raw)
         assert await refused(client) == 1
-        app.state.room.give(500)  # so that it fits, and its image beside it does not
+        app.state.budget.release(500)  # so that it fits, and its image beside it does not
         image_too_large = await client.post("/encode", content=one, headers=raw)
         assert await refused(client) == 2
-        app.state.room.give(9_000)
+        app.state.budget.release(9_000)
         assert (await client.post("/encode", content=one, headers=raw)).status_code == 200
     for answer in (body_too_large, image_too_large):
         problem(answer, 503, "784 bytes", "10,000")

@@ -26,8 +26,9 @@ from service.api.open_inference import messages as infer_request
 from service.api.open_inference import routes as open_inference
 from service.api.state import SMALL_BODY_BYTES
 from service.app import App
-from service.codecs import arrays as readers
+from service.codecs import image_files, json_bodies
 from service.codecs import registry as media
+from service.codecs.offload import in_thread
 from tests.api.helpers import HANG_S, base64_file, image_file, problem, uint8_body
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +73,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(LARGE, media.NPY, (media.INLINE_COPIED, written))
     written = noted(media, "write_large_json")
     monkeypatch.setitem(LARGE, media.JSON, (media.INLINE_NUMBERS, written))
-    note = noted(readers, "read_json_latents")
+    note = noted(json_bodies, "read_json_latents")
     monkeypatch.setitem(cast("dict[str, Any]", media.LATENT_READERS), media.JSON, note)
     return names
 
@@ -164,9 +165,9 @@ async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() 
             late = perf_counter() + (HANG_S if gone else 0.05)
             work = partial(np.sum, images)
             job = asyncio.ensure_future(
-                media.in_thread(threads, late, work)
+                in_thread(threads, late, "late", work)
                 if closure
-                else media.in_thread(threads, late, np.sum, images)
+                else in_thread(threads, late, "late", np.sum, images)
             )
             del images, work
             await asyncio.sleep(0)
@@ -182,22 +183,22 @@ async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() 
 
 
 async def test_a_result_has_room_until_it_is_written(app: App, client: AsyncClient) -> None:
-    room = app.state.room
+    budget = app.state.budget
     with busy(app.state.service.writers):
         job = asyncio.ensure_future(client.post("/decode", json={"n": 1000, "seed": 1}))
         async with asyncio.timeout(HANG_S):
-            while room.taken < 1000 * 784 * 4:  # noqa: ASYNC110 - there is no event
+            while budget.reserved < 1000 * 784 * 4:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
     assert (await job).status_code == 200
-    assert room.taken == 0
+    assert budget.reserved == 0
 
 
 async def test_decoders_give_others_a_turn(
     client: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(readers, "TURN_S", -1.0)
-    monkeypatch.setattr(readers, "sleep", pauses.append)
+    monkeypatch.setattr(image_files, "TURN_S", -1.0)
+    monkeypatch.setattr(image_files, "sleep", pauses.append)
     files = [base64_file(image) for image in four]
     assert (await client.post("/encode", content=form_of(*four), headers=FORM)).is_success
     assert len(pauses) == 3

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.reliability.mutation import LATENTS, SIDE, image_seeds, infer_seeds, latent_seeds
 from service.api.open_inference.messages import LENGTH_HEADER, InferRequest, TensorSpec
 from service.codecs import registry as media
-from service.codecs.arrays import ImagesWanted, LatentsWanted
+from service.codecs.options import ImageOptions, LatentOptions
 from service.errors import ServiceError
 
 BOUNDARY: Final = "multipart/form-data; boundary=xyz"
@@ -50,7 +50,7 @@ def runner() -> asyncio.Runner:
 
 
 def read_images(body: bytes, content_type: str) -> None:
-    wanted = ImagesWanted(
+    wanted = ImageOptions(
         shape=(1, SIDE, SIDE),
         max_images=MAX_IMAGES,
         max_image_pixels=MAX_PIXELS,
@@ -63,7 +63,7 @@ def read_images(body: bytes, content_type: str) -> None:
 
 
 def read_latents(body: bytes, content_type: str) -> None:
-    wanted = LatentsWanted(size=LATENTS, max_images=MAX_IMAGES)
+    wanted = LatentOptions(size=LATENTS, max_images=MAX_IMAGES)
     z = runner().run(media.read_latents(body, content_type, wanted, Inline()))
     assert z.shape[1:] == (LATENTS,)
     assert 1 <= len(z) <= MAX_IMAGES

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.errors import QueueFullError
 from service.inference.batching import Batched, MicroBatcher
-from service.limits.byte_budget import Room
+from service.limits.byte_budget import ByteBudget
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -137,7 +137,7 @@ class World:
         self.batcher = MicroBatcher(
             max_batch_rows=self.max_batch,
             max_queue_rows=self.max_queue,
-            room=Room(1 << 30),
+            budget=ByteBudget(1 << 30),
             on_batch=lambda rows, _: self.measured.append(rows),
         )
         self.runs = [self._network(kind) for kind in range(self.kinds)]

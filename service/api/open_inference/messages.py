@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from service.codecs.json_numbers import kind, parse_json, plain_images
 from service.codecs.registry import INLINE_JSON_BYTES
-from service.codecs.responses import InPieces, byte_pieces, json_pieces
+from service.codecs.responses import ChunkedResponse, byte_pieces, json_pieces
 from service.errors import BadBodyError, ServiceError
 
 DATA: Final = b'"data"'
@@ -160,7 +160,7 @@ def infer_response(
         pieces = json_pieces(document)
         length = {LENGTH_HEADER: str(sum(map(len, pieces)))} if binary else {}
         media_type = "application/octet-stream" if binary else "application/json"
-        return InPieces(pieces + binary, media_type, length)
+        return ChunkedResponse(pieces + binary, media_type, length)
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
         return Response(text, media_type="application/json")

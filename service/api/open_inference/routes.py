@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Path
-from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,14 +36,16 @@ from service.api.open_inference.schemas import (
     answers,
 )
 from service.api.state import Service
-from service.codecs.arrays import check_count, item_shapes, latents_in_range, pixels_in_range
-from service.codecs.registry import INLINE_JSON_BYTES, INLINE_NUMBERS, in_thread, in_time
+from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
+from service.codecs.offload import in_thread
+from service.codecs.options import item_shapes
+from service.codecs.registry import INLINE_JSON_BYTES, INLINE_NUMBERS, NOT_WRITTEN
 from service.codecs.responses import json_response
 from service.errors import BadBodyError, NotFoundError, NotReadyError
 from service.http.body import read_body
-from service.http.fast_routes import Routes, handler_of
-from service.http.lifecycle import RequestContext
-from service.inference.admission import ScoreWanted
+from service.http.fast_routes import fast
+from service.inference.admission import ScoreOptions
+from service.request import RequestContext
 
 PLATFORM: Final = "pytorch_vae"
 
@@ -72,7 +73,7 @@ MODELS: Final[Mapping[str, Model]] = {
     "anomaly-score": Model(
         "images",
         ("score", "p_value", "is_anomaly", "mse", "kl"),
-        lambda s, *work: s.inference.score(*work, ScoreWanted(alpha=s.settings.alpha)),
+        lambda s, *work: s.inference.score(*work, ScoreOptions(alpha=s.settings.alpha)),
     ),
 }
 
@@ -162,13 +163,13 @@ async def version_ready(request: Request, name: ModelName, version: Version) -> 
 
 
 @router.post("/models/{name}/infer", summary="Run a model", **INFER)
+@fast(name=MODELS)
 async def infer(request: Request, name: ModelName) -> Response:
     """Tensors in, tensors out, as JSON or binary."""
     service, context = Service.of(request), RequestContext.of(request)
     model = _model(name)
     config = service.inference.engine.bundle.config
-    service.inference.check_room()
-    body = await read_body(request, service.settings.max_body_bytes, service.deadlines)
+    body = await read_body(request, service.settings.max_body_bytes)
     json_length = request.headers.get(LENGTH_HEADER)
 
     def read() -> tuple[InferRequest, NDArray[Any]]:
@@ -178,16 +179,18 @@ async def infer(request: Request, name: ModelName) -> Response:
     if json_bytes(body, json_length) <= INLINE_JSON_BYTES:
         wanted, rows = read()
     else:
-        with in_time(context, "the tensors were not read"):
-            wanted, rows = await in_thread(service.decoders_for(body), context.deadline, read)
+        wanted, rows = await in_thread(
+            service.decoders_for(body), context.deadline, "the tensors were not read", read
+        )
     context.shorten_timeout_us(wanted.timeout_us)
     result = await model.run(service, rows, context)
     tensors = result._asdict()
     answer = partial(infer_response, wanted, name, service.version, tensors)
     if sum(tensors[output.spec.name].size for output in wanted.outputs) <= INLINE_NUMBERS:
         return answer()
-    with in_time(context, "the answer was not written"):
-        return await in_thread(service.writers, context.deadline, partial(answer, in_pieces=True))
+    return await in_thread(
+        service.writers, context.deadline, NOT_WRITTEN, partial(answer, in_pieces=True)
+    )
 
 
 @router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)
@@ -195,20 +198,6 @@ async def version_infer(request: Request, name: ModelName, version: Version) -> 
     """The same, for callers who name the version."""
     _check_version(request, version)
     return await infer(request, name)
-
-
-def direct() -> Routes:
-    """The models' infer routes, for `DirectRoutes`."""
-    infer_route = next(
-        route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is infer
-    )
-    return {
-        ("POST", infer_route.path.format(name=name)): (
-            infer_route,
-            handler_of(infer_route, name=name),
-        )
-        for name in MODELS
-    }
 
 
 def _spec(name: str, config: VAEConfig) -> TensorSpec:

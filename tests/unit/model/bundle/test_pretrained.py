@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
-from model.engine.engine import Engine, Scores
+from model.engine.engine import Engine
+from model.results import Scores
 from model.scores.calibration import DTYPES, calibration_of
 from model.training.card import model_card
 from model.training.train import split_indices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model.bundle.bundle import find_bundle, load_bundle, pretrained_names
-from model.bundle.self_test import Known, known_output, probe_images
+from model.bundle.self_test import Known, expected_output, probe_images
 from model.engine.engine import Engine
 from model.scores.calibration import DTYPES
 
@@ -13,7 +13,7 @@ from model.scores.calibration import DTYPES
 @pytest.mark.parametrize("name", pretrained_names())
 def test_bundles_that_ship_record_what_their_network_gives(name: str) -> None:
     bundle = load_bundle(find_bundle(name))
-    found = known_output(bundle.network(), bundle.config)
+    found = expected_output(bundle.network(), bundle.config)
     assert bundle.known is not None
     assert bundle.known.agrees(found, "float32")
     assert 0.005 < found.mse < 0.1, "a ring is something that it can draw, more or less"
@@ -31,7 +31,7 @@ def test_the_engine_agrees_in_each_type(dtype: str) -> None:
 def test_other_weights_are_noticed() -> None:
     mnist, fashion = (load_bundle(find_bundle(name)) for name in ("mnist", "fashion-mnist"))
     assert mnist.known is not None
-    assert not mnist.known.agrees(known_output(fashion.network(), mnist.config), "bfloat16")
+    assert not mnist.known.agrees(expected_output(fashion.network(), mnist.config), "bfloat16")
 
 
 def test_no_number_is_no_agreement() -> None:

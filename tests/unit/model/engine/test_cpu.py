@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.bundle.bundle import find_bundle, load_bundle
 from model.config import VAEConfig
 from model.engine import cpu as forward_module
-from model.engine.cpu import KEPT_VIEWS, MlpForward, ModuleForward, Pass, Rows, packed
+from model.engine.cpu import KEPT_VIEWS, ForwardOutput, MlpForward, ModuleForward, Rows, packed
 from model.vae import VAE
 
 
@@ -33,7 +33,7 @@ def _in_c() -> None:
         pytest.skip(reason)
 
 
-def copied(done: Pass) -> list[NDArray[np.float32]]:
+def copied(done: ForwardOutput) -> list[NDArray[np.float32]]:
     return [part.copy() for part in done]
 
 

@@ -14,7 +14,7 @@ from model.scores.sampled import most_drawn_rows
 from service.app import create_app
 from service.inference import admission as inference
 from service.inference.batching import MicroBatcher
-from service.limits.byte_budget import Room
+from service.limits.byte_budget import ByteBudget
 from service.settings import Settings
 from tests.api.helpers import client_of
 
@@ -34,7 +34,7 @@ def test_a_kind_of_work_may_have_smaller_batches() -> None:
         return run
 
     async def both() -> None:
-        batcher = MicroBatcher(max_batch_rows=16, max_queue_rows=100, room=Room(1 << 20))
+        batcher = MicroBatcher(max_batch_rows=16, max_queue_rows=100, budget=ByteBudget(1 << 20))
         rows = np.arange(40)
         heavy, light = kind("heavy"), kind("light")
         done = await asyncio.gather(

@@ -34,7 +34,7 @@ from model.scores.deterministic import (
     worst_pixels,
 )
 from model.scores.sampled import (
-    DRAWN_SCORES,
+    SAMPLED_SCORES,
     draw_likelihoods,
     iwae,
     reconstruction_probability,
@@ -247,7 +247,7 @@ def test_which_scores_there_are_and_which_is_the_default() -> None:
     drawn = ["reconstruction_probability", "iwae"]
     assert list(offered_scores(some_statistics(), None)) == ["fused", *plain, *latent]
     assert list(ALL) == ["fused", *plain, "neg_elbo", *latent]
-    assert list(DRAWN_SCORES) == drawn
+    assert list(SAMPLED_SCORES) == drawn
     assert score_names(None, None) == (*plain,)
     assert score_names(some_statistics(), None) == ("fused", *plain, *latent)
     assert score_names(some_statistics(), VARIANCE) == (*ALL, *drawn)
@@ -314,10 +314,10 @@ def test_larger_errors_are_stranger(name: str) -> None:
     found = []
     for share in (0.2, 0.5, 1.0):
         nearer = replace(output, images=x + share * (decoded - x))
-        if name in DRAWN_SCORES:
+        if name in SAMPLED_SCORES:
             q = output.posterior
             draws = draw_log_likelihoods(x, q, q.mean, nearer.images, VARIANCE)
-            found.append(DRAWN_SCORES[name](*(values.numpy()[:, None] for values in draws)))
+            found.append(SAMPLED_SCORES[name](*(values.numpy()[:, None] for values in draws)))
         else:
             found.append(ALL[name](x, nearer).numpy())
     assert (np.diff(found, axis=0) > 0).all()
@@ -413,7 +413,7 @@ def test_reductions_over_draws_are_those_of_scipy(drawn: tuple[int, int, int, fl
     mean = weights.astype(np.float64).mean(axis=1)
     tolerance = 1e-5 * drawn[3]
     np.testing.assert_allclose(reconstruction_probability(weights, None), -mean, atol=tolerance)
-    for score in DRAWN_SCORES.values():
+    for score in SAMPLED_SCORES.values():
         assert score(weights, weights).shape == (drawn[0],)
         assert score(weights, weights).dtype == np.float32
 
@@ -425,8 +425,8 @@ def test_of_one_draw_iwae_is_its_weight() -> None:
 
 def test_likelihoods_and_weights_are_not_mixed_up() -> None:
     likelihoods, weights = np.full((2, 3), 5, np.float32), np.full((2, 3), 7, np.float32)
-    assert DRAWN_SCORES["reconstruction_probability"](likelihoods, weights).tolist() == [-5, -5]
-    assert DRAWN_SCORES["iwae"](likelihoods, weights).tolist() == [-7, -7]
+    assert SAMPLED_SCORES["reconstruction_probability"](likelihoods, weights).tolist() == [-5, -5]
+    assert SAMPLED_SCORES["iwae"](likelihoods, weights).tolist() == [-7, -7]
 
 
 # A decoder that is linear, x = Wz + b plus noise, so that log p(x) is known: N(b, WWᵀ + σ²I). The

@@ -75,7 +75,7 @@ def test_it_sums_to_one() -> None:
     assert mixture.log_density(z).exp().sum().item() * 120 / 200_000 == pytest.approx(1, abs=1e-3)
 
 
-# Fitting
+# OomBackoff
 
 
 def two_clouds(n: int) -> Tensor:

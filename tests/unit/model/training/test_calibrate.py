@@ -36,9 +36,9 @@ def one_by_one(engine: Engine, images: NDArray[np.uint8]) -> dict[str, Floats]:
     found: dict[str, Floats] = {
         name: np.concatenate([engine.score(image[None], name).score for image in images])
         for name in engine.scores
-        if name not in engine.drawn_scores
+        if name not in engine.sampled_scores
     }
-    if engine.drawn_scores:
+    if engine.sampled_scores:
         noise = np.random.default_rng(0).standard_normal((N, 32, TINY.latent_size), np.float32)
         draws = []
         for image, epsilons in zip(images, noise, strict=True):
@@ -90,7 +90,7 @@ def test_the_same_images_give_the_same_tables(images: NDArray[np.uint8]) -> None
     first, again, other = (all_scores(engine, images, seed) for seed in (0, 0, 1))
     for name in engine.scores:
         assert np.array_equal(first[name], again[name])
-        assert np.array_equal(first[name], other[name]) == (name not in engine.drawn_scores)
+        assert np.array_equal(first[name], other[name]) == (name not in engine.sampled_scores)
     assert np.array_equal(images, copy)
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.codecs import registry as media
-from service.codecs.arrays import ImagesWanted, Pixels, unit_pixels
+from service.codecs.arrays import unit_pixels
 from service.codecs.json_numbers import fields, items, number_rows, parse_json
+from service.codecs.options import ImageOptions, Pixels
 from service.errors import (
     BadBodyError,
     InvalidContentError,
@@ -28,11 +29,11 @@ from service.errors import (
     UnsupportedTypeError,
 )
 
-GREY = ImagesWanted(shape=(1, 4, 5), max_images=10, max_image_pixels=10_000)
-COLOUR = ImagesWanted(shape=(3, 4, 5), max_images=10, max_image_pixels=10_000)
+GREY = ImageOptions(shape=(1, 4, 5), max_images=10, max_image_pixels=10_000)
+COLOUR = ImageOptions(shape=(3, 4, 5), max_images=10, max_image_pixels=10_000)
 
 
-def read(body: bytes | dict[str, Any], wanted: ImagesWanted = GREY, **options: Any) -> Pixels:
+def read(body: bytes | dict[str, Any], wanted: ImageOptions = GREY, **options: Any) -> Pixels:
     data = orjson.dumps(body) if isinstance(body, dict) else body
     return asyncio.run(media.read_images(data, replace(wanted, **options)))
 
@@ -51,7 +52,7 @@ def random_pixels(*shape: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("wanted", [GREY, COLOUR])
-def test_numbers_come_out_as_they_went_in(wanted: ImagesWanted) -> None:
+def test_numbers_come_out_as_they_went_in(wanted: ImageOptions) -> None:
     channels, height, width = wanted.shape
     pixels = random_pixels(3, channels, height, width)
     flat = pixels.reshape(3, -1)
@@ -96,7 +97,7 @@ def test_files_and_numbers_share_a_body() -> None:
 
 def test_small_and_large_bodies_are_read_alike() -> None:
     """Small ones on the event loop, large ones in a thread."""
-    roomy = ImagesWanted(shape=(1, 4, 5), max_images=5000, max_image_pixels=200_000)
+    roomy = ImageOptions(shape=(1, 4, 5), max_images=5000, max_image_pixels=200_000)
     large_file = file_of(np.full((150, 200), 77, dtype=np.uint8), "BMP")
     assert len(large_file) > 16_384
     assert (read(large_file, roomy) == 77).all()

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.codecs.arrays import ImagesWanted, Pixels, read_any_json_images, read_json_images
+from service.codecs.json_bodies import read_any_json_images, read_json_images
+from service.codecs.options import ImageOptions, Pixels
 
 try:
     from service.codecs import _json
@@ -27,7 +28,7 @@ except ImportError:
 
 Body = str | bytes
 
-WANTED: Final = ImagesWanted(shape=(1, 2, 3), max_images=5, max_image_pixels=10_000)
+WANTED: Final = ImageOptions(shape=(1, 2, 3), max_images=5, max_image_pixels=10_000)
 SHAPES: Final = ((1, 2, 3), (3, 2, 2), (1, 1, 1), (1, 1, 4), (2, 1, 1), (1, 28, 28))
 ONE_PIXEL: Final = replace(WANTED, shape=(1, 1, 1))
 
@@ -35,7 +36,7 @@ EASY = settings(deadline=None, max_examples=200)
 HARD = settings(deadline=None, max_examples=1500)
 
 
-def native(body: Body, wanted: ImagesWanted = WANTED) -> Pixels | None:
+def native(body: Body, wanted: ImageOptions = WANTED) -> Pixels | None:
     """What the extension makes of a body, having checked that the slow path makes the same."""
     data = body.encode() if isinstance(body, str) else body
     found = _json.read_images(data, *wanted.shape, wanted.max_images)
@@ -204,7 +205,7 @@ BYTES = st.integers(0, 255).map(str) | st.sampled_from(["0.0", "12.0", "1e0"])
 
 
 @st.composite
-def plain_bodies(draw: st.DrawFn) -> tuple[str, ImagesWanted]:
+def plain_bodies(draw: st.DrawFn) -> tuple[str, ImageOptions]:
     """Bodies that are all to be taken; small enough for every part of them to be met."""
     shape = draw(st.sampled_from(SHAPES[:-1]))
     channels, height, width = shape
@@ -229,7 +230,7 @@ def plain_bodies(draw: st.DrawFn) -> tuple[str, ImagesWanted]:
 
 @given(plain_bodies())
 @EASY
-def test_plain_bodies_are_taken(case: tuple[str, ImagesWanted]) -> None:
+def test_plain_bodies_are_taken(case: tuple[str, ImageOptions]) -> None:
     body, wanted = case
     assert native(body, wanted) is not None
 
@@ -237,7 +238,7 @@ def test_plain_bodies_are_taken(case: tuple[str, ImagesWanted]) -> None:
 @given(plain_bodies(), st.data())
 @HARD
 def test_damaged_bodies_are_right_or_left_alone(
-    case: tuple[str, ImagesWanted], data: st.DataObject
+    case: tuple[str, ImageOptions], data: st.DataObject
 ) -> None:
     body = bytearray(case[0].encode())
     frequent = st.sampled_from(list(b'[]{},:." 0159eE+-\t\0'))

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.codecs import registry as media
-from service.codecs.arrays import ImagesWanted
+from service.codecs.accept import negotiate
+from service.codecs.options import ImageOptions
 from service.errors import NotAcceptableError, UnsupportedTypeError
 
 READERS = cast("dict[str, Any]", media.IMAGE_READERS)
 
 
-def wanted(content_type: str | None) -> ImagesWanted:
-    return ImagesWanted(
+def wanted(content_type: str | None) -> ImageOptions:
+    return ImageOptions(
         shape=(1, 4, 5), max_images=10, max_image_pixels=100, content_type=content_type or ""
     )
 
@@ -62,18 +63,18 @@ def test_the_highest_quality_wins_and_the_first_wins_a_tie(
 ) -> None:
     accept = f"{offered[0]};q={first:.3f}, {offered[1]} ; q={second:.3f}"
     best = offered[0] if round(first, 3) >= round(second, 3) else offered[1]
-    assert media.negotiate(accept, offered) == best
+    assert negotiate(accept, offered) == best
 
 
 @given(st.text(max_size=40))
 def test_any_accept_header_has_an_answer_or_a_refusal(accept: str) -> None:
     with suppress(NotAcceptableError):
-        assert media.negotiate(accept, MEDIA_TYPES) in MEDIA_TYPES
+        assert negotiate(accept, MEDIA_TYPES) in MEDIA_TYPES
 
 
 def test_a_refusal_does_not_repeat_a_long_header() -> None:
     with pytest.raises(NotAcceptableError, match=r"text/html.*image/png") as refusal:
-        media.negotiate("text/html," * 1_000, MEDIA_TYPES)
+        negotiate("text/html," * 1_000, MEDIA_TYPES)
     assert len(refusal.value.detail) < 500
 
 
@@ -91,4 +92,4 @@ def test_a_refusal_does_not_repeat_a_long_header() -> None:
     ],
 )
 def test_ranges_go_by_how_specific_they_are(accept: str | None, found: str) -> None:
-    assert media.negotiate(accept, MEDIA_TYPES) == found
+    assert negotiate(accept, MEDIA_TYPES) == found

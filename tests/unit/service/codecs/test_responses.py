@@ -13,9 +13,10 @@ from PIL import Image
 from starlette.responses import Response
 
 from service.codecs import responses as writers
+from service.codecs.png import write_png
 from service.codecs.responses import (
-    Answer,
-    InPieces,
+    ChunkedResponse,
+    Result,
     json_response,
     without_grey_channel,
     write_json,
@@ -23,14 +24,13 @@ from service.codecs.responses import (
     write_large_npy,
     write_large_raw,
     write_npy,
-    write_png,
     write_raw,
 )
 from service.errors import InvalidContentError
 
 
 def sheet(images: NDArray[np.float32], scale: int, max_pixels: int) -> Response:
-    answer = Answer(fields={}, array=images, drawable=True, scale=scale, max_png_pixels=max_pixels)
+    answer = Result(fields={}, array=images, drawable=True, scale=scale, max_png_pixels=max_pixels)
     return write_png(answer)
 
 
@@ -84,15 +84,15 @@ def test_a_channel_of_its_own_is_left_out() -> None:
     ("write", "write_large"), [(write_npy, write_large_npy), (write_raw, write_large_raw)]
 )
 def test_large_arrays_are_the_same_in_pieces(
-    write: Callable[[Answer], Response],
-    write_large: Callable[[Answer], InPieces],
+    write: Callable[[Result], Response],
+    write_large: Callable[[Result], ChunkedResponse],
     channels: int,
     uint8: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(writers, "PIECE_BYTES", 10)
     images = np.random.default_rng(0).random((7, 2, 3, channels), dtype=np.float32)
-    answer = Answer(fields={}, array=images.transpose(0, 3, 1, 2), drawable=True, uint8=uint8)
+    answer = Result(fields={}, array=images.transpose(0, 3, 1, 2), drawable=True, uint8=uint8)
     large, small = write_large(answer), write(answer)
     assert len(large.pieces) > 3
     assert b"".join(large.pieces) == small.body
@@ -109,7 +109,7 @@ def test_large_json_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
         "turned": images.T,
         "none": None,
     }
-    answer = Answer(fields=fields, array=images)
+    answer = Result(fields=fields, array=images)
     large, small = write_large_json(answer), write_json(answer)
     assert b"".join(large.pieces) == small.body
     assert large.headers == small.headers

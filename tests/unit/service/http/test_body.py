@@ -16,9 +16,9 @@ from starlette.types import Message, Scope
 
 from service.errors import BadBodyError, TooLargeError, UnsupportedTypeError
 from service.http.body import UNPACK_BYTES, read_body
-from service.http.lifecycle import RequestContext, headers_of
-from service.limits.byte_budget import Room
-from service.limits.deadlines import Deadlines
+from service.http.lifecycle import headers_of
+from service.limits.byte_budget import ByteBudget
+from service.request import RequestContext
 
 
 def request_of(*chunks: bytes, **headers: str) -> Request:
@@ -35,7 +35,8 @@ def request_of(*chunks: bytes, **headers: str) -> Request:
     context = RequestContext(
         request_id="x",
         model_version="1",
-        room=Room(1 << 30),
+        budget=ByteBudget(1 << 30),
+        check_queue_capacity=lambda images, n_bytes: None,
         timeout_s=30,
         started=perf_counter(),
         headers=headers_of(scope),
@@ -49,19 +50,19 @@ def test_a_body_is_read_whole_or_refused(chunks: list[bytes], max_bytes: int) ->
     whole = b"".join(chunks)
     request = request_of(*chunks)
     if len(whole) <= max_bytes:
-        assert asyncio.run(read_body(request, max_bytes, Deadlines())) == whole
+        assert asyncio.run(read_body(request, max_bytes)) == whole
     else:
         with pytest.raises(TooLargeError, match=str(max_bytes)):
-            asyncio.run(read_body(request, max_bytes, Deadlines()))
+            asyncio.run(read_body(request, max_bytes))
 
 
 def test_an_announced_size_is_believed_only_if_it_is_too_large() -> None:
     with pytest.raises(TooLargeError, match="11 bytes > maximum 10"):
-        asyncio.run(read_body(request_of(content_length="11"), 10, Deadlines()))
+        asyncio.run(read_body(request_of(content_length="11"), 10))
     for size in ("1", "-5", "x"):
         request = request_of(b"x" * 11, content_length=size)
         with pytest.raises(TooLargeError):
-            asyncio.run(read_body(request, 10, Deadlines()))
+            asyncio.run(read_body(request, 10))
 
 
 @given(st.binary(max_size=200), st.integers(1, 50), st.sampled_from(["gzip", "deflate"]))
@@ -72,17 +73,17 @@ def test_a_compressed_body_is_limited_by_what_it_unpacks_to(
     chunks = [packed[i : i + cut] for i in range(0, len(packed), cut)]
     for max_bytes in (len(data), len(data) + 1, 1000):
         request = request_of(*chunks, content_encoding=encoding)
-        assert asyncio.run(read_body(request, max(max_bytes, len(packed)), Deadlines())) == data
+        assert asyncio.run(read_body(request, max(max_bytes, len(packed)))) == data
     if len(data) > len(packed):
         request = request_of(*chunks, content_encoding=encoding)
         with pytest.raises(TooLargeError, match=f"{len(data) - 1:,}"):
-            asyncio.run(read_body(request, len(data) - 1, Deadlines()))
+            asyncio.run(read_body(request, len(data) - 1))
 
 
 def test_a_bomb_is_not_unpacked_past_the_limit() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(TooLargeError, match="unpacks to more bytes than the maximum 1,000,000"):
-        asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), 1_000_000, Deadlines()))
+        asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), 1_000_000))
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
@@ -93,7 +94,7 @@ def test_a_body_of_whole_steps_is_unpacked_whole(extra: int, encoding: str) -> N
     request = request_of(
         *(packed[i : i + 1] for i in range(len(packed))), content_encoding=encoding
     )
-    assert asyncio.run(read_body(request, len(data), Deadlines())) == data
+    assert asyncio.run(read_body(request, len(data))) == data
 
 
 def test_others_have_their_turn_while_a_body_is_unpacked() -> None:
@@ -103,7 +104,7 @@ def test_others_have_their_turn_while_a_body_is_unpacked() -> None:
 
     async def turns_beside() -> int:
         request = request_of(bomb, content_encoding="gzip")
-        reading = asyncio.create_task(read_body(request, steps * UNPACK_BYTES, Deadlines()))
+        reading = asyncio.create_task(read_body(request, steps * UNPACK_BYTES))
         turns = 0
         while not reading.done():
             await asyncio.sleep(0)
@@ -120,7 +121,7 @@ def test_a_bomb_takes_no_more_than_the_limit_and_a_step() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(TooLargeError):
-            asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), limit, Deadlines()))
+            asyncio.run(read_body(request_of(bomb, content_encoding="gzip"), limit))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -140,7 +141,7 @@ def test_a_body_in_many_pieces_is_in_memory_once() -> None:
     request._receive = receive
 
     async def length() -> int:
-        return len(await read_body(request, size, Deadlines()))
+        return len(await read_body(request, size))
 
     tracemalloc.start()
     try:
@@ -154,9 +155,9 @@ def test_a_body_in_many_pieces_is_in_memory_once() -> None:
 @pytest.mark.parametrize("body", [b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"y", b""])
 def test_a_damaged_compressed_body_is_refused(body: bytes) -> None:
     with pytest.raises(BadBodyError, match="gzip"):
-        asyncio.run(read_body(request_of(body, content_encoding="gzip"), 1_000, Deadlines()))
+        asyncio.run(read_body(request_of(body, content_encoding="gzip"), 1_000))
 
 
 def test_an_unknown_encoding_is_refused() -> None:
     with pytest.raises(UnsupportedTypeError, match=r"'br'.*gzip, deflate"):
-        asyncio.run(read_body(request_of(b"x", content_encoding="br"), 1_000, Deadlines()))
+        asyncio.run(read_body(request_of(b"x", content_encoding="br"), 1_000))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import QueueFullError
 from service.inference.batching import MAX_RETRY_AFTER_S, Batched, MicroBatcher
-from service.limits.byte_budget import Room
+from service.limits.byte_budget import ByteBudget
 
 HANG_S = 10
 
@@ -60,7 +60,7 @@ def make_batcher() -> Iterator[Callable[..., MicroBatcher]]:
             MicroBatcher(
                 max_batch_rows=max_batch_rows,
                 max_queue_rows=max_queue_rows,
-                **({"room": Room(1 << 20)} | options),
+                **({"budget": ByteBudget(1 << 20)} | options),
             )
         )
         return made[-1]
@@ -140,8 +140,8 @@ def test_what_always_fits_does_and_is_first_of_its_kind(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network()
-    room = Room(4 * rows(0).nbytes)
-    batcher = make_batcher(max_batch_rows=1, max_queue_rows=3, room=room)
+    budget = ByteBudget(4 * rows(0).nbytes)
+    batcher = make_batcher(max_batch_rows=1, max_queue_rows=3, budget=budget)
 
     async def main() -> None:
         network.gate.clear()
@@ -154,7 +154,7 @@ def test_what_always_fits_does_and_is_first_of_its_kind(
         await network.running()
         work += [asyncio.create_task(ask(i)) for i in (1, 2, 3)]
         await asyncio.sleep(0)
-        assert (batcher.queued_rows, room.taken) == (3, room.max_bytes)
+        assert (batcher.queued_rows, budget.reserved) == (3, budget.max_bytes)
         with pytest.raises(QueueFullError):
             await ask(4)
         work.append(asyncio.create_task(ask(5, always=True)))
@@ -162,11 +162,13 @@ def test_what_always_fits_does_and_is_first_of_its_kind(
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.sleep(0)
-        assert (batcher.queued_rows, room.taken) == (3, room.max_bytes), "it takes from nobody"
+        assert (batcher.queued_rows, budget.reserved) == (3, budget.max_bytes), (
+            "it takes from nobody"
+        )
         network.gate.set()
         await asyncio.gather(*work)
         assert done == [0, 10, 2, 4, 6]
-        assert (batcher.queued_rows, room.taken) == (0, 0)
+        assert (batcher.queued_rows, budget.reserved) == (0, 0)
 
     run(main())
 
@@ -541,14 +543,14 @@ def test_a_deadline_drops_what_waits(make_batcher: Callable[..., MicroBatcher]) 
 
 
 def test_bytes_have_their_limit_too(make_batcher: Callable[..., MicroBatcher]) -> None:
-    batcher = make_batcher(room=Room(5 * rows(0).nbytes))
+    batcher = make_batcher(budget=ByteBudget(5 * rows(0).nbytes))
     network = Network()
 
     async def main() -> None:
         network.gate.clear()
         first = asyncio.create_task(batcher.submit(network, rows(0, 3)))
         await network.running()
-        with pytest.raises(QueueFullError, match="24 bytes of images do not fit: 24 are held"):
+        with pytest.raises(QueueFullError, match="24 bytes do not fit: requests hold 24 already"):
             await batcher.submit(network, rows(3, 3))
         network.gate.set()
         assert values(await first) == [0, 2, 4]

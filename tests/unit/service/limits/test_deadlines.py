@@ -6,11 +6,10 @@ import asyncio
 import math
 from time import perf_counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.limits.deadlines import Deadlines, Limit
+from service.limits.deadlines import Deadlines
 
 LATE_S = 0.5
 """How late a deadline may be noticed on a busy machine."""
@@ -73,8 +72,10 @@ def test_one_loop_after_another() -> None:
     deadlines = Deadlines()
 
     async def wait(seconds: float) -> None:
-        with pytest.raises(TimeoutError), Limit(deadlines, perf_counter() + seconds):
-            await asyncio.sleep(LATE_S)
+        expired = asyncio.Event()
+        deadlines.add("mine", perf_counter() + seconds, expired.set)
+        async with asyncio.timeout(LATE_S):
+            await expired.wait()
 
     asyncio.run(wait(0.03))
 
@@ -83,32 +84,3 @@ def test_one_loop_after_another() -> None:
 
     asyncio.run(leave_one_waiting())
     asyncio.run(wait(0.06))  # later than the one before, whose loop is closed
-
-
-def test_a_limit_ends_what_is_awaited_inside_and_nothing_after() -> None:
-    async def main() -> None:
-        deadlines = Deadlines()
-        with Limit(deadlines, perf_counter() + 60):
-            pass
-        with pytest.raises(TimeoutError), Limit(deadlines, perf_counter() + 0.01):
-            await asyncio.sleep(LATE_S)
-        await asyncio.sleep(0.02)  # is not cancelled by it
-        with pytest.raises(ValueError, match="mine"), Limit(deadlines, perf_counter() + 60):
-            raise ValueError("mine")
-
-    asyncio.run(main())
-
-
-def test_who_cancels_the_task_is_heeded() -> None:
-    async def wait(deadlines: Deadlines) -> None:
-        with Limit(deadlines, perf_counter() + 60):
-            await asyncio.sleep(LATE_S)
-
-    async def main() -> None:
-        task = asyncio.create_task(wait(Deadlines()))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from benchmarks.reliability.harness import wait_for
-from service.server.listeners import let_callers_come, let_no_more_come, take_what_waits
+from service.server.listeners import drain_accept_queue, resume_connections, stop_new_connections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no filter")
 
@@ -25,7 +25,7 @@ def listener() -> Iterator[socket.socket]:
 
 def waiting(listener: socket.socket) -> list[socket.socket]:
     found: list[socket.socket] = []
-    take_what_waits(listener.fileno(), found.append)
+    drain_accept_queue(listener.fileno(), found.append)
     return found
 
 
@@ -41,11 +41,11 @@ def test_who_waits_is_taken_and_who_comes_later_is_not(listener: socket.socket) 
     address = listener.getsockname()
     with socket.create_connection(address, timeout=HANG_S) as client:
         client.sendall(b"first")
-        let_no_more_come(listener.fileno())
+        stop_new_connections(listener.fileno())
         with pytest.raises(TimeoutError):
             socket.create_connection(address, timeout=0.2)
         assert greetings(waiting(listener)) == {b"first"}
-    let_callers_come(listener)
+    resume_connections(listener)
     with socket.create_connection(address, timeout=HANG_S) as client:
         client.sendall(b"second")
         assert greetings(waiting(listener)) == {b"second"}
@@ -55,7 +55,7 @@ def test_a_handshake_that_has_begun_ends(listener: socket.socket) -> None:
     """Its last packet is put off here until there are data: the client believes to be connected."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     with socket.create_connection(listener.getsockname(), timeout=HANG_S) as client:
-        let_no_more_come(listener.fileno())
+        stop_new_connections(listener.fileno())
         assert waiting(listener) == []
         client.sendall(b"late")
         accepted: list[socket.socket] = []

@@ -31,8 +31,8 @@ def test_all_that_can_be_counted(metrics: Metrics) -> None:
     metrics.observe_batch(3, 0.125)
     metrics.count_disconnect()
     metrics.count_deadline_miss()
-    metrics.count_verdicts(8, 2)
-    metrics.count_verdicts(2, 0)
+    metrics.count_scored(8, 2)
+    metrics.count_scored(2, 0)
     for _ in range(2):
         metrics.count_refusal("queue_bytes")
     found = samples(metrics)

@@ -83,7 +83,7 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
     zero = Worker(counts, 0)
     for worker in (zero, one):
         worker.do("metrics.observe_request('GET', '/sample', 200, 0.5)")
-        worker.do("metrics.count_verdicts(10, 1)")
+        worker.do("metrics.count_scored(10, 1)")
         worker.do("metrics.watch_connections(lambda: 4)")
         worker.do("metrics.sample_process()")
     together = {
@@ -103,7 +103,7 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
     assert lasting <= one.lines(), "counters stay, gauges go"
     zero = Worker(counts, 0)
     assert lasting <= zero.lines(), "with no connection of its own"
-    zero.do("metrics.count_verdicts(10, 0)")
+    zero.do("metrics.count_scored(10, 0)")
     assert "vae_scored_images_total 30.0" in one.lines()
     zero.end()
 
@@ -158,7 +158,7 @@ def test_a_worker_whose_files_are_gone_counts_on_its_own(counts: SharedCounts) -
         file.unlink()
     counts.forget(0)
     alone = Worker(counts, 0)
-    alone.do("metrics.count_verdicts(10, 0)")
+    alone.do("metrics.count_scored(10, 0)")
     assert "vae_scored_images_total 10.0" in alone.lines()
     assert list(counts.directory.iterdir()) == []
     alone.end()
@@ -168,12 +168,12 @@ def test_a_worker_whose_files_are_gone_counts_on_its_own(counts: SharedCounts) -
 def test_files_that_go_later_leave_each_its_own(
     counts: SharedCounts, one: Worker, directory_too: bool
 ) -> None:
-    one.do("metrics.count_verdicts(10, 0)")
+    one.do("metrics.count_scored(10, 0)")
     for file in counts.directory.iterdir():
         file.unlink()
     if directory_too:
         counts.directory.rmdir()
-    one.do("metrics.count_verdicts(10, 0)")
+    one.do("metrics.count_scored(10, 0)")
     assert "vae_scored_images_total 20.0" in one.lines()
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from service.api.open_inference import messages as infer_request
 from service.api.open_inference.messages import MAX_FIELDS, InferRequest, TensorSpec
-from service.codecs.json_numbers import COMPILED, parse_json
+from service.codecs import json_numbers
+from service.codecs.json_numbers import parse_json
 from service.errors import BadBodyError, ServiceError
 
 OFFERED = [TensorSpec("mu", "FP32", (-1, 3))]
@@ -105,7 +106,7 @@ def test_any_shape_flat_or_nested(
     assert by_c[3] == tuple(shape)
 
 
-@pytest.mark.skipif(not COMPILED, reason="service/codecs/_json.c is not compiled")
+@pytest.mark.skipif(not json_numbers.COMPILED, reason="service/codecs/_json.c is not compiled")
 def test_simdjson_sees_no_numbers_of_a_large_plain_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps the interpreter from all others while it reads them."""
     parsed: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The hot routes answer as FastAPI would."""
+"""Fast routes answer as FastAPI would."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient, Response
 from numpy.typing import NDArray
+from starlette.responses import Response as StarletteResponse
 
-from service.api import images as routes
 from service.api.open_inference import routes as open_inference
 from service.app import App
+from service.http.fast_routes import fast, fast_routes
 from tests.api.helpers import uint8_body
 
 pytestmark = pytest.mark.anyio
@@ -56,8 +58,8 @@ async def both(app: App, method: str, path: str, **options: Any) -> list[Respons
 async def test_queries_are_read_the_same_way(
     app: App, digits: NDArray[np.uint8], query: str
 ) -> None:
-    direct, plain = await both(app, "POST", f"/anomaly-score?{query}", json=uint8_body(digits[:2]))
-    assert comparable(direct) == comparable(plain)
+    fast_, plain = await both(app, "POST", f"/anomaly-score?{query}", json=uint8_body(digits[:2]))
+    assert comparable(fast_) == comparable(plain)
 
 
 @pytest.mark.parametrize("path", ["/encode", "/decode", "/reconstruct", "/anomaly-score"])
@@ -66,8 +68,8 @@ async def test_queries_are_read_the_same_way(
 )
 @pytest.mark.parametrize("accept", ["application/json", "application/x-npy", "text/html"])
 async def test_bodies_and_types_are_too(app: App, path: str, body: bytes, accept: str) -> None:
-    direct, plain = await both(app, "POST", path, content=body, headers={"Accept": accept})
-    assert comparable(direct) == comparable(plain)
+    fast_, plain = await both(app, "POST", path, content=body, headers={"Accept": accept})
+    assert comparable(fast_) == comparable(plain)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity"])
@@ -82,19 +84,34 @@ async def test_large_answers_are_compressed_and_small_ones_are_not(app: App, enc
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_another_method_is_the_framework_s_business(app: App, method: str) -> None:
-    direct, plain = await both(app, method, "/encode")
-    assert direct.status_code == 405
-    assert comparable(direct) == comparable(plain)
+    fast_, plain = await both(app, method, "/encode")
+    assert fast_.status_code == 405
+    assert comparable(fast_) == comparable(plain)
 
 
-async def test_what_is_direct(app: App) -> None:
-    """Every route that reads images, latents or tensors."""
-    found = set(routes.direct() | open_inference.direct())
-    assert found == {
+async def test_which_routes_are_fast(app: App) -> None:
+    """Those that run the network."""
+    assert set(app._fast) == {
         *(("POST", f"/{name}") for name in ("encode", "decode", "reconstruct", "anomaly-score")),
         *(("POST", f"/v2/models/{name}/infer") for name in open_inference.MODELS),
+        ("GET", "/sample"),
     }
     z = {"name": "z", "datatype": "FP32", "shape": [1, 10], "data": [0.5] * 10}
-    direct, plain = await both(app, "POST", "/v2/models/decode/infer", json={"inputs": [z]})
-    assert direct.status_code == 200
-    assert comparable(direct) == comparable(plain)
+    fast_, plain = await both(app, "POST", "/v2/models/decode/infer", json={"inputs": [z]})
+    assert fast_.status_code == 200
+    assert comparable(fast_) == comparable(plain)
+
+
+def test_a_route_is_fast_only_where_it_says_so() -> None:
+    router = APIRouter()
+
+    @router.post("/slow")
+    async def slow() -> StarletteResponse:
+        raise AssertionError
+
+    @router.post("/{name}/run")
+    @fast(name=("a", "b"))
+    async def run(name: str) -> StarletteResponse:
+        raise AssertionError(name)
+
+    assert set(fast_routes(router)) == {("POST", "/a/run"), ("POST", "/b/run")}
