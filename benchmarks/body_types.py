@@ -2,8 +2,8 @@
 
 By the plainest score: the others are the network's business, not the body's.
 
-`make bench-body-types` runs it. Rounds of the types are interleaved, so that a noisy machine is noisy
-for all of them; figures are medians over the rounds, and ratios are of the same run.
+`make bench-body-types` runs it. Rounds of the types are interleaved, so that a noisy machine is
+noisy for all of them; figures are medians over the rounds, and ratios are of the same run.
 """
 
 from __future__ import annotations
