@@ -13,10 +13,9 @@ import pytest
 
 from benchmarks.reliability.harness import Service, is_held, service, wait_for
 from service.server.http_protocol import LEAST_TAKEN
+from tests.api.connections import ZEROS, Connection, request
 from tests.api.helpers import HANG_S
-from tests.api.test_process import address
-from tests.api.test_protocol import ZEROS, Connection, request
-from tests.conftest import Server
+from tests.processes import Server, address, running
 
 STALL_S = 1.0
 FLOOD = 40_000_000
@@ -234,10 +233,11 @@ def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
         assert time.monotonic() - began > 1.2 * STALL_S
 
 
-def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(
+@pytest.mark.slow
+def test_a_slow_but_steady_reader_is_not_cut_off(
     start_server: Callable[..., Server],
 ) -> None:
-    """Though the kernel's buffers move by megabytes."""
+    """Though the kernel's buffers move by megabytes. It reads three times the required minimum."""
     stall_s = 3.0
     host, port = address(start_server("--header-timeout-s", str(stall_s)))
     with socket.create_connection((host, port), timeout=HANG_S) as plain:
@@ -250,6 +250,13 @@ def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(
         assert is_held(port, plain)
 
 
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Server]:
+    """Two or three large answers fill its room."""
+    with running("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000") as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "large",
     [
@@ -260,17 +267,16 @@ def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(
     ids=["npy", "json", "sample"],
 )
 def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
-    large: bytes, start_server: Callable[..., Server]
+    large: bytes, limited: Server
 ) -> None:
-    server = start_server("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000")
     unread_ones = []
     try:
-        with server.client() as client:
+        with limited.client() as client:
             answers = []
 
             def is_refused() -> bool:
                 """After one large answer more."""
-                plain = socket.create_connection(address(server), timeout=HANG_S)
+                plain = socket.create_connection(address(limited), timeout=HANG_S)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 plain.sendall(large)
                 unread_ones.append(plain)

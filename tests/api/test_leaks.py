@@ -17,8 +17,7 @@ from httpx import ASGITransport, AsyncClient
 from service.api.open_inference import routes as open_inference
 from service.app import App
 from tests.api.helpers import engine_of, uint8_body
-from tests.api.test_process import address
-from tests.conftest import Server
+from tests.processes import Server, address
 
 LIBRARIES = re.compile(
     r"\b(python|uvicorn|uvloop|starlette|fastapi|httptools|pydantic|torch|numpy|pillow|PIL|orjson|"

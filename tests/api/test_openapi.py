@@ -17,10 +17,10 @@ from model.bundle.bundle import find_bundle
 from service.api import examples
 from service.app import App, create_app
 from service.inference import health
-from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
     IMAGE_ROUTES,
+    SMALL,
     WORK_ROUTES,
     client_of,
     engine_of,

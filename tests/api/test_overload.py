@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from service.app import App, create_app
 from service.inference.batching import MicroBatcher
-from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
     IMAGE_ROUTES,
+    SMALL,
     WORK_ROUTES,
     client_of,
     engine_of,

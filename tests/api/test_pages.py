@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.app import create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, problem, uint8_body
-from tests.conftest import Server
+from tests.processes import Server
 
 PAGES = ["/docs", "/docs/oauth2-redirect"]
 OURS, THEIRS = "https://example.org", "https://example.com"

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import uvicorn
 from numpy.typing import NDArray
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.reliability.harness import raw, service
 from model.bundle.bundle import PRETRAINED
@@ -30,19 +29,13 @@ from model.engine.engine import Engine
 from service.__main__ import main
 from service.inference.health import BROKEN
 from tests.api.helpers import HANG_S, WORK_ROUTES, image_file, png_pixels, problem, uint8_body
-from tests.conftest import Server
+from tests.processes import Server, address, check_refused, metric, run_service, wait_until
 
 MAX_RESIDENT_KB = 400_000
 
 ON_LINUX = pytest.mark.skipif(
     not Path("/proc/self/limits").exists(), reason="processes are looked up in /proc"
 )
-
-
-def address(server: Server) -> tuple[str, int]:
-    url = httpx.URL(server.url)
-    assert url.port is not None
-    return url.host, url.port
 
 
 def talk(server: Server, request: bytes) -> bytes:
@@ -53,15 +46,6 @@ def talk(server: Server, request: bytes) -> bytes:
         while chunk := connection.recv(65_536):
             answer += chunk
     return answer
-
-
-def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(client.get("/metrics").text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 # Answers over real sockets
@@ -181,6 +165,7 @@ def test_the_files_that_may_be_open_are_as_many_as_the_system_allows() -> None:
 # Stopping
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_a_process_past_helping_ends_though_nobody_reads_what_it_logs(tmp_path: Path) -> None:
     reader, writer = os.pipe()
@@ -218,9 +203,7 @@ def test_a_stop_answers_what_was_accepted_first(
     ):
         idle.get("/livez")  # an open connection with nothing to do must not hold it up
         asked = [threads.submit(client.get, f"/sample?n={n}&seed={i}") for i in range(5)]
-        deadline = time.monotonic() + HANG_S
-        while metric(client, "vae_queue_images") <= 4 * n:  # so that all five are in
-            assert time.monotonic() < deadline
+        wait_until(lambda: metric(client, "vae_queue_images") > 4 * n)  # all five are in
         server.process.send_signal(number)
         answers = [task.result(HANG_S) for task in asked]
     assert [answer.status_code for answer in answers] == [200] * 5
@@ -261,25 +244,6 @@ def test_a_port_that_is_taken(server: Server) -> None:
 
 
 # Wrong settings: exit 2 and one line that names the setting and the value
-
-
-def run_service(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "service", *flags],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def check_refused(status: int, stderr: str, *mentioned: str) -> None:
-    assert status == 2
-    assert len(stderr.splitlines()) == 1, stderr
-    assert stderr.startswith("error: ")
-    for word in mentioned:
-        assert word in stderr
 
 
 @pytest.fixture

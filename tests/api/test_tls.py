@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ import trustme
 
 from benchmarks.reliability.harness import is_held, wait_for
 from tests.api.helpers import HANG_S
-from tests.api.test_access import start_and_fail
-from tests.conftest import Server
+from tests.processes import Server, running, start_and_fail
 
 
 class Files(NamedTuple):
@@ -47,10 +46,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def server(
-    request: pytest.FixtureRequest, files: Files, start_server: Callable[..., Server]
-) -> Server:
-    return start_server("--workers", str(request.param), *files.flags())
+def server(request: pytest.FixtureRequest, files: Files) -> Iterator[Server]:
+    with running("--workers", str(request.param), *files.flags()) as server:
+        yield server
 
 
 def test_it_is_https_and_nothing_else(server: Server, files: Files) -> None:

@@ -16,6 +16,7 @@ MAX_OTHERS_S: Final = 1.0
 """Measured: 0.1 s, on a core that others share."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_bombs_cost_little() -> None:
     with service() as live:

@@ -27,6 +27,7 @@ INPUTS: Final = 6_000
 WARM_UP: Final = 3_000
 
 
+@pytest.mark.slow
 def test_damaged_requests_and_garbage_are_answered(tmp_path: Path) -> None:
     with service() as live:
         found = fuzz(live, inputs=INPUTS, seed=1, keep=tmp_path, warm_up=WARM_UP)

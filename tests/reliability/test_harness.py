@@ -27,6 +27,8 @@ from benchmarks.reliability.reload import Expected
 from benchmarks.reliability.results import SECTIONS, promises_of
 from benchmarks.reliability.slow import SlowClients
 
+SCRIPTS = ROOT / "benchmarks" / "reliability"
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -159,7 +161,7 @@ def test_figures_of_hostile_input_are_promises_too() -> None:
 
 
 def test_all_scripts_are_there_and_each_belongs_to_a_section() -> None:
-    scripts = {path.stem for path in Path(__file__).parent.glob("*.py") if is_script(path)}
+    scripts = {path.stem for path in SCRIPTS.glob("*.py") if is_script(path)}
     assert scripts - {"__main__", "results"} == set(results.ORDER)
     assert {check.section for check in CHECKS} <= set(SECTIONS)
 

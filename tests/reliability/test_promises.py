@@ -26,10 +26,13 @@ from benchmarks.reliability import (
 )
 from benchmarks.reliability.harness import Figures, broken
 
-pytestmark = pytest.mark.skipif(
-    not (Path("/proc/self/stat").exists() and hasattr(os, "sched_setaffinity")),
-    reason="processes are pinned and looked up as Linux has it",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (Path("/proc/self/stat").exists() and hasattr(os, "sched_setaffinity")),
+        reason="processes are pinned and looked up as Linux has it",
+    ),
+]
 
 
 def kept(figures: Figures, *loose: str) -> bool:

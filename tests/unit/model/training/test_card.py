@@ -14,7 +14,7 @@ from model.config import VAEConfig
 from model.scores.calibration import Calibration, calibration_of
 from model.training.card import model_card
 from model.training.evaluation import CalibrationFacts
-from tests.unit.model.training.test_report import ALARMS, EVALUATION
+from tests.unit.model.training.evaluations import ALARMS, EVALUATION
 from tests.unit.samples import tiny_bundle
 
 FIT = {"n": 1234, "mse": 0.01234, "mse_sampled": 0.0156, "kl": 25.5, "negative_elbo": -512.25}
