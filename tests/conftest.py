@@ -1,4 +1,4 @@
-"""What many tests need: real handwriting, the data sets, the service as a process."""
+"""Shared fixtures: real handwriting, the data sets, the service as a process."""
 
 from __future__ import annotations
 

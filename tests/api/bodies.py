@@ -10,23 +10,11 @@ from httpx import AsyncClient, Response
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-
-
 Images = NDArray[np.uint8]
-
-
 JSON = "application/json"
-
-
 NPY = "application/x-npy"
-
-
 RAW = "application/octet-stream"
-
-
 FORM = "multipart/form-data; boundary=cut"
-
-
 BLANK = np.zeros((1, 28, 28), np.uint8)
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-
 JPEG_NOISE = 0.3
 """How far a JPEG may move μ, a few of whose units part one digit from another."""
 

@@ -1,4 +1,4 @@
-"""Who may ask for what, and how much of it."""
+"""Authorization: scopes, API keys and rates."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_fastapi_and_the_hot_routes_refuse_alike(keyed_app: App, path: str
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/encode", "/v2/models/encode/versions/1/infer"])
-async def test_no_body_is_read_of_who_may_not_ask(keyed_app: App, path: str) -> None:
+async def test_no_body_is_read_without_authorization(keyed_app: App, path: str) -> None:
     async def receive() -> Any:
         raise AssertionError("the body was asked for")
 
@@ -233,7 +233,7 @@ async def test_a_rate_is_in_images(
 
 
 @pytest.mark.anyio
-async def test_what_finds_no_room_in_the_queue_is_not_charged(
+async def test_a_request_refused_by_a_full_queue_is_not_charged(
     keyed_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = hold(monkeypatch, keyed_app, "decode")
@@ -274,9 +274,7 @@ def test_workers_share_a_rate(start_server: Callable[..., Server], tmp_path: Pat
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104 - it is refused
-def test_others_need_a_key_or_somebody_who_says_that_they_do_not(
-    host: str, flags: tuple[str, ...]
-) -> None:
+def test_a_public_address_needs_keys_or_allow_anonymous(host: str, flags: tuple[str, ...]) -> None:
     reason = start_and_fail("--host", host, *flags)
     for word in (host, "VAE_API_KEYS_FILE", "service.keys", "VAE_ALLOW_ANONYMOUS=true"):
         assert word in reason
@@ -294,7 +292,7 @@ def test_keys_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) -> No
         assert key not in reason
 
 
-def test_everybody_may_ask_where_that_is_allowed(start_server: Callable[..., Server]) -> None:
+def test_anonymous_access_where_it_is_allowed(start_server: Callable[..., Server]) -> None:
     server = start_server("--host", "0.0.0.0", "--allow-anonymous", "true")  # noqa: S104 - a test
     url = server.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - it listens there too
     with httpx.Client(base_url=url, timeout=HANG_S) as client:
@@ -316,7 +314,7 @@ def test_everybody_may_ask_where_that_is_allowed(start_server: Callable[..., Ser
         ("no.such.host.invalid", False),
     ],
 )
-def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_addresses(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -335,7 +333,7 @@ def test_keys_of_the_environment_win_over_loopback() -> None:
 # A running service
 
 
-def test_a_key_that_is_added_works_a_second_later_and_none_is_logged(
+def test_an_added_key_works_a_second_later_and_no_key_is_logged(
     keyed_server: Server, served_file: Path
 ) -> None:
     new = "a-key-that-comes-later"
@@ -365,7 +363,7 @@ def test_a_key_that_is_added_works_a_second_later_and_none_is_logged(
         assert sha256(key.encode()).hexdigest() not in text
 
 
-def test_a_body_that_waits_to_be_asked_for_is_not(keyed_server: Server) -> None:
+def test_an_unauthorized_body_is_not_asked_for(keyed_server: Server) -> None:
     with socket.create_connection(address(keyed_server), timeout=HANG_S) as connection:
         connection.sendall(
             b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
@@ -374,7 +372,7 @@ def test_a_body_that_waits_to_be_asked_for_is_not(keyed_server: Server) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
-def test_the_client_bears_a_key(
+def test_the_client_sends_a_key(
     keyed_server: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -402,7 +400,7 @@ def test_the_client_bears_a_key(
     assert str(png) in capsys.readouterr().out
 
 
-def test_the_readme_s_commands_work(
+def test_the_documented_key_commands_work(
     start_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, serve = shell_block("keys").splitlines()

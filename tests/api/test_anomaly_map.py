@@ -77,7 +77,7 @@ async def test_a_score_that_is_not_offered(client: AsyncClient, score: str) -> N
         assert found["errors"][0]["loc"] == ["query", "score"]
 
 
-async def test_all_that_is_wrong_leaves_the_service_well(
+async def test_bad_bodies_do_not_affect_good_ones(
     client: AsyncClient, four: Images, mu_of_four: Array
 ) -> None:
     """Good and bad bodies at once, of every type."""

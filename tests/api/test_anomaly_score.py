@@ -164,7 +164,7 @@ async def test_a_table_of_p_values_that_is_lacking(
         assert [output["name"] for output in outputs] == ["score", "mse", "kl"]
 
 
-def test_an_alpha_that_calls_nothing_an_anomaly_is_told_at_the_start(
+def test_an_alpha_that_can_flag_nothing_is_reported_at_startup(
     engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app_of(engine.bundle, tmp_path / "b", alpha=0.0002)

@@ -1,4 +1,4 @@
-"""Accept and Accept-Encoding: every type of answer holds the same."""
+"""Accept and Accept-Encoding: every answer type carries the same data."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_images_as_bytes(client: AsyncClient, four: Images, route: str) ->
         (f"{JSON};q=high, {NPY};q=0.1", NPY),
     ],
 )
-async def test_the_answer_that_is_liked_best(
+async def test_the_preferred_answer_type(
     client: AsyncClient, accept: str | None, found: str
 ) -> None:
     headers = {"Accept": accept} if accept else {}
@@ -120,7 +120,7 @@ async def test_the_answer_that_is_liked_best(
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/png", "*/*;q=0", f"{JSON};q=0", "x"])
-async def test_no_answer_that_is_liked(client: AsyncClient, accept: str) -> None:
+async def test_no_acceptable_answer_type(client: AsyncClient, accept: str) -> None:
     answer = await post(client, "/encode", npy(BLANK), NPY, accept=accept)
     problem(answer, 406, accept, JSON, NPY, RAW)
 
@@ -146,7 +146,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
         ("", None),
     ],
 )
-async def test_large_json_answers_are_compressed_for_those_who_accept_that(
+async def test_large_json_answers_are_compressed_on_request(
     client: AsyncClient, accepted: str, found: str | None
 ) -> None:
     plain = await client.post("/decode", json={"n": 20, "seed": 1}, headers={"Accept-Encoding": ""})

@@ -165,7 +165,7 @@ async def test_a_format_that_is_not_read(
 
 
 @pytest.mark.anyio
-async def test_what_the_service_draws_it_reads(client: AsyncClient) -> None:
+async def test_the_service_reads_what_it_draws(client: AsyncClient) -> None:
     sample = await client.get("/sample?n=1&seed=21")
     drawn = png_pixels(sample)
     expected = await of_pixels(client, drawn)

@@ -1,4 +1,4 @@
-"""The same scores for the same 1,000 MNIST test images, whoever asks and in whatever form."""
+"""The same scores for the same 1,000 MNIST test images, from any client and in any body type."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ async def test_as_many_images_as_are_allowed(small_client: AsyncClient) -> None:
         b'{"n": 1, "n": 2}',
     ],
 )
-async def test_a_key_that_is_there_twice(client: AsyncClient, body: bytes) -> None:
+async def test_a_duplicate_key(client: AsyncClient, body: bytes) -> None:
     route = "/encode" if b"images" in body else "/decode"
     problem(await post(client, route, body, JSON), 422, "twice")
 

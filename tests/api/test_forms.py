@@ -33,7 +33,7 @@ async def test_a_form_of_files_larger_than_a_part_s_first_block(client: AsyncCli
 
 
 @pytest.mark.parametrize("quoted", ['"cut"', "cut; charset=utf-8", '"cut"; charset="utf-8"'])
-async def test_a_boundary_in_any_dress(
+async def test_a_boundary_may_be_quoted_and_followed_by_parameters(
     client: AsyncClient, four: Images, mu_of_four: Array, quoted: str
 ) -> None:
     body = form(image_file(four[1]))
@@ -80,7 +80,7 @@ async def test_a_form_without_a_boundary(client: AsyncClient, parameters: str) -
 
 
 @pytest.mark.parametrize("boundary", ["b" * 300, "b" * 10_000, "bogus''%ff", "\xe9\xff"])
-async def test_a_form_with_a_curious_boundary(client: AsyncClient, boundary: str) -> None:
+async def test_a_form_with_an_odd_boundary(client: AsyncClient, boundary: str) -> None:
     for name in ("boundary", "boundary*"):
         content_type = f"multipart/form-data; {name}={boundary}".encode("latin-1")
         headers = [(b"Content-Type", content_type)]

@@ -88,7 +88,7 @@ def test_each_route_refuses_and_the_connection_goes_on(connection: Connection, p
         assert connection.answer()[0] == "HTTP/1.1 200 OK"
 
 
-def test_requests_sent_at_once_are_refused_in_their_order(connection: Connection) -> None:
+def test_pipelined_requests_are_refused_in_order(connection: Connection) -> None:
     """Ten thousand of them, too, which are many in each piece that the service reads."""
     paths = [("/encode", ZEROS), ("/livez", b""), ("/decode", b'{"n": 1}')]
     few = [(f"id-{number}", *paths[number % 3]) for number in range(60)]
@@ -110,7 +110,7 @@ def test_requests_sent_at_once_are_refused_in_their_order(connection: Connection
     sender.join()
 
 
-def test_a_body_that_comes_after_the_refusal_is_passed_over(connection: Connection) -> None:
+def test_a_body_that_follows_a_refusal_is_skipped(connection: Connection) -> None:
     """In pieces, and with what looks like a request in it."""
     whole = request("/encode", request("/livez") * 50)
     head, body = whole.split(b"\r\n\r\n", 1)
@@ -122,7 +122,7 @@ def test_a_body_that_comes_after_the_refusal_is_passed_over(connection: Connecti
     assert connection.answer()[1]["x-request-id"] == "next"
 
 
-def test_a_connection_is_closed_where_that_is_asked_for(live: Service) -> None:
+def test_connection_close_is_honoured(live: Service) -> None:
     for options in ({"headers": ("Connection: close",)}, {"version": "1.0"}):
         with closing(Connection(live.host, live.port)) as connection:
             connection.send(request("/encode", ZEROS, **options))

@@ -30,7 +30,6 @@ from tests.api.image_makers import (
 HELD_S = 2.0
 """A decoder that is held waits so long at most, and fails then."""
 
-
 PHOTOGRAPH = (4000, 3000)
 
 

@@ -179,7 +179,7 @@ async def test_npy_that_is_damaged(client: AsyncClient, case: str) -> None:
         "(1L, 784L)",
     ],
 )
-async def test_npy_of_a_curious_shape(client: AsyncClient, shape: str) -> None:
+async def test_npy_of_an_odd_shape(client: AsyncClient, shape: str) -> None:
     """Each passes for a header, and none is an array that numpy could make, or has made lately."""
     body = npy_by_hand(npy_header(shape=shape), bytes(0 if shape.startswith("(0") else 784))
     answer = await post(client, "/encode", body, NPY)

@@ -129,7 +129,7 @@ def nearly(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(
     ("path", "expected"), [("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)]
 )
-async def test_worked_examples_are_what_is_answered(
+async def test_worked_examples_are_answered(
     client: AsyncClient, path: str, expected: dict[str, Any]
 ) -> None:
     answer = await client.post(path, json=examples.IMAGES)

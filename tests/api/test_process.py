@@ -101,7 +101,7 @@ def test_a_chunked_body_that_grows_too_large_is_refused(server: Server) -> None:
         assert client.get("/livez").status_code == 200
 
 
-def test_a_caller_who_leaves_is_no_fault_of_ours(server: Server) -> None:
+def test_a_client_that_disconnects_is_not_an_error(server: Server) -> None:
     with server.client() as client:
         before = metric(client, "vae_requests_total", status="500")
         with socket.create_connection(address(server), timeout=HANG_S) as connection:
@@ -138,7 +138,7 @@ def test_memory_and_files_stay_bounded(server: Server, digits: NDArray[np.uint8]
 
 
 @ON_LINUX
-def test_connections_are_no_more_than_the_files_that_may_be_open() -> None:
+def test_connections_are_limited_by_open_files() -> None:
     limited = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
     with service(prefix=limited) as live, ExitStack() as idle:
         for _ in range(400):
@@ -153,7 +153,7 @@ def test_connections_are_no_more_than_the_files_that_may_be_open() -> None:
 
 
 @ON_LINUX
-def test_the_files_that_may_be_open_are_as_many_as_the_system_allows() -> None:
+def test_the_open_file_limit_is_raised_to_the_hard_limit() -> None:
     limited = ("sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh")
     with service(prefix=limited) as live:
         limits = Path(f"/proc/{live.pid}/limits").read_text()
@@ -167,7 +167,7 @@ def test_the_files_that_may_be_open_are_as_many_as_the_system_allows() -> None:
 
 @pytest.mark.slow
 @ON_LINUX
-def test_a_process_past_helping_ends_though_nobody_reads_what_it_logs(tmp_path: Path) -> None:
+def test_a_hung_process_exits_even_if_its_log_is_not_read(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -191,7 +191,7 @@ def test_a_process_past_helping_ends_though_nobody_reads_what_it_logs(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_answers_what_was_accepted_first(
+def test_a_stop_answers_accepted_requests_first(
     start_server: Callable[..., Server], number: signal.Signals
 ) -> None:
     server = start_server("--max-batch-images", "1")  # many small batches: slow work
@@ -215,7 +215,7 @@ def test_a_stop_answers_what_was_accepted_first(
         free.bind(address(server))
 
 
-def test_a_stop_that_comes_before_it_listens_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_before_it_listens_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is in memory, and uvicorn does not handle signals yet."""
 
     def run(*_: object) -> None:
@@ -233,7 +233,7 @@ def test_a_stop_that_comes_before_it_listens_is_heeded(monkeypatch: pytest.Monke
     assert stopped.value.code == 0
 
 
-def test_a_port_that_is_taken(server: Server) -> None:
+def test_a_port_in_use_is_refused(server: Server) -> None:
     port = address(server)[1]
     done = run_service("--port", str(port))
     assert done.returncode not in (0, -signal.SIGKILL)
@@ -282,7 +282,7 @@ def _never_served(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(
+def test_a_wrong_setting_gives_one_clear_line(
     capsys: pytest.CaptureFixture[str], flags: list[str], mentioned: list[str]
 ) -> None:
     check_refused(main(flags), capsys.readouterr().err, *mentioned)
@@ -290,7 +290,7 @@ def test_a_wrong_setting_is_one_clear_line(
 
 @pytest.mark.usefixtures("_never_served")
 @pytest.mark.parametrize(("name", "value"), [("VAE_PORT", "abc"), ("VAE_THREADS", "many")])
-def test_a_wrong_environment_is_one_clear_line(
+def test_a_wrong_environment_variable_gives_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -298,7 +298,7 @@ def test_a_wrong_environment_is_one_clear_line(
 
 
 @pytest.mark.usefixtures("_never_served")
-def test_a_damaged_bundle_is_one_clear_line(
+def test_a_damaged_bundle_gives_one_clear_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def refused(name: str) -> None:
@@ -318,7 +318,7 @@ def test_a_damaged_bundle_is_one_clear_line(
     refused(str(tmp_path))
 
 
-def test_the_process_says_no_more_than_that_line() -> None:
+def test_the_process_prints_only_that_line() -> None:
     done = run_service(VAE_BUNDLE="nope")
     check_refused(done.returncode, done.stderr, "'nope'")
     assert not done.stdout
@@ -326,7 +326,7 @@ def test_the_process_says_no_more_than_that_line() -> None:
 
 @pytest.mark.usefixtures("_never_served")
 @pytest.mark.parametrize("flags", [["--no-such-flag", "1"], ["--port"], ["serve"]])
-def test_a_flag_that_is_none(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         sys.exit(main(flags))
     assert refused.value.code == 2

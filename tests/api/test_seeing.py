@@ -94,7 +94,7 @@ def test_every_line_is_json(as_json: Server, digits: NDArray[np.uint8]) -> None:
     assert not any("nowhere" in path for path in paths)
 
 
-def test_a_trace_is_carried_on(as_json: Server) -> None:
+def test_a_trace_is_propagated(as_json: Server) -> None:
     with as_json.client() as client:
         for path in ("/livez", "/v2", "/sample?n=0", "/nowhere"):  # by both ways, and refused
             traceparent = f"00-{TRACE}-{CALLER}-01"
@@ -110,7 +110,7 @@ def test_a_trace_is_carried_on(as_json: Server) -> None:
             assert line["parent_id"] == CALLER
 
 
-def test_what_is_no_trace_is_not_carried_on(as_json: Server) -> None:
+def test_an_invalid_trace_is_not_propagated(as_json: Server) -> None:
     with as_json.client() as client:
         for wrong in (f"ff-{TRACE}-{CALLER}-01", "x" * 5_000, f"00-{'0' * 32}-{CALLER}-01"):
             answer = client.get("/livez", headers={"traceparent": wrong})
@@ -169,7 +169,7 @@ def started(*flags: str, by: str = '"$@"') -> tuple[subprocess.Popen[bytes], int
     ['"$@"', '"$@" 2>/dev/full', '"$@" <&- >&- 2>&-', '"$@" 2>&-'],
     ids=["nobody reads", "full", "all closed", "closed"],
 )
-def test_a_log_that_nobody_takes_stops_nothing(shell: str, workers: str) -> None:
+def test_an_unread_log_does_not_block_the_service(shell: str, workers: str) -> None:
     if "full" in shell and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     process, port = started("--workers", workers, by=shell)
@@ -208,7 +208,7 @@ def two_workers() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     process.stderr.close()
 
 
-def test_totals_of_workers_outlive_them_and_gauges_do_not(
+def test_totals_outlive_workers_and_gauges_do_not(
     two_workers: tuple[subprocess.Popen[bytes], int], digits: NDArray[np.uint8]
 ) -> None:
     process, port = two_workers
@@ -249,7 +249,7 @@ def test_totals_of_workers_outlive_them_and_gauges_do_not(
     assert counted(port)["vae_memory_bytes"] < 1.5 * before
 
 
-def test_metrics_leave_nothing_in_memory_when_all_end() -> None:
+def test_metrics_files_are_removed_when_the_service_ends() -> None:
     process, _ = started("--workers", "2")
     try:
         if not Path(f"/proc/{process.pid}/maps").exists():
@@ -283,7 +283,7 @@ def can_mount() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mount", "warnings"), [("full", 1), ("read-only", 0)])
-def test_workers_serve_on_without_that_memory(
+def test_workers_keep_serving_without_shared_memory(
     mount: str, warnings: int, digits: NDArray[np.uint8]
 ) -> None:
     if not can_mount():

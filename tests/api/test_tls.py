@@ -1,4 +1,4 @@
-"""https, by a certificate of the settings."""
+"""HTTPS with a certificate from the settings."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server(request: pytest.FixtureRequest, files: Files) -> Iterator[Server]:
         yield server
 
 
-def test_it_is_https_and_nothing_else(server: Server, files: Files) -> None:
+def test_it_speaks_https_only(server: Server, files: Files) -> None:
     assert server.url.startswith("https://")
     context = ssl.create_default_context(cafile=str(files.authority))
     with httpx.Client(base_url=server.url, verify=context, timeout=HANG_S) as client:
@@ -82,7 +82,7 @@ def test_old_versions_of_tls_are_refused(server: Server) -> None:
         context.wrap_socket(connection)
 
 
-def test_the_container_s_check_asks_by_https(server: Server, files: Files) -> None:
+def test_the_container_s_health_check_uses_https(server: Server, files: Files) -> None:
     environment = {
         "VAE_PORT": server.url.rpartition(":")[2],
         "VAE_TLS_CERT_FILE": str(files.cert),
@@ -102,7 +102,7 @@ def test_the_container_s_check_asks_by_https(server: Server, files: Files) -> No
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_files_that_cannot_be_used_are_one_line(files: Files, tmp_path: Path, workers: str) -> None:
+def test_unusable_files_give_one_line(files: Files, tmp_path: Path, workers: str) -> None:
     def refused(cert: Path, key: Path) -> str:
         flags = ("--tls-cert-file", str(cert), "--tls-key-file", str(key))
         return start_and_fail("--workers", workers, *flags)
@@ -146,7 +146,7 @@ def test_a_handshake_that_never_begins_has_an_end(
     assert 0.4 < time.monotonic() - began < 3
 
 
-def test_who_does_not_agree_to_the_end_does_not_hold_it_up(
+def test_a_peer_that_ignores_close_notify_holds_nothing_up(
     files: Files, start_server: Callable[..., Server]
 ) -> None:
     """Neither that of an idle connection nor that of the service."""

@@ -138,7 +138,7 @@ def test_connections_reach_all_workers(workers: Server) -> None:
     assert {int(pid) for pid in re.findall(r"pid=(\d+)", shown.stdout)} == pids
 
 
-def test_a_stop_ends_all_and_frees_the_port(
+def test_a_stop_ends_all_workers_and_frees_the_port(
     start_server: Callable[..., Server], digits: NDArray[np.uint8]
 ) -> None:
     server = start_server("--workers", str(WORKERS))
@@ -152,7 +152,7 @@ def test_a_stop_ends_all_and_frees_the_port(
         free.bind(address(server))
 
 
-def test_a_parent_that_is_killed_takes_its_workers_along(
+def test_killing_the_parent_ends_the_workers(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server("--workers", str(WORKERS))
@@ -162,13 +162,13 @@ def test_a_parent_that_is_killed_takes_its_workers_along(
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_what_no_worker_can_start_with_is_one_clear_line(server: Server) -> None:
+def test_a_setting_no_worker_can_start_with_gives_one_clear_line(server: Server) -> None:
     done = run_service("--workers", "2", VAE_BUNDLE="nope")
     check_refused(done.returncode, done.stderr, "'nope'")
 
 
 @pytest.mark.parametrize("other", ["server", "workers"])
-def test_a_port_that_is_taken_is_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
+def test_a_port_in_use_gives_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
     """By a service that shares it among its own workers, too."""
     port = str(address(request.getfixturevalue(other))[1])
     done = run_service("--workers", "2", "--port", port)
@@ -222,7 +222,7 @@ def test_a_stop_closes_the_port_while_answers_are_on_their_way(
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.3, 0.8])
-def test_a_stop_that_comes_while_they_start(moment_s: float) -> None:
+def test_a_stop_during_startup(moment_s: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--workers", "2", "--port", "0"],
         stderr=subprocess.PIPE, text=True,

@@ -1,5 +1,5 @@
-"""Files that would be large are refused, for what their bytes cost and no more; those that may be
-large cost what their decoder takes."""
+"""Decompression bombs are refused at the cost of their bytes; large images within the limits cost what
+their decoder needs."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_an_input_is_the_same_in_each_run() -> None:
         ("closed", False, True),
     ],
 )
-def test_what_is_allowed(status: str, of_a_request: bool, of_garbage: bool) -> None:
+def test_allowed_statuses(status: str, of_a_request: bool, of_garbage: bool) -> None:
     assert is_allowed(status, garbage=False) is of_a_request
     assert is_allowed(status, garbage=True) is of_garbage
 

@@ -1,4 +1,4 @@
-"""The scripts would notice what they are there to notice."""
+"""The scripts notice what they are there to notice."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def answering(*answers: bytes) -> Iterator[int]:
         ((LAST.replace(b"200", b"500"),), "500"),
     ],
 )
-def test_a_request_without_a_whole_good_answer_has_failed(
+def test_a_request_without_a_complete_2xx_answer_has_failed(
     answers: tuple[bytes, ...], failure: str
 ) -> None:
     with answering(*answers) as port, Crowd(port, raw(1), clients=2, pause_s=0.01) as crowd:
@@ -82,7 +82,7 @@ def test_a_request_without_a_whole_good_answer_has_failed(
     assert all(found.what.startswith(failure) for found in crowd.failures)
 
 
-def test_who_is_told_to_close_makes_another_connection_and_nothing_has_failed() -> None:
+def test_connection_close_is_honoured_and_not_a_failure() -> None:
     with answering(OK, LAST) as port, Crowd(port, raw(1), pause_s=0.001) as crowd:
         time.sleep(0.2)
     assert len(crowd.answers) > 5
@@ -105,20 +105,20 @@ def test_a_connection_that_cannot_be_made_is_no_failed_request() -> None:
     assert not crowd.failures
 
 
-def test_a_stream_tells_what_it_was_answered() -> None:
+def test_a_stream_counts_its_answers() -> None:
     with answering(*[OK] * 100_000) as port, stream(port, [raw(1)], 2) as statuses:
         time.sleep(0.1)
     assert statuses[200] > 2
     assert statuses.total() == statuses[200]
 
 
-def test_capacity_is_what_is_answered() -> None:
+def test_capacity_counts_answers() -> None:
     with answering(*[OK] * 100_000) as port:
         request = b"POST / HTTP/1.1\r\n\r\n" + bytes(784)
         assert 100 < capacity(port, request, seconds=0.2, connections=2) < 1_000_000
 
 
-def test_slow_clients_tell_who_was_closed_and_how() -> None:
+def test_slow_clients_report_which_connections_were_closed_and_how() -> None:
     late = b"HTTP/1.1 408 Request Timeout\r\n\r\n"
     with closing(create_server(("127.0.0.1", 0))) as listener:
         slow = SlowClients(listener.getsockname()[1], 4)

@@ -1,4 +1,4 @@
-"""The short version of each script. Counts and statuses must be right on a busy machine, too.
+"""The short version of each script. Counts and statuses must be right even on a busy machine.
 
 Ratios of latencies and the like are for `make soak`: the words of those are given to `kept`, and
 where something can be said of them in seconds on any machine, it is said here.

@@ -1,4 +1,4 @@
-"""What the tests themselves keep to."""
+"""Rules for the tests themselves."""
 
 from __future__ import annotations
 

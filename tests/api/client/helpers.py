@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from service.client import AsyncClient, Client
 
 Images = NDArray[np.uint8]
-
-
 Use = Callable[..., Any]
 
 

@@ -40,7 +40,7 @@ def test_a_table(server: Server, http: httpx.Client, four: Images, paths: list[P
             assert float(text) == pytest.approx(expected[key][i], abs=0.006, rel=0.01)
 
 
-def test_json_lines_and_files_that_are_none(
+def test_json_lines_and_files_that_are_not_images(
     server: Server, http: httpx.Client, four: Images, paths: list[Path], tmp_path: Path
 ) -> None:
     """A broken file among them spoils no other's line."""
@@ -65,7 +65,7 @@ def test_json_lines_and_files_that_are_none(
     assert "Traceback" not in done.stderr
 
 
-def test_a_table_with_nobody_there(paths: list[Path]) -> None:
+def test_a_table_when_the_service_is_down(paths: list[Path]) -> None:
     done = run("score", *paths, "--url", f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, "told once, not for each file"

@@ -117,7 +117,7 @@ def array_answer() -> Step:
     return Step(body=file.getvalue())
 
 
-def test_no_room_now_is_asked_again_later(use: Use, start_fake: Callable[..., Fake]) -> None:
+def test_a_503_is_retried_later(use: Use, start_fake: Callable[..., Fake]) -> None:
     later = Step(503, headers={"Retry-After": "1"})
     fake = start_fake(later, array_answer())
     image = np.zeros((1, 28, 28), np.uint8)
@@ -136,7 +136,9 @@ def test_pauses_grow_without_a_retry_after(use: Use, start_fake: Callable[..., F
     assert (pauses >= [0.05, 0.1, 0.2]).all(), "half of 0.1, 0.2, 0.4 at least"
 
 
-def test_no_room_for_ever(use: Use, start_fake: Callable[..., Fake]) -> None:
+def test_a_permanent_503_gives_up_at_the_deadline(
+    use: Use, start_fake: Callable[..., Fake]
+) -> None:
     fake = start_fake(FULL)
     started = time.monotonic()
     with pytest.raises(ClientError) as caught:
@@ -189,7 +191,7 @@ def test_other_refusals_are_final(use: Use, start_fake: Callable[..., Fake], sta
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"text"', b"\xff", b'{"errors": null}'])
-def test_a_refusal_that_is_no_problem_json(
+def test_a_refusal_that_is_not_problem_json(
     use: Use, start_fake: Callable[..., Fake], body: bytes
 ) -> None:
     """A proxy's, say."""
@@ -224,7 +226,7 @@ def test_a_service_that_is_still_starting(use: Use, start_fake: Callable[..., Fa
     timer.join()
 
 
-def test_nobody_there(use: Use) -> None:
+def test_no_service_there(use: Use) -> None:
     started = time.monotonic()
     with pytest.raises(UnreachableError, match="/model") as caught:
         use(f"http://127.0.0.1:{free_port()}", "model", options={"timeout_s": 0.5})
@@ -246,7 +248,7 @@ def test_an_answer_that_takes_too_long(
     assert len(fake.times) == 1, "not repeated past the deadline"
 
 
-def test_the_service_is_told_the_deadline(use: Use, start_fake: Callable[..., Fake]) -> None:
+def test_the_deadline_is_sent_to_the_service(use: Use, start_fake: Callable[..., Fake]) -> None:
     fake = start_fake(Step())
     use(fake.url, "model", options={"timeout_s": 7})
     assert 6 < float(fake.headers[0]["X-Request-Timeout"]) <= 7

@@ -178,9 +178,7 @@ def test_what_the_service_refuses(
     assert caught.value.status == status
 
 
-def test_what_is_no_image_is_refused_before_it_is_sent(
-    use: Use, four: Images, tmp_path: Path
-) -> None:
+def test_a_non_image_is_refused_before_it_is_sent(use: Use, four: Images, tmp_path: Path) -> None:
     """Nothing listens at this address."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(TypeError, match="sequence"):

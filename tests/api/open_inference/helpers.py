@@ -16,7 +16,6 @@ from tritonclient.utils import (  # type: ignore[import-untyped]
 
 Arrays = dict[str, NDArray[Any]]
 
-
 MODELS = {
     "encode": ("images", ["mu", "sigma"]),
     "decode": ("z", ["images"]),
@@ -24,7 +23,6 @@ MODELS = {
     "anomaly-score": ("images", ["score", "p_value", "is_anomaly", "mse", "kl"]),
 }
 """Each model's input and outputs."""
-
 
 LENGTH = "Inference-Header-Content-Length"
 

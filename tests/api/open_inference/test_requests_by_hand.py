@@ -14,10 +14,7 @@ from tests.api.open_inference.helpers import LENGTH, document, error, post
 ZEROS = bytes(80)
 """Two latents."""
 
-
 BINARY = document(parameters={"binary_data_size": 80})
-
-
 JSON_BYTES = len(json.dumps(BINARY))
 
 
@@ -50,7 +47,7 @@ def test_binary_by_hand(http: httpx.Client) -> None:
         pytest.param("9" * 5_000, id="5,000 digits"),
     ],
 )
-def test_a_wrong_length_of_the_json(http: httpx.Client, length: object) -> None:
+def test_a_wrong_json_length(http: httpx.Client, length: object) -> None:
     headers = [(LENGTH.encode(), str(length).encode("latin-1"))]
     content = json.dumps(BINARY).encode() + ZEROS
     error(http.post("/v2/models/decode/infer", content=content, headers=headers), 400)
@@ -174,7 +171,7 @@ def test_a_wrong_request(http: httpx.Client, change: dict[str, Any], mentioned: 
         b"[" * 5_000,
     ],
 )
-def test_json_without_sense(http: httpx.Client, content: bytes) -> None:
+def test_invalid_json(http: httpx.Client, content: bytes) -> None:
     error(post(http, "decode", content), 400)
 
 
@@ -184,7 +181,7 @@ def test_json_without_numbers(http: httpx.Client, word: str) -> None:
     error(post(http, "decode", content), 400, "JSON")
 
 
-def test_a_key_that_is_there_twice(http: httpx.Client) -> None:
+def test_a_duplicate_key(http: httpx.Client) -> None:
     """Which of the two is meant is not ours to guess."""
     once = json.dumps(document())
     twice = once[:-1] + ', "inputs": []}'
@@ -193,7 +190,7 @@ def test_a_key_that_is_there_twice(http: httpx.Client) -> None:
     error(post(http, "decode", tensor_twice.encode()), 400, "name", "twice")
 
 
-def test_outputs_that_are_none_are_all(http: httpx.Client) -> None:
+def test_null_or_empty_outputs_mean_all(http: httpx.Client) -> None:
     expected = post(http, "decode", document()).json()
     nothing: list[Any] = [None, []]
     for outputs in nothing:

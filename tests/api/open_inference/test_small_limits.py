@@ -1,4 +1,4 @@
-"""What only an app with small limits, and an engine that a test may break, can show."""
+"""Limits and failures: an app with small limits, and an engine that a test may break."""
 
 from __future__ import annotations
 

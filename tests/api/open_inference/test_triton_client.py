@@ -180,7 +180,7 @@ def test_asynchronous_calls(server: Server, rows: Arrays, native: dict[str, Arra
         assert caught.value.status() == "400"
 
 
-def test_what_the_client_adds_for_other_servers_is_let_be(
+def test_the_client_s_extra_parameters_are_ignored(
     client: Any, rows: Arrays, native: dict[str, Arrays]
 ) -> None:
     result = client.infer(

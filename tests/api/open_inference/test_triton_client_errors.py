@@ -29,7 +29,7 @@ def refused(
         assert word in message, message
 
 
-def test_a_model_or_version_that_is_not_there(client: Any, rows: Arrays, version: str) -> None:
+def test_an_unknown_model_or_version(client: Any, rows: Arrays, version: str) -> None:
     images = rows["images"]
     refused(client, "404", "nothing", "anomaly-score", model="nothing", images=images)
     refused(client, "404", "'1'", version, version="1", images=images)

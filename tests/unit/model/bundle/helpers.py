@@ -16,10 +16,7 @@ from model.scores.calibration import Calibration
 from tests.unit.samples import assert_one_line, whole_bundle
 
 UNCALIBRATED_FILES = {"README.md", "config.json", "model.safetensors"}
-
-
 BUNDLE_FILES = UNCALIBRATED_FILES | {CALIBRATION_FILE}
-
 
 FIELDS = {
     *("format", "name", "weights_sha256", "config", "calibration"),
@@ -27,12 +24,10 @@ FIELDS = {
 }
 """Without `known`, which bundles of older versions have not."""
 
-
 WHOLE = whole_bundle(
     provenance={"data_set": "digits", "seed": 7, "files_sha256": {"a.gz": "00ff"}},
     metrics={"test": {"n": 3, "mse": 0.5, "mse_sampled": 0.6, "kl": 1.5, "negative_elbo": None}},
 )
-
 
 each_file = pytest.mark.parametrize("name", sorted(BUNDLE_FILES - {"README.md"}))
 

@@ -90,7 +90,7 @@ def test_statistics_and_calibration_come_back_as_they_were_saved(directory: Path
 
 @pytest.mark.parametrize("statistics", [None, some_statistics()], ids=["none", "some"])
 @pytest.mark.parametrize("pixel_variance", [None, 0.25])
-def test_whichever_scores_there_are_their_calibration_comes_back(
+def test_the_calibration_of_any_scores_is_restored(
     statistics: ScoreStatistics | None, pixel_variance: float | None, tmp_path: Path
 ) -> None:
     saved = whole_bundle(statistics=statistics, pixel_variance=pixel_variance)
@@ -135,7 +135,7 @@ def test_saved_without_calibration_it_keeps_none_of_an_earlier_one(directory: Pa
     assert load_bundle(directory).calibration is None
 
 
-def test_a_calibration_that_the_config_does_not_name_is_none(directory: Path) -> None:
+def test_a_calibration_that_the_config_does_not_name_is_ignored(directory: Path) -> None:
     """As of a save cut short before the older file was removed."""
     edit(directory, calibration=None)
     assert load_bundle(directory).calibration is None
@@ -245,7 +245,7 @@ def test_a_save_cut_short_does_not_load_as_something_else(
     ],
     ids=["metrics", "weights", "name", "statistics"],
 )
-def test_what_would_not_load_is_not_saved(directory: Path, fields: dict[str, Any]) -> None:
+def test_a_bundle_that_would_not_load_is_not_saved(directory: Path, fields: dict[str, Any]) -> None:
     """And what was there before is as it was: a training that failed does not cost it."""
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     with pytest.raises((BundleError, ValueError)):
@@ -268,7 +268,7 @@ def test_a_directory_is_found(directory: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["minst", "", "../nowhere", "mnist/", "a\0b", "x" * 5_000])
-def test_what_is_no_bundle_is_answered_with_the_shipped_ones(
+def test_an_unknown_bundle_name_lists_the_shipped_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -65,7 +65,7 @@ def test_a_missing_directory(tmp_path: Path) -> None:
     ],
     ids=lambda text: text[:12].decode("latin-1"),
 )
-def test_what_is_no_config(directory: Path, text: bytes) -> None:
+def test_a_config_that_is_not_one(directory: Path, text: bytes) -> None:
     (directory / "config.json").write_bytes(text)
     refused(directory)
 
@@ -127,7 +127,7 @@ def test_a_missing_field_is_named(directory: Path, field: str) -> None:
         ("calibration", {"data_set": "d", "date": "2026", "sha256": "00"}, "is damaged"),
     ],
 )
-def test_a_wrong_field_is_told(directory: Path, field: str, value: object, reason: str) -> None:
+def test_a_wrong_field_is_reported(directory: Path, field: str, value: object, reason: str) -> None:
     edit(directory, **{field: value})
     assert reason in refused(directory)
 
@@ -182,14 +182,14 @@ def with_value(value: float) -> dict[str, Tensor]:
         ({}, "lacks tensor"),
     ],
 )
-def test_wrong_weights_are_told(directory: Path, weights: dict[str, Tensor], reason: str) -> None:
+def test_wrong_weights_are_reported(
+    directory: Path, weights: dict[str, Tensor], reason: str
+) -> None:
     replace_weights(directory, safetensors.torch.save(weights))
     assert reason in refused(directory)
 
 
 Tensors = dict[str, Tensor]
-
-
 Tables = dict[str, NDArray[Any]]
 
 
@@ -243,7 +243,7 @@ def test_tables_of_another_version_s_scores(directory: Path) -> None:
         (lambda t: t["statistics.mixture_roots"].neg_(), "mixture_roots holds -"),
     ],
 )
-def test_wrong_statistics_are_told(
+def test_wrong_statistics_are_reported(
     directory: Path, change: Callable[[Tensors], object], reason: str
 ) -> None:
     tensors = safetensors.torch.load((directory / "model.safetensors").read_bytes())
@@ -267,7 +267,7 @@ def test_wrong_statistics_are_told(
         (lambda t: t.clear(), "sizes {}"),
     ],
 )
-def test_a_wrong_calibration_is_told(
+def test_a_wrong_calibration_is_reported(
     directory: Path, change: Callable[[Tables], object], reason: str
 ) -> None:
     tables = safetensors.numpy.load((directory / CALIBRATION_FILE).read_bytes())

@@ -1,4 +1,4 @@
-"""The scores in C against those in torch: same numbers, whatever they are given."""
+"""The scores in C against those in torch: the same numbers for any input."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def errors_of(values: Tensor) -> Case:
         torch.linspace(0, 1, 784).pow(20),
     ],
 )
-def test_the_worst_pixels_of_unkind_errors(values: Tensor) -> None:
+def test_the_worst_pixels_of_adversarial_errors(values: Tensor) -> None:
     case = errors_of(values)
     case.check()
     for worst in (1, 2, 38, 40, 783, 784):
@@ -177,7 +177,7 @@ def test_the_logistic_function_everywhere() -> None:
 
 
 @pytest.mark.parametrize("floor", [0.03, 0.21, 0.42])  # 1 / 0.21 · 0.21 is not 1 in float32
-def test_no_error_is_none_whatever_the_floor(floor: float) -> None:
+def test_a_zero_error_stays_zero_for_any_floor(floor: float) -> None:
     case = Case(n=8)
     case.logits = 1e4 * case.logits.sign()
     case.pixels = (case.logits > 0).float()
@@ -321,7 +321,7 @@ def test_errors_of_many_reconstructions_are_those_of_each(pixels: int, k: int) -
     np.testing.assert_array_equal(found.ravel(), expected)
 
 
-def test_errors_of_what_does_not_fit_are_refused() -> None:
+def test_errors_of_mismatched_shapes_are_refused() -> None:
     x, logits, out = (np.zeros(shape, np.float32) for shape in ((2, 9), (6, 9), (2, 3)))
     frozen = out.copy()
     frozen.flags.writeable = False

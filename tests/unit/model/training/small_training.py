@@ -13,14 +13,8 @@ from model.config import VAEConfig
 from model.training.train import Trained, TrainOptions
 
 SMALL = VAEConfig(hidden_sizes=(12,), latent_size=3)
-
-
 CONV = VAEConfig(architecture="conv", hidden_sizes=(4, 4, 8), latent_size=3)
-
-
 QUICK = TrainOptions(epochs=4, batch_size=32)
-
-
 BATCHES = 3  # in an epoch, of the 94 images that are left of 120
 
 

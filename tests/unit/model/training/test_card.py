@@ -25,7 +25,7 @@ def calibration_on(n: int) -> Calibration:
     return calibration_of(tables, data_set="held-out digits", date="2026-01-02")
 
 
-def test_it_names_what_was_trained_on_what() -> None:
+def test_it_names_each_network_s_training_set() -> None:
     bundle = tiny_bundle(
         name="my digits",
         pixel_variance=0.125,

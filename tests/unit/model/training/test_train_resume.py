@@ -160,7 +160,7 @@ def test_an_interruption_keeps_the_best_weights_too(
     assert same({f"weights/{name}": t for name, t in weights(trained).items()}, first)
 
 
-def test_divergence_is_told(few: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_divergence_is_reported(few: NDArray[np.uint8], tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     options = replace(QUICK, learning_rate=1e10)
     with pytest.raises(ValueError, match="learning rate") as raised:

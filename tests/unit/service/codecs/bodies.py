@@ -16,8 +16,6 @@ from service.codecs import registry as media
 from service.codecs.options import ImageOptions, Pixels
 
 GREY = ImageOptions(shape=(1, 4, 5), max_images=10, max_image_pixels=10_000)
-
-
 COLOUR = ImageOptions(shape=(3, 4, 5), max_images=10, max_image_pixels=10_000)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.unit.service.codecs.bodies import COLOUR, file_of, random_pixels, read
 
 
-def test_a_file_is_made_what_the_network_needs() -> None:
+def test_a_file_is_converted_to_what_the_network_needs() -> None:
     colour = random_pixels(4, 5, 3)
     grey = random_pixels(4, 5)
     assert (read(file_of(colour), COLOUR) == colour.transpose(2, 0, 1).reshape(1, -1)).all()

@@ -1,4 +1,4 @@
-"""service/codecs/_json.c: what it takes it reads as simdjson and numpy do, bit for bit."""
+"""service/codecs/_json.c: what it accepts it reads as simdjson and numpy do, bit for bit."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ def test_whole_numbers_are_taken(number: str) -> None:
 
 @pytest.mark.parametrize("number", [*NO_PIXELS, "", "- 1", "1 1", "0. 5", "0 .5", "1 e0", "0.5\0"])
 @pytest.mark.parametrize("dtype", ["", "uint8"])
-def test_what_is_no_pixel_is_left_alone(number: str, dtype: str) -> None:
+def test_invalid_pixels_are_left_to_the_slow_path(number: str, dtype: str) -> None:
     assert not takes(number, dtype)
 
 
 @pytest.mark.parametrize("number", ["0.5", "254.5", "255.5", "1e-1", "0.0000001", "255.0000001"])
-def test_what_is_not_whole_is_left_alone(number: str) -> None:
+def test_fractions_as_uint8_are_left_to_the_slow_path(number: str) -> None:
     assert not takes(number, "uint8")
 
 
 @pytest.mark.parametrize("number", ["1.00000000000000001", "0.50000001490116119384765625"])
-def test_what_is_taken_is_right_or_left_alone(number: str) -> None:
+def test_accepted_numbers_are_right(number: str) -> None:
     """Such as rounds to 1, or has more digits than fit."""
     takes(number)
     takes(number, "uint8")
@@ -239,7 +239,7 @@ def test_plain_bodies_are_taken(case: tuple[str, ImageOptions]) -> None:
 @given(plain_bodies(), st.data())
 @HARD
 @pytest.mark.slow
-def test_damaged_bodies_are_right_or_left_alone(
+def test_damaged_bodies_are_read_right_or_left_to_the_slow_path(
     case: tuple[str, ImageOptions], data: st.DataObject
 ) -> None:
     body = bytearray(case[0].encode())
@@ -358,7 +358,7 @@ null
 
 
 @pytest.mark.parametrize("body", NOT_PLAIN)
-def test_what_is_not_plain_is_left_alone(body: str) -> None:
+def test_unusual_bodies_are_left_to_the_slow_path(body: str) -> None:
     assert native(body) is None
 
 

@@ -28,7 +28,7 @@ def test_numbers_may_have_one_of_several_shapes() -> None:
 
 
 @pytest.mark.parametrize("wrong", [True, None, "1", [1], {}, "x", []])
-def test_what_is_no_number_is_not_made_one(wrong: Any) -> None:
+def test_non_numbers_are_not_converted(wrong: Any) -> None:
     for value in ([[0.5, wrong]], [[1, wrong]], [[wrong, wrong]], [[0, 1], [wrong, 1]]):
         with pytest.raises(InvalidContentError, match=rf"x\[{len(value) - 1}\]"):
             rows(value, [(2,)])

@@ -28,7 +28,7 @@ def npy_header(text: bytes, version: int = 1, length: int | None = None) -> byte
         (b"PK\x03\x04" + bytes(200), "is not an .npy file"),
     ],
 )
-def test_an_npy_header_that_is_none(body: bytes, reason: str) -> None:
+def test_an_invalid_npy_header(body: bytes, reason: str) -> None:
     with pytest.raises(BadBodyError, match=re.escape(reason)):
         read(body, content_type="application/x-npy")
 

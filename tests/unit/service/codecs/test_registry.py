@@ -92,6 +92,6 @@ def test_small_and_large_bodies_are_read_alike() -> None:
         (b'{"images": [%s0]}' % (b"0," * 10), TooLargeError),
     ],
 )
-def test_what_is_wrong_is_told_apart(body: bytes, error: type[ServiceError]) -> None:
+def test_each_kind_of_wrong_body_has_its_error(body: bytes, error: type[ServiceError]) -> None:
     with pytest.raises(error):
         read(body)

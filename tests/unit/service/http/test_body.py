@@ -100,7 +100,7 @@ def test_a_body_of_whole_steps_is_unpacked_whole(extra: int, encoding: str) -> N
     assert asyncio.run(read_body(request, len(data))) == data
 
 
-def test_others_have_their_turn_while_a_body_is_unpacked() -> None:
+def test_the_event_loop_runs_while_a_body_is_decompressed() -> None:
     """A few kilobytes that become thirty megabytes are in one chunk, which others wait for."""
     steps = 30
     bomb = gzip.compress(bytes(steps * UNPACK_BYTES))

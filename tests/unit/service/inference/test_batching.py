@@ -44,7 +44,7 @@ def test_a_lone_request_goes_at_once_and_off_the_event_loop(
     assert [n for n, _ in counted] == [2]
 
 
-def test_what_arrives_together_or_while_a_batch_runs_shares_the_next(
+def test_requests_that_arrive_together_share_a_batch(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network()
@@ -204,7 +204,7 @@ def test_on_the_event_loop_too_a_failure_is_its_own_request_s_only(
     run(main())
 
 
-def test_between_batches_on_the_event_loop_others_get_their_turn(
+def test_the_event_loop_runs_between_inline_batches(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network()

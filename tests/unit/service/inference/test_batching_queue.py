@@ -29,7 +29,7 @@ from tests.unit.service.inference.batches import (
 
 
 @pytest.mark.parametrize("expires", [False, True])
-def test_rows_of_who_waits_no_longer_are_gone(
+def test_rows_of_abandoned_requests_are_freed(
     expires: bool, make_batcher: Callable[..., MicroBatcher]
 ) -> None:
     """Though their place in the queue is passed over only when its turn comes."""
@@ -59,7 +59,7 @@ def test_rows_of_who_waits_no_longer_are_gone(
     run(main())
 
 
-def test_what_always_fits_does_and_is_first_of_its_kind(
+def test_an_always_admitted_request_fits_and_goes_first(
     make_batcher: Callable[..., MicroBatcher],
 ) -> None:
     network = Network()
@@ -253,7 +253,7 @@ def test_a_deadline_drops_what_waits(make_batcher: Callable[..., MicroBatcher]) 
     assert network.batches == [1]
 
 
-def test_bytes_have_their_limit_too(make_batcher: Callable[..., MicroBatcher]) -> None:
+def test_queued_bytes_are_limited_too(make_batcher: Callable[..., MicroBatcher]) -> None:
     batcher = make_batcher(budget=ByteBudget(5 * rows(0).nbytes))
     network = Network()
 
