@@ -1,5 +1,5 @@
-"""Decompression bombs are refused at the cost of their bytes; large images within the limits cost what
-their decoder needs."""
+"""Decompression bombs are refused at the cost of their bytes; large images within the limits cost
+what their decoder needs."""
 
 from __future__ import annotations
 
