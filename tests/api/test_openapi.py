@@ -17,10 +17,10 @@ from model.bundle.bundle import find_bundle
 from service.api import examples
 from service.app import App, create_app
 from service.inference import health
-from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
     IMAGE_ROUTES,
+    SMALL,
     WORK_ROUTES,
     client_of,
     engine_of,
@@ -129,7 +129,7 @@ def nearly(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(
     ("path", "expected"), [("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)]
 )
-async def test_worked_examples_are_what_is_answered(
+async def test_worked_examples_are_answered(
     client: AsyncClient, path: str, expected: dict[str, Any]
 ) -> None:
     answer = await client.post(path, json=examples.IMAGES)

@@ -1,4 +1,4 @@
-"""What takes long is done beside the event loop, by threads that small requests need not share."""
+"""Long work runs off the event loop, in threads that small requests do not wait for."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_a_deadline_holds_while_large_bodies_are_read(app: App, client: As
         assert "not read" in answer.text
 
 
-async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() -> None:
+async def test_abandoned_work_is_freed() -> None:
     """Neither past its time nor when the caller has gone."""
     with ThreadPoolExecutor(1) as threads, busy(threads):
         for gone, closure in product((False, True), (False, True)):

@@ -72,7 +72,7 @@ def test_anything_else_is_no_key(value: str) -> None:
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_no_header_is_a_fault(value: str) -> None:
+def test_no_header_causes_an_error(value: str) -> None:
     found = Keys(None, ALICE)
     assert found.find(value) is None
     assert found.find(f"Bearer {value}") is None
@@ -177,7 +177,7 @@ def test_keys_stay_while_the_file_is_broken(
 
 @pytest.mark.usefixtures("_always_look")
 @pytest.mark.parametrize("text", ["", "# nobody\n"])
-def test_a_file_that_is_emptied_lets_nobody_in(
+def test_an_emptied_key_file_admits_nobody(
     file: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.write_text(line("alice", ALICE))
