@@ -29,8 +29,8 @@ from service.settings import Settings
 from tests.api.conftest import SMALL
 from tests.api.helpers import HANG_S, client_of, hold, metric, problem, queue_holds, uint8_body
 from tests.api.test_process import address
-from tests.api.test_readme import run, shell_block
 from tests.conftest import Server
+from tests.docs import run_block, shell_block
 
 ROOT = Path(__file__).parents[2]
 
@@ -413,5 +413,5 @@ def test_the_readme_s_commands_work(
     )
     monkeypatch.setenv("VAE_API_KEY", done.stderr.split()[-1])
     server = start_server("--api-keys-file", str(tmp_path / "api-keys"))
-    run(shell_block("key:"), server, tmp_path)
+    run_block(shell_block("key:"), server, tmp_path)
     assert (tmp_path / "digit.png").read_bytes().startswith(b"\x89PNG")
