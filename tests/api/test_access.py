@@ -25,7 +25,6 @@ from service.client import AsyncClient as ServiceAsyncClient
 from service.client import Client, ProblemError
 from service.client.__main__ import main as client_main
 from service.settings import Settings
-from tests.api.documents import ROOT, run_block, shell_block
 from tests.api.helpers import (
     HANG_S,
     SMALL,
@@ -36,6 +35,7 @@ from tests.api.helpers import (
     queue_holds,
     uint8_body,
 )
+from tests.docs import ROOT, run_block, shell_block
 from tests.processes import Server, address, running, start_and_fail, wait_until
 
 KEYS = {
