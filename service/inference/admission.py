@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.engine.engine import Engine
 from model.results import Decoding, Encoding, Floats, Reconstructions
 from model.scores.calibration import DEFAULT_DRAWS, benjamini_hochberg
-from model.scores.sampled import draws_a_row, most_drawn_rows
+from model.scores.sampled import draws_per_row, max_draw_rows
 from service.errors import QueueFullError
 from service.inference.batching import Columns, MicroBatcher, Rows, Run
 from service.request import RequestContext
@@ -122,11 +122,11 @@ class Inference:
         if name in self.engine.sampled_scores:
             shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
             self._batcher.check_capacity(
-                len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)), 0
+                len(images) * math.ceil(wanted.draws / draws_per_row(wanted.draws)), 0
             )
             rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
-            run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
-            most = most_drawn_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
+            run = self._run_of(self.engine.draw, draws=draws_per_row(wanted.draws))
+            most = max_draw_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
             draws = await self._submit(run, rows, context, inline=False, most_rows=most)
             score = self.engine.sampled_score(name, draws, shape)
             first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these

@@ -184,7 +184,7 @@ def test_a_zero_error_stays_zero_for_any_floor(floor: float) -> None:
     constants, out = native.CONSTANTS.copy(), np.empty((3, 8), np.float32)
     constants[2] = floor
     parts = (case.pixels.numpy(), case.logits.numpy(), case.heads.numpy())
-    score("fused", *parts, 2, constants, native.packed(case.statistics), out)
+    score("fused", *parts, 2, constants, native.statistics_in_groups(case.statistics), out)
     np.testing.assert_array_equal(out[1], 0)
 
 
@@ -413,7 +413,11 @@ def test_wrong_arguments_are_refused(place: int, spoil: Callable[[Any], Any], me
     case = Case()
     arguments: list[Any] = [
         *("fused", case.pixels.numpy(), case.logits.numpy(), case.heads.numpy(), 2),
-        *(native.CONSTANTS, native.packed(case.statistics), np.zeros((3, 5), np.float32)),
+        *(
+            native.CONSTANTS,
+            native.statistics_in_groups(case.statistics),
+            np.zeros((3, 5), np.float32),
+        ),
     ]
     score(*arguments)
     arguments[place] = spoil(arguments[place])
