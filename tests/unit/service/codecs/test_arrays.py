@@ -159,7 +159,7 @@ def test_pixels_out_of_range_are_named(value: float, index: int, dtype: str) -> 
 
 
 def test_numbers_of_0_to_255_get_a_hint() -> None:
-    with pytest.raises(InvalidContentError, match="the dtype is uint8"):
+    with pytest.raises(InvalidContentError, match="dtype to uint8"):
         read({"images": [[0, 128, 255, *[0] * 17]]})
 
 
@@ -172,7 +172,7 @@ def test_numbers_may_have_one_of_several_shapes() -> None:
     shapes = [(2, 2), (4,)]
     found = rows([[[1, 2], [3, 4]], [5, 6, 7, 8.5]], shapes)
     assert found.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8.5]]
-    with pytest.raises(InvalidContentError, match=r"x\[1\] is a list of shape \[3\]") as refusal:
+    with pytest.raises(InvalidContentError, match=r"x\[1\] is an array of shape \[3\]") as refusal:
         rows([[1, 2, 3, 4], [1, 2, 3]], shapes)
     assert refusal.value.loc == ["body", "x", 1]
 
