@@ -214,7 +214,7 @@ class Inference:
             )
         except QueueFullError:
             if context.quota is not None:
-                context.quota.give(context.images)
+                context.quota.refund(context.images)
             raise
         context.reserve_answer(sum(column.nbytes for column in done.result))
         context.queue_s += done.queue_s
