@@ -34,7 +34,8 @@ def load_engine(settings: Settings) -> Engine:
     if calibration is not None and settings.alpha < (min_p_value := 1 / (calibration.n + 1)):
         log.warning(
             "alpha (VAE_ALPHA) is %g < %.2g, the smallest p-value that a calibration with %d "
-            "images can give: no image will be an anomaly; raise alpha or calibrate with more images",
+            "images can give, so no image will be an anomaly; raise alpha or calibrate with more "
+            "images",
             *(settings.alpha, min_p_value, calibration.n),
         )
     return engine

@@ -22,7 +22,7 @@ from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS
 from service.settings import Settings
 from service.telemetry.metrics import REFUSALS, Metrics
-from service.telemetry.request_log import Ended, JsonLines, TextLines
+from service.telemetry.request_log import RequestRecord, JsonLines, TextLines
 from service.telemetry.trace_context import Trace
 from tests.conftest import Server
 
@@ -68,7 +68,7 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
 
 
 def log_lines() -> str:
-    ended = Ended(
+    ended = RequestRecord(
         time=1_769_860_800.123,
         request_id="6f1f9d1fb0f34bd2b0a0c4d28f1a6c55",
         method="POST",
