@@ -21,7 +21,7 @@ from model.bundle.bundle import find_bundle, load_bundle, pretrained_names
 from service.api import schemas
 from service.settings import Settings
 from service.telemetry.metrics import REFUSALS, Metrics
-from service.telemetry.request_log import Ended, JsonLines, TextLines
+from service.telemetry.request_log import RequestRecord, JsonLines, TextLines
 from service.telemetry.trace_context import Trace
 from tests.docs import ROOT
 
@@ -92,7 +92,7 @@ def refusals() -> str:
 
 
 def log() -> str:
-    ended = Ended(
+    ended = RequestRecord(
         time=1_769_860_800.123,
         request_id="6f1f9d1fb0f34bd2b0a0c4d28f1a6c55",
         method="POST",

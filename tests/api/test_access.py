@@ -201,11 +201,10 @@ def left(answer: Response) -> int:
 
 @pytest.mark.anyio
 async def test_a_rate_is_in_images(
-    keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    keyed_app: App, keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    buckets = "service.access.rates.Buckets.__init__.__defaults__"
-    monkeypatch.setattr(buckets, (None, lambda: now))
+    monkeypatch.setattr(keyed_app._lifecycle._access.buckets, "_clock", lambda: now)
     keyed.headers.update(bearing("limited"))
     answer = await keyed.post("/encode", json=uint8_body(four))
     assert answer.status_code == 200
@@ -217,7 +216,7 @@ async def test_a_rate_is_in_images(
     assert left(await keyed.get("/metrics")) == 5
     assert left(await keyed.post("/encode", content=b"{")) == 5, "no image was in there"
     answer = await keyed.get("/sample?n=6")
-    problem(answer, 429, "6 images > 5 that are left", "10 a second")
+    problem(answer, 429, "6 images > 5 left", "10 per second")
     assert answer.headers["retry-after"] == "1"
     assert left(answer) == 5
     z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
@@ -225,7 +224,7 @@ async def test_a_rate_is_in_images(
     assert answer.status_code == 200
     assert left(answer) == 0
     answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
-    refused(answer, "/v2", 429, "1 images > 0 that are left")
+    refused(answer, "/v2", 429, "1 images > 0 left")
     assert (await keyed.get("/model")).status_code == 200, "no image is in there"
     now += 0.2
     assert left(await keyed.post("/decode", json={"n": 2})) == 0
@@ -356,7 +355,7 @@ def test_an_added_key_works_a_second_later_and_no_key_is_logged(
         wait_until(lambda: status() == 401, REREAD_S)
         assert client.get("/model", headers=bearing("infer")).status_code == 200
     text = log.read_text()
-    assert text.count("the keys read before stay") == 1
+    assert text.count("the keys read before stay valid") == 1
     assert "has 5 keys now" in text
     for key in (*KEYS.values(), new):
         assert key not in text
