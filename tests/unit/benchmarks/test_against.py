@@ -319,7 +319,7 @@ def wait_for_server(parent: int) -> int:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for child in map(int, children.read_text().split()):
-            if b"\0service\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"\0service\0--port\0" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
         time.sleep(0.05)
     raise AssertionError("no server was started")
