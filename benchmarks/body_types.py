@@ -26,7 +26,6 @@ import numpy as np
 
 from benchmarks.machine import RESULTS, cpu_model
 from benchmarks.peers.sample import DIGITS, digits
-from benchmarks.peers.sample import png as png
 from benchmarks.peers.table import SERVERS
 from benchmarks.servers import running
 

@@ -123,9 +123,9 @@ def instrument(marks: Marks) -> None:
     from service.http.lifecycle import RequestLifecycle
     from service.inference.admission import Inference
     from service.inference.batching import MicroBatcher
-    from service.server.http_protocol import Protocol
+    from service.server.http_protocol import HttpProtocol
 
-    marks.around(Protocol, "data_received", before="sent")
+    marks.around(HttpProtocol, "data_received", before="sent")
     marks.around(RequestLifecycle, "serve", before="parsed")
     marks.around(images, "read_body", before="begun", after="body")
     marks.around(registry, "read_images", after="pixels")
