@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.machine import RESULTS, cpu_model
-from benchmarks.peers.sample import DIGITS, digits
+from benchmarks.peers.sample import DIGITS, digits, png
 from benchmarks.peers.table import SERVERS
 from benchmarks.servers import running
 

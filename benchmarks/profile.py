@@ -129,7 +129,7 @@ def instrument(marks: Marks) -> None:
     marks.around(RequestLifecycle, "serve", before="parsed")
     marks.around(images, "read_body", before="begun", after="body")
     marks.around(registry, "read_images", after="pixels")
-    marks.around(Inference, "_score_and_compare", before="queued", after="computed")
+    marks.around(Inference, "_score_with_p_values", before="queued", after="computed")
     marks.around(MicroBatcher, "submit", after="resumed")
     marks.around(RequestLifecycle, "_end", after=END)
 
