@@ -1,1 +1,4 @@
-"""The network. Knows nothing about HTTP; importing this package imports nothing else."""
+"""The network, its bundles and its training. Nothing in here knows about HTTP.
+
+Importing `model` itself loads none of its modules.
+"""

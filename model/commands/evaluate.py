@@ -176,7 +176,7 @@ def _show(console: Console, evaluation: Evaluation) -> None:
         console.print(_detections_table(found))
     console.print(
         "* share of clean images above the score that 95 % of the anomalies reach\n"
-        "↑ ↓ rivals, which need no network: their larger or smaller values are the stranger ones"
+        "↑ ↓ baselines, which need no network: larger (↑) or smaller (↓) values are more anomalous"
     )
     for note in evaluation.notes:
         console.print(f"warning: {note}")
@@ -217,10 +217,10 @@ def _detections_table(found: Anomalies) -> Table:
         *("score", "AUROC", "95 % interval", "FPR*", "95 % interval"),
     )
     for i, detection in enumerate(found.detections):
-        if detection.is_rival and not found.detections[i - 1].is_rival:
+        if detection.is_baseline and not found.detections[i - 1].is_baseline:
             table.add_section()
         name = detection.score
-        if detection.is_rival:
+        if detection.is_baseline:
             name += " ↓" if detection.reversed else " ↑"
         area, rate = detection.auroc, detection.fpr_at_95_tpr
         table.add_row(
