@@ -18,7 +18,6 @@ need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(strip $(2)),,$(error $(3))))
 $(call need,train,$(DATA)$(VAE_DATA_DIR),DATA is missing: make train DATA=my-images)
 $(call need,evaluate,$(BUNDLE),BUNDLE is missing: make evaluate BUNDLE=mnist DATA=data/mnist)
 $(call need,evaluate,$(DATA),DATA is missing: make evaluate BUNDLE=mnist DATA=data/mnist)
-$(call need,bench-against,$(REF),REF is missing: make bench-against REF=main)
 $(call need,bench-quality,$(DATA),DATA is missing: make bench-quality DATA=data)
 
 help: ## list the targets
@@ -77,8 +76,8 @@ bench: .venv/.test ## compare with other ways to serve a network, 15 minutes, in
 bench-quick: .venv/.test ## compare with fixed answers only, 1 minute, printed
 	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
 
-bench-against: .venv/.test ## compare with another commit, 2 minutes, printed: REF=main
-	$(BIN)/python -m benchmarks.against $(call quote,$(REF)) $(ARGS)
+bench-against: .venv/.test ## compare the working tree with a commit, 2 minutes, printed: REF=HEAD~3
+	$(BIN)/python -m benchmarks.against $(call quote,$(or $(REF),HEAD)) $(ARGS)
 
 bench-body-types: .venv/.test ## measure the cost of each body type, into benchmarks/results/
 	$(BIN)/python -m benchmarks.body_types

@@ -1,1 +1,1 @@
-"""The network: knows nothing of HTTP. Importing this imports nothing."""
+"""The network. Knows nothing about HTTP; importing this package imports nothing else."""

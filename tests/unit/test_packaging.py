@@ -245,7 +245,6 @@ def test_quick_tests_are_the_default_and_named_tests_are_run_as_named(installed:
         (["train"], "DATA"),
         (["evaluate", "DATA=x"], "BUNDLE"),
         (["evaluate", "BUNDLE=x"], "DATA"),
-        (["bench-against"], "REF"),
         (["bench-quality"], "DATA"),
     ],
 )
