@@ -295,7 +295,7 @@ def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for word in ("VAE_API_KEYS_FILE", "infer, metrics, admin", "images a second", "example"):
+    for word in ("VAE_API_KEYS_FILE", "infer, metrics, admin", "images per second", "example"):
         assert word in shown
 
 
