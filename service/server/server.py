@@ -76,7 +76,7 @@ def serve(
     app = create_app(settings, buckets)
     engine = app.state.service.inference.engine
     log.info(
-        "bundle %s, version %s, is loaded on %s",
+        "bundle %s, version %s, is in memory on %s",
         engine.bundle.name,
         engine.bundle.version,
         engine.device,
