@@ -33,9 +33,8 @@ def load_engine(settings: Settings) -> Engine:
     calibration = engine.calibration
     if calibration is not None and settings.alpha < (min_p_value := 1 / (calibration.n + 1)):
         log.warning(
-            "alpha (VAE_ALPHA) is %g < %.2g, the smallest p-value that a calibration with %d "
-            "images can give, so no image will be an anomaly; raise alpha or calibrate with more "
-            "images",
+            "alpha is %g < %.2g, the smallest p-value that a calibration with %d images can give, so "
+            "no image will be an anomaly; raise alpha (VAE_ALPHA) or calibrate with more images",
             *(settings.alpha, min_p_value, calibration.n),
         )
     return engine

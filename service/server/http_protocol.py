@@ -3,11 +3,11 @@
 A connection reads and writes at the same time. What it reads is in a `ReadState`::
 
     IDLE ── first byte of a head ──▶ HEAD ── end of the head ──▶ BODY ── end of the body ──▶ IDLE
-                                      └── asks for another protocol ──▶ UPGRADE ──▶ HEAD, once more
+                                      └── asks for another protocol ──▶ UPGRADE ──▶ HEAD again
     any ── not HTTP, or over a limit ──▶ BROKEN
 
-What it writes and the client does not read is its `WriteBacklog`. From both, and from whether a
-request is being answered, follows what it waits for, and `Connections` limits the time of that.
+Written bytes that the client has not read are its `WriteBacklog`. These two, and whether a request
+is being answered, determine what the connection is waiting for. `Connections` limits that time.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ log = logging.getLogger("service")
 REQUEST_TIMEOUT: Final = 408
 
 MAX_HEAD_BYTES: Final = 65_536
-"""Limit on a head, and on whatever else the parser collects before it reaches an end: one line, or
-the trailers of a chunked body."""
+"""Limit on a head, and on what else the parser collects before it makes progress: one line, or the
+trailers of a chunked body."""
 
 MAX_HEADERS: Final = 128
 
 TLS_CLOSE_S: Final = 1.0
-"""For a client to confirm the end of a TLS connection whose answers it has read completely."""
+"""How long a client that has read all answers may take to confirm the end of a TLS connection."""
 
 
 class ReadState(Enum):
     """What the next byte of a connection belongs to."""
 
     IDLE = auto()
-    """A request that has not begun."""
+    """The next request."""
     HEAD = auto()
     BODY = auto()
     UPGRADE = auto()
-    """A head that asks for another protocol. It is parsed again without that."""
+    """A head that asks for another protocol. It is parsed again without that request."""
     BROKEN = auto()
-    """Nothing: it is not read any more."""
+    """Nothing: the connection is not read any more."""
 
 
 class Cycle(RequestResponseCycle):
@@ -67,10 +67,10 @@ class Cycle(RequestResponseCycle):
     """
 
     head = b""
-    """Of the answer, until its body is known."""
+    """The head of the answer until its body is written."""
 
     async def send(self, message: Any) -> None:
-        """Take one ASGI message of the answer."""
+        """Send one ASGI message of the answer."""
         if not self.response_started and type(message.get("headers")) is TrustedHeaders:
             self._begin(message["status"], message["headers"])
         elif self.head:
@@ -79,7 +79,7 @@ class Cycle(RequestResponseCycle):
             await super().send(message)
 
     def answer(self, response: PreparedResponse) -> None:
-        """Write the whole answer to a request for which there is no task."""
+        """Write the whole answer to a request that has no task."""
         self._begin(response.status, response.headers)
         self._write(response.body)
 
@@ -87,7 +87,7 @@ class Cycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         if status == REQUEST_TIMEOUT:
-            self.keep_alive = False  # the rest of the body is not waited for
+            self.keep_alive = False  # do not wait for the rest of the body
         lines = [name + b": " + value for name, value in (*self.default_headers, *headers)]
         if not self.keep_alive:
             lines.append(b"connection: close")
@@ -119,7 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
         refuse: Callable[[Any], PreparedResponse | None],
         **options: Any,
     ) -> None:
-        """`refuse` gives the answer to a request that is not to become a task, or None."""
+        """`refuse` gives the answer to a request that is refused before it gets a task, or None."""
         super().__init__(*args, **options)
         self._connections = connections
         self._refuse_early = refuse
@@ -130,12 +130,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Called by the event loop
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Count the connection, or refuse it."""
         super().connection_made(transport)
         self._backlog = WriteBacklog(transport, self._connections.budget)
         if not self._connections.add(self):
-            self._refuse_connection(503, "there are too many connections", ("retry-after", "1"))
+            self._refuse_connection(
+                503, "too many connections; try again later", ("retry-after", "1")
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the requests whose answers have not been sent."""
@@ -152,7 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
-        # At most one request per read: those behind it wait until it is answered.
+        # Only for one request per read: those behind it wait until it is answered.
         self._can_refuse_early = True
         self._bytes_without_progress += len(data)
         while data and not self._is_broken:
@@ -193,7 +195,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
             if len(self.headers) > MAX_HEADERS:
                 self._break_over_limit()
-                raise ValueError  # which stops the parser
+                raise ValueError  # stops the parser
 
     def on_headers_complete(self) -> None:
         """The end of a head."""
@@ -224,7 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Called by cycles, the server and `Connections`
 
     def on_response_complete(self) -> None:
-        """An answer has been written. As in uvicorn, but without a timer for each connection."""
+        """An answer has been written. As in uvicorn, but without a timer per connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._watch_backlog()
@@ -237,8 +239,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._update_timeout()
 
     def on_timeout(self) -> None:
-        """What was waited for has not come in time: a head, the rest of a body, another request,
-        or progress of a client that reads an answer."""
+        """What the connection was waiting for has not come in time: a head, the rest of a body, the
+        next request, or progress of a client that reads an answer."""
         if not self._backlog.is_empty and self._backlog.has_progressed():
             self._watch_backlog()
         elif self._state is ReadState.HEAD and self._backlog.is_empty and not self._is_answering:
@@ -291,7 +293,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _update_timeout(self) -> None:
-        """Limit the time of what is waited for now."""
+        """Set the time limit for what the connection is waiting for now."""
         if self.flow.write_paused:
             self._connections.mark_reading(self)
         elif self._is_answering:
@@ -302,21 +304,21 @@ class HttpProtocol(HttpToolsProtocol):
             self._connections.mark_reading(self)
 
     def _watch_backlog(self) -> None:
-        """Limit the time in which a client reads nothing of an answer, however little is left."""
+        """Limit the time in which a client reads nothing of an answer, however little remains."""
         if not self._backlog.is_empty:
             self._backlog.update()
             self._connections.mark_reading(self)
 
     def _head_without_upgrade(self) -> bytes:
-        """The head once more, for another parser, without the request for another protocol.
+        """The head for a new parser, without the request for another protocol.
 
-        A server may ignore that request (RFC 9110, section 7.8), but the parser does not, and
-        takes the body for the other protocol. CONNECT cannot be ignored: it has no headers.
+        A server may ignore that request (RFC 9110, section 7.8). The parser does not: it would take
+        the body for the other protocol. CONNECT cannot be ignored: it has no headers.
         """
         self._state = ReadState.HEAD
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._break(400, "CONNECT is for proxies, and this is not one")
+            self._break(400, "CONNECT is not supported: this is not a proxy")
             return b""
         version = self.parser.get_http_version().encode("ascii")
         lines = [method + b" " + self.url + b" HTTP/" + version]
@@ -327,14 +329,15 @@ class HttpProtocol(HttpToolsProtocol):
     def _break_over_limit(self) -> None:
         self._break(
             431,
-            f"a request's head, and whatever follows a body, may have {MAX_HEAD_BYTES:,} bytes in "
+            f"a request's head, like its trailers, may have at most {MAX_HEAD_BYTES:,} bytes and "
             f"{MAX_HEADERS} lines",
         )
 
     def _break(self, status: int, detail: str) -> None:
-        """Stop reading: refuse what is not a request, and close.
+        """Stop reading, refuse what is not a request, and close.
 
-        Requests that have arrived completely are answered first, and then nothing else is.
+        Requests that have arrived completely are still answered; then the connection closes without
+        a refusal.
         """
         in_body = self._state is ReadState.BODY
         self._state = ReadState.BROKEN
@@ -342,11 +345,11 @@ class HttpProtocol(HttpToolsProtocol):
             if not in_body or self.pipeline or self.cycle.response_started:
                 self.cycle.keep_alive = False
                 return
-            self.cycle.disconnected = True  # its own body is what is broken
+            self.cycle.disconnected = True  # the broken body is its own
         self._refuse_connection(status, detail)
 
     def _refuse_connection(self, status: int, detail: str, *headers: tuple[str, str]) -> None:
-        """Answer something that is not a request, or not yet, and close."""
+        """Answer something that is not a complete request, and close."""
         request_id = new_id()
         self._connections.note_refusal(status)
         log.info("not a request, %s: %d, %s", request_id, status, detail)
@@ -363,7 +366,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._watch_backlog()
 
     def _end_tls_soon(self) -> None:
-        """An idle client may not notice the end of TLS, which it has to confirm."""
+        """Close soon without the client's confirmation of the end of TLS, which may never come."""
         if self.scheme == "https":
             self.loop.call_later(TLS_CLOSE_S, self._end_tls)
 

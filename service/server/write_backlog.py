@@ -1,4 +1,4 @@
-"""What a client has not read of its answers: counted against the byte budget, and watched."""
+"""The bytes of answers that a client has not read yet. They count against the byte budget."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if sys.platform == "linux":
     import termios
 
 MIN_PROGRESS_BYTES: Final = 65_536
-"""Bytes of an answer that a client has to read in each `header_timeout_s`."""
+"""Bytes that a client must read of an answer in each `header_timeout_s`."""
 
 
 class WriteBacklog:
     """The unsent bytes of one connection.
 
-    They are reserved in `budget`, as request bodies are, so that a client that does not read fills
-    the budget and not the memory.
+    They are reserved in `budget`, like request bodies, so that clients that do not read exhaust the
+    budget instead of the memory.
     """
 
     __slots__ = ("_budget", "_reserved", "_transport", "_unacknowledged")
@@ -30,7 +30,7 @@ class WriteBacklog:
         self._budget = budget
         self._reserved = 0
         self._unacknowledged = 0
-        """As of the last update."""
+        """Bytes at the last update."""
 
     @property
     def is_empty(self) -> bool:
@@ -38,12 +38,12 @@ class WriteBacklog:
         return not self._transport.get_write_buffer_size()
 
     def update(self) -> None:
-        """Reserve what is unsent now, and remember how much of it the client has not read."""
+        """Reserve what is unsent now, and note how much the client has not acknowledged."""
         self._reserve(self._transport.get_write_buffer_size())
         self._unacknowledged = self.count_unacknowledged()
 
     def clear(self) -> None:
-        """Reserve nothing any more: all has been sent, or the connection is closed."""
+        """Release the reservation: everything has been sent, or the connection is closed."""
         self._reserve(0)
         self._unacknowledged = 0
 
@@ -52,10 +52,10 @@ class WriteBacklog:
         return self._unacknowledged - self.count_unacknowledged() >= MIN_PROGRESS_BYTES
 
     def count_unacknowledged(self) -> int:
-        """Bytes that the client's side has not acknowledged, in this process and in the kernel.
+        """Bytes that the client has not acknowledged, in this process and in the kernel.
 
-        The transport's own count stands still while a slow client reads: the kernel buffers
-        megabytes, and takes more only when a third of that has gone out.
+        The transport's own count can stand still while a slow client reads: the kernel buffers
+        megabytes, and accepts more only after a third of that has been sent.
         """
         unsent = self._transport.get_write_buffer_size()
         connection = self._transport.get_extra_info("socket")
