@@ -1,16 +1,11 @@
-"""What many tests need: real handwriting, the data sets, the service as a process."""
+"""Shared fixtures: real handwriting, the data sets, the service as a process."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -21,10 +16,14 @@ from sklearn.datasets import load_digits
 from model.bundle.bundle import find_bundle, load_bundle
 from model.engine.engine import Engine
 from model.training.data import Split, load_images
+from tests.processes import STOP_TIMEOUT_S, restore_interrupts, running, start
+from tests.processes import Server as Server
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 30
+
+
+def pytest_configure() -> None:
+    restore_interrupts()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,49 +74,35 @@ def engine() -> Engine:
     return Engine(load_bundle(find_bundle("mnist")), device="cpu", threads=1)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running service."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
-
-
 @pytest.fixture(scope="session")
+def _ending() -> Iterator[list[Server]]:
+    """Services that were told to stop: each is waited for at the end, and not by its test."""
+    servers: list[Server] = []
+    yield servers
+    for server in servers:
+        server.process.wait(STOP_TIMEOUT_S)
+
+
+@pytest.fixture
 def start_server(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, _ending: list[Server]
 ) -> Iterator[Callable[..., Server]]:
-    """`start_server("--max-queue-images", "8")`: `python -m service` on a free port, ready."""
-    started: list[subprocess.Popen[bytes]] = []
+    """`start_server("--max-queue-images", "8")`: `python -m service` on a free port, ready, until
+    the end of the test. Several tests share one by a fixture of their own that uses `running`."""
+    started: list[Server] = []
 
-    def start(*flags: str) -> Server:
-        log = tmp_path_factory.mktemp("server") / "log"
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "service", "--port", "0", *flags], stderr=stderr
-            )
-        started.append(process)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and process.poll() is None:
-            for line in log.read_text().splitlines():
-                if "running on http" in line:
-                    url = line.split("running on ")[1].split()[0]
-                    return Server(url, process, log)
-            time.sleep(0.02)
-        raise AssertionError(f"the service did not start: {log.read_text()}")
+    def start_one(*flags: str) -> Server:
+        started.append(start(tmp_path_factory.mktemp("server") / "log", *flags))
+        return started[-1]
 
-    yield start
-    for process in started:
-        process.terminate()
-    for process in started:
-        process.wait(STOP_TIMEOUT_S)
+    yield start_one
+    for server in started:
+        server.process.terminate()
+    _ending += started
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Server]) -> Server:
-    """The service with its default settings."""
-    return start_server()
+def server() -> Iterator[Server]:
+    """The service with its default settings. Not for tests that change what it answers."""
+    with running() as server:
+        yield server

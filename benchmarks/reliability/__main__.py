@@ -1,4 +1,4 @@
-"""All scripts, or those that are named; `make soak`. Their figures are merged with the older ones.
+"""Run all scripts, or those named (`make soak`), and merge their figures into the stored results.
 
 `python -m benchmarks.reliability overload stops` runs two, `--short` what takes seconds of each, in
 which case nothing is written unless `--write` is said.
@@ -22,14 +22,14 @@ ARGUMENTS: Final[dict[str, tuple[list[str], list[str]]]] = {
     "fuzz": (["--inputs", "100000"], ["--inputs", "3000"]),
     "bombs": ([], ["--times", "2"]),
 }
-"""Of scripts that have no `--short`: long, and short."""
+"""Arguments of scripts without `--short`: for a long run and a short one."""
 
 MOST_S: Final = 3600.0
-"""Past this a script hangs."""
+"""A script that takes longer is considered hung."""
 
 
 def run_one(name: str, *, short: bool) -> dict[str, Any]:
-    """A script's part of the results; one that fails keeps no promise."""
+    """Run one script. A script that fails keeps no promise."""
     given = ARGUMENTS.get(name, ([], ["--short"]))[short]
     about: dict[str, Any] = {
         "command": " ".join(["python", "-m", f"benchmarks.reliability.{name}", *given]),
@@ -73,7 +73,7 @@ def main() -> int:
         found = run_one(name, short=given.short)
         broken += [f"{name}: {p['what']}" for p in found["promises"] if not p["reached"]]
         if given.write or not given.short:
-            results = read()  # anew each time: what is measured meanwhile is kept
+            results = read()  # reread each time, to keep what another run has written meanwhile
             results[name] = found
             write({key: results[key] for key in ORDER if key in results})
     for line in broken:

@@ -1,4 +1,4 @@
-"""Small files that would be large, against the running service: what each costs it.
+"""Decompression bombs against the running service, and what each costs it.
 
 `python -m benchmarks.reliability.bombs` starts the service, sends each bomb several times, and
 prints what the answers were and how much memory the process held at most beyond what it held before
@@ -29,13 +29,13 @@ from benchmarks.reliability.harness import service
 from benchmarks.reliability.running import Running
 
 MAX_BODY: Final = 32 << 20
-"""The service's own limit: a bomb may be as large as it lets a body be."""
+"""The service's own limit on a body, and so on a bomb."""
 
 CLAIMED: Final = (40_000, 40_000)
 TIMES: Final = 5
 
 MAX_EXTRA_MIB: Final = 64
-"""A body of 32 MB that is refused is in memory once, and some of it twice."""
+"""A refused body of 32 MB is in memory once, and part of it twice."""
 
 MAX_DECODED_MIB: Final = {
     "PNG, 25 megapixels of grey": MAX_EXTRA_MIB,
@@ -53,7 +53,7 @@ MiB more are what the process keeps of earlier bombs."""
 TIMEOUT_S: Final = 60
 
 LARGEST: Final = (5_000, 5_000)
-"""As many pixels as an image may have."""
+"""The largest image the service accepts."""
 
 JPEG_END, PNG_MAGIC = b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 
@@ -94,7 +94,7 @@ def digit(file_format: str) -> bytes:
 
 
 def chunk(kind: bytes, data: bytes = b"") -> bytes:
-    """Of a PNG."""
+    """A PNG chunk."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -104,7 +104,7 @@ def fill(piece: bytes, around: int) -> bytes:
 
 
 def png(*extra: bytes) -> bytes:
-    """A whole image, with chunks put in before its pixels."""
+    """A valid image with chunks inserted before its pixels."""
     file = digit("PNG")
     start = file.index(b"IDAT") - 4
     return b"".join([file[:start], *extra, file[start:]])
@@ -115,7 +115,7 @@ def png_header(width: int, height: int, bits: int = 8, colour: int = 6) -> bytes
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
-    """One bit a pixel, and sound."""
+    """A valid PNG of one bit per pixel."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -139,13 +139,13 @@ def exif_bomb(size: int) -> bytes:
 
 
 def jpeg(extra: bytes) -> bytes:
-    """A whole image, with segments put in at its start."""
+    """A valid image with segments inserted at its start."""
     file = digit("JPEG")
     return file[:2] + extra + file[2:]
 
 
 def jpeg_of_scans() -> bytes:
-    """A scan of a progressive JPEG again and again; each goes over five megapixels."""
+    """A progressive JPEG whose last scan is repeated; each goes over five megapixels."""
     file = file_of(Image.new("L", (2_500, 2_000)), "JPEG", progressive=True)
     last = file.rindex(b"\xff\xda")
     return file[:-2] + fill(file[last:-2], len(file))[: 1 << 20] + JPEG_END
@@ -230,7 +230,7 @@ def headers_of_a_part() -> bytes:
 
 
 def files() -> Iterator[tuple[str, bytes]]:
-    """Image files to be refused."""
+    """Image files that must be refused."""
     yield "PNG, 1,600 megapixels of zeros", png_of_zeros(*CLAIMED)
     yield "PNG, header of 2³¹ × 2³¹", png_header(2**31 - 1, 2**31 - 1) + chunk(b"IDAT")
     yield "PNG, 50,000 × 1", png_of_zeros(50_000, 1)
@@ -259,7 +259,7 @@ def table() -> bytes:
 
 
 def defused() -> Iterator[tuple[str, bytes]]:
-    """Files whose bomb is nothing that makes pixels: it is never looked at."""
+    """Files whose bomb is not part of the pixels, and so never decompressed."""
     text = chunk(b"zTXt", b"a\0\0" + zeros_packed(1 << 30))
     profile = chunk(b"iCCP", b"a\0\0" + zeros_packed(1 << 30))
     mebibyte = chunk(b"zTXt", b"a\0\0" + zeros_packed(1 << 20))
@@ -275,7 +275,7 @@ def defused() -> Iterator[tuple[str, bytes]]:
 
 
 def largest() -> Iterator[tuple[str, bytes]]:
-    """Files with as many pixels as there may be."""
+    """The largest accepted images, in each format."""
     for what, mode in (("of grey", "L"), ("of 16 bits", "I;16"), ("with alpha", "RGBA")):
         yield f"PNG, 25 megapixels {what}", file_of(Image.new(mode, LARGEST), "PNG")
     image = Image.new("RGB", LARGEST)
@@ -286,7 +286,7 @@ def largest() -> Iterator[tuple[str, bytes]]:
 
 
 def bombs() -> Iterator[tuple[str, Bomb]]:
-    """All of them, made one by one."""
+    """All bombs, generated one at a time."""
     for name, file in files():
         yield name, Bomb(file, {})
     small = png_of_zeros(*CLAIMED)
@@ -313,7 +313,7 @@ def bombs() -> Iterator[tuple[str, Bomb]]:
         yield f"npy, shape {shape}", Bomb(npy_of(shape), array)
     yield "npy, objects", Bomb(npy_of("(1, 784)", "|O"), array)
     yield "npy, an item of 2 GiB", Bomb(npy_of("(1,)", "|S2147483647"), array)
-    for name, file in largest():  # at the end: some of it may be kept
+    for name, file in largest():  # last, as the allocator may keep some of their memory
         yield name, Bomb(file, {}, (200,), MAX_DECODED_MIB[name])
 
 
@@ -328,7 +328,7 @@ def send(live: Running, bomb: Bomb) -> tuple[int, str]:
 
 
 class Others:
-    """Small requests one after the other, beside what the block sends."""
+    """Sends small requests one after the other while the block runs."""
 
     def __init__(self, live: Running) -> None:
         self.longest_s = 0.0
@@ -361,7 +361,7 @@ def try_bombs(
     chosen: Callable[[], Iterator[tuple[str, Bomb]]] = bombs,
     times: int = TIMES,
 ) -> list[Found]:
-    """What each costs. Raises `AssertionError` for an answer that is none of the right ones."""
+    """Measure the cost of each bomb. Raises `AssertionError` for a wrong answer."""
     good = Bomb(digit("PNG"), {})
     for _ in range(20):
         assert send(live, good)[0] == 200

@@ -12,11 +12,11 @@ from benchmarks.peers.common import HOST
 from benchmarks.peers.table import Request
 
 ANSWER_TIMEOUT_S: Final = 60.0
-"""Past this a client gives up. No service in good health takes as long here."""
+"""After this a client gives up. A healthy service is much faster."""
 
 
 class Answer(NamedTuple):
-    """Of the service. Names of headers are in small letters."""
+    """An answer of the service. Header names are lowercase."""
 
     status: int
     headers: Mapping[str, str]
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Caller:
-    """Keeps a connection as long as the service does, and makes another one when it is told to."""
+    """Keeps a connection as long as the service does, and reconnects when told to."""
 
     def __init__(self, port: int, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._connection = HTTPConnection(HOST, port, timeout=timeout_s)
@@ -57,7 +57,7 @@ class Caller:
         self._connection.close()
 
     def ask(self, request: Request, method: str = "POST") -> Answer:
-        """Raises `OSError` or `HTTPException` if no whole answer comes; it is closed then."""
+        """Raises `OSError` or `HTTPException`, and closes, if no complete answer comes."""
         path, headers, body = request
         if self._connection.sock is None:
             self._connection.connect()

@@ -1,4 +1,4 @@
-"""Promises that no load is needed for: tests hold them, and here they are run by their names."""
+"""Promises that need no load: tests hold them, and this script runs those tests by name."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Check:
 
     @property
     def command(self) -> str:
-        return f"make test ARGS='{' '.join(self.tests)}'"
+        return f"python -m pytest {' '.join(self.tests)}"
 
 
 CHECKS: Final = (
     Check(
         FAULTS,
-        "of a batch that fails only the culprit gets 500",
+        "when a batch fails, only the request that caused it gets 500",
         (
             "tests/unit/service/inference/test_batching.py::test_a_failure_is_its_own_request_s_only",
             "tests/api/test_overload.py::test_a_request_that_breaks_its_batch_breaks_only_itself",
@@ -41,7 +41,7 @@ CHECKS: Final = (
     ),
     Check(
         FAULTS,
-        "memory of a GPU that runs out halves the batches from then on",
+        "when GPU memory runs out, batches are halved from then on",
         (
             "tests/unit/model/engine/test_cuda.py::test_memory_that_runs_out_halves_the_batches",
             "tests/unit/model/engine/test_cuda.py::test_memory_that_runs_out_halves_drawn_passes_too",
@@ -49,42 +49,42 @@ CHECKS: Final = (
     ),
     Check(
         FAULTS,
-        "ready is who gives the known answer to a known image",
+        "ready means the right answer to a known image",
         ("tests/api/test_health.py", "tests/unit/model/bundle/test_self_test.py"),
     ),
     Check(
         FAULTS,
-        "who waits when the listening socket closes is served, and who has begun a handshake",
+        "connections waiting when the listening socket closes are served, also in a TLS handshake",
         ("tests/unit/service/server/test_listeners.py",),
     ),
     Check(
         HOSTILE,
-        "heads, lines, trailers and bodies without an end, and answers that nobody reads",
+        "endless heads, lines, trailers and bodies, and answers that nobody reads, are cut off",
         ("tests/api/test_hostile_http.py",),
     ),
     Check(
         HOSTILE,
-        "any body, by hypothesis: never 500",
+        "no body gets a 500 (hypothesis)",
         ("tests/property/test_hostile_bodies.py",),
     ),
     Check(
         HOSTILE,
-        "each route as its description says, by schemathesis",
+        "every route behaves as its OpenAPI description says (schemathesis)",
         ("tests/api/test_schemathesis.py",),
     ),
     Check(
         HOSTILE,
-        "keys: hashed, reread, compared in constant time; rates in images a second",
+        "API keys are hashed, reread and compared in constant time; rates count images per second",
         ("tests/unit/service/access/test_keys.py", "tests/unit/service/access/test_rates.py"),
     ),
     Check(
         HOSTILE,
-        "access: scopes, 401, 403 and 429; no other address than loopback without keys",
+        "access: scopes, 401, 403 and 429; without keys, loopback only",
         ("tests/api/test_access.py", "tests/unit/test_compose.py"),
     ),
     Check(
         HOSTILE,
-        "TLS by files, no old versions of it, and nobody who draws out its beginning or its end",
+        "TLS from files, no obsolete versions; slow handshakes and shutdowns hold nothing up",
         ("tests/api/test_tls.py",),
     ),
     Check(
@@ -94,27 +94,27 @@ CHECKS: Final = (
     ),
     Check(
         HOSTILE,
-        "no stack trace, path or version of a library in an answer, no image or key in a log",
+        "no stack trace, path or library version in an answer, no image or key in a log",
         ("tests/api/test_leaks.py",),
     ),
     Check(
         HOSTILE,
-        "a pinned version with a known vulnerability fails the audit, which `make lint` runs",
+        "a pinned version with a known vulnerability fails the audit that `make lint` runs",
         ("tests/unit/test_audit.py",),
     ),
     Check(
         HOSTILE,
-        "weights: safetensors only, their head and shapes are checked first",
+        "weights: safetensors only; header and shapes are checked before the data is read",
         (
-            "tests/unit/model/bundle/test_bundle.py::test_a_pickle_is_not_even_tried",
-            "tests/unit/model/bundle/test_bundle.py::test_too_large_a_file_is_refused_unread",
-            "tests/unit/model/bundle/test_bundle.py::test_weights_are_not_read_past_a_wrong_header",
-            "tests/unit/model/bundle/test_bundle.py::test_damage_with_a_right_hash_is_refused_or_a_network",
+            "tests/unit/model/bundle/test_bundle_damage.py::test_a_pickle_is_not_even_tried",
+            "tests/unit/model/bundle/test_bundle_damage.py::test_too_large_a_file_is_refused_unread",
+            "tests/unit/model/bundle/test_bundle_damage.py::test_weights_are_not_read_past_a_wrong_header",
+            "tests/unit/model/bundle/test_bundle_damage.py::test_damage_with_a_right_hash_is_refused_or_a_network",
         ),
     ),
     Check(
         HOSTILE,
-        "`import` of a .pt refuses all but tensors",
+        "`import` of a .pt refuses everything but tensors",
         (
             "tests/unit/model/training/test_import_checkpoint.py::test_a_malicious_pickle_is_refused_and_not_run",
             "tests/unit/model/training/test_import_checkpoint.py::test_the_traps_would_spring",
@@ -123,7 +123,7 @@ CHECKS: Final = (
     ),
     Check(
         SEEING,
-        "a log line a request, as text or JSON, with its trace; no images, no keys",
+        "one log line per request, as text or JSON, with its trace; no images, no keys",
         (
             "tests/unit/service/telemetry/test_request_log.py",
             "tests/unit/service/telemetry/test_log_writer.py",
@@ -133,7 +133,7 @@ CHECKS: Final = (
     ),
     Check(
         SEEING,
-        "metrics: as the table says, bounded, and right over workers and their restarts",
+        "metrics match the table, are bounded, and add up over workers and their restarts",
         (
             "tests/unit/service/telemetry/test_metrics.py",
             "tests/unit/service/telemetry/test_metrics_files.py",
@@ -165,7 +165,7 @@ def kept(check: Check) -> Promise:
 
 
 def measure(*, short: bool) -> Figures:
-    """They have no short version: `make test` runs them anyway."""
+    """They have no short version: `make test-all` runs them anyway."""
     return told([kept(check) for check in CHECKS])
 
 

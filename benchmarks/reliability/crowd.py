@@ -1,4 +1,4 @@
-"""Clients that ask again and again: on threads of this process, or in one that stands back."""
+"""Clients in a closed loop: on threads of this process, or in a process with a low priority."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from benchmarks.reliability.caller import Answer, Caller
 SPAWN: Final = get_context("spawn")
 
 RETRY_S: Final = 0.01
-"""After a connection that could not be made."""
+"""Pause after a failed connection attempt."""
 
 PASS_S: Final = 2.0
 """Of a closed loop: `benchmarks.open_loop` waits 5 s for what is all due at once."""
 
 NICE: Final = 19
-"""Who makes load must not keep those waiting who measure."""
+"""The load generator must not delay the process that measures."""
 
 
 class Failure(NamedTuple):
-    """A request that was sent and not answered as it should be."""
+    """A request that was sent and got a wrong answer or none."""
 
     at: float
     """On `time.monotonic`'s clock."""
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
 
 
 class Crowd:
-    """Clients, each with a thread and a connection, who follow `Connection: close`.
+    """Clients, each with a thread and a connection, that follow `Connection: close`.
 
     A connection that cannot be made is no failed request; one that is made and brings no whole
     answer is. `check` says what is wrong with an answer; without it all but 2xx is.
@@ -64,7 +64,7 @@ class Crowd:
         """Of each answer: when, with which status, after how many seconds."""
         self.failures: list[Failure] = []
         self.refused = 0
-        """Connections that could not be made."""
+        """Failed connection attempts."""
 
     def __enter__(self) -> Crowd:
         for thread in self._threads:
@@ -75,7 +75,7 @@ class Crowd:
         self.stop()
 
     def stop(self) -> None:
-        """After the requests under way."""
+        """Stop after the requests in flight."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -85,7 +85,7 @@ class Crowd:
         return Counter(status for _, status, _ in self.answers)
 
     def seconds(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
-        """What requests took that were answered with 2xx in that time."""
+        """Latencies of requests answered with 2xx in that time."""
         return [
             took for at, status, took in self.answers if since <= at <= until and status // 100 == 2
         ]
@@ -118,7 +118,7 @@ def _not_good(answer: Answer) -> str | None:
 
 
 def capacity(port: int, *requests: bytes, seconds: float, connections: int = 16) -> float:
-    """Answers a second that a closed loop of so many connections gets."""
+    """Answers per second in a closed loop over `connections`."""
     generator = Generator(port, *requests, connections=connections)
     try:
         count = 2 * connections
@@ -135,7 +135,7 @@ def capacity(port: int, *requests: bytes, seconds: float, connections: int = 16)
 
 @contextmanager
 def stream(port: int, requests: Sequence[Request], clients: int) -> Iterator[Counter[int]]:
-    """A crowd in a process of its own, nice to all others; afterwards, its statuses.
+    """A crowd in a low-priority process of its own; afterwards, its statuses.
 
     Its failures are counted as status 0. Begins when each client has been answered once.
     """

@@ -1,4 +1,4 @@
-"""Requests whose time is over while long batches run: 504 on time, and never computed.
+"""Requests that expire while long batches run: 504 on time, and never computed.
 
 A batch of half a second begins, and then come requests that have a twentieth of one. All of them
 expire before the next batch is put together, so none of their images may ever be counted.
@@ -33,19 +33,19 @@ from benchmarks.reliability.long_work import IMAGES, LIMITS, long_work
 TIMEOUT_S: Final = 0.05
 
 WAITING: Final = 8
-"""Requests at once that expire, half of them by each of the two ways to say so."""
+"""Concurrent requests that expire: half by the header, half by the parameter."""
 
 SMALL: Final = 64
-"""Images of each."""
+"""Images per request."""
 
 LONG: Final = 2
 """Requests that keep the network busy, one batch each."""
 
 START_S: Final = 0.03
-"""For the first batch to begin."""
+"""Time for the first batch to begin."""
 
 LATE_MS: Final = 50.0
-"""An answer that comes so much later than its time is over is not on time."""
+"""An answer later than this after its deadline is late."""
 
 
 def by_header() -> Request:
@@ -70,7 +70,7 @@ def by_parameter() -> Request:
 
 
 class Round:
-    """One batch that runs, and those who expire meanwhile."""
+    """One batch that runs, and requests that expire meanwhile."""
 
     def __init__(self, live: Service) -> None:
         self._live = live
@@ -110,7 +110,7 @@ class Round:
 def measure(*, short: bool) -> Figures:
     rounds = 3 if short else 60
     with service(*LIMITS, apart=True, quiet=True) as live:
-        Round(live).run()  # the first is slow
+        Round(live).run()  # warm-up
         counted = live.metric("vae_batch_images_sum")
         missed = live.metric("vae_deadline_misses_total")
         statuses: Counter[str] = Counter()

@@ -24,20 +24,20 @@ from benchmarks.reliability.harness import (
 from benchmarks.reliability.long_work import IMAGES, LIMITS, long_work
 
 LEAVERS: Final = 32
-"""Clients at once who do not wait for their answer."""
+"""Concurrent clients that do not wait for their answer."""
 
 SMALL: Final = 64
-"""Images of each."""
+"""Images per request."""
 
 SEEN_S: Final = 5.0
-"""Longest wait for the queue to be as long as it should be."""
+"""Longest wait for the queue to reach the expected length."""
 
 EMPTY_MS: Final = 100.0
-"""From the last who leaves to an empty queue, as /metrics tells it."""
+"""Seconds from the last disconnect to an empty queue, according to /metrics."""
 
 
 def leave(live: Service) -> tuple[bool, float | None, bool]:
-    """One batch, and those who leave meanwhile.
+    """One batch, and clients that leave meanwhile.
 
     Returns whether all images were queued before, in how many seconds they were gone, and whether
     the batch's own answer came.
@@ -50,7 +50,7 @@ def leave(live: Service) -> tuple[bool, float | None, bool]:
 
     keep_busy = threading.Thread(target=ask)
     keep_busy.start()
-    time.sleep(0.03)  # for the batch to begin
+    time.sleep(0.03)  # time for the batch to begin
     sockets = [socket.create_connection((HOST, live.port), SEEN_S) for _ in range(LEAVERS)]
     for one in sockets:
         one.sendall(raw_http(live.port, raw(SMALL)))
@@ -66,7 +66,7 @@ def measure(*, short: bool) -> Figures:
     rounds = 2 if short else 30
     with service(*LIMITS, apart=True, quiet=True) as live:
         with live.caller() as caller:
-            caller.ask(long_work())  # the first is slow
+            caller.ask(long_work())  # warm-up
         counted = live.metric("vae_batch_images_sum")
         left = live.metric("vae_disconnects_total")
         found = [leave(live) for _ in range(rounds)]

@@ -38,16 +38,16 @@ from benchmarks.reliability.mutation import file_of, form_of
 FORM: Final = "multipart/form-data; boundary=xyz"
 
 LARGE: Final = 4096
-"""Images of a request of the stream."""
+"""Images per request of the stream."""
 
 GOAL: Final = 10.0
 
 PAUSE_S: Final = 0.002
-"""Between one-image requests, of which there are then some hundreds a second."""
+"""Pause between one-image requests: a few hundred per second are sent."""
 
 
 class Stream(NamedTuple):
-    """Large requests, and who waits beside them."""
+    """A stream of large requests, and how many run at once."""
 
     request: Callable[[int], Request]
     """Takes the number of its images."""
@@ -80,7 +80,7 @@ STREAMS: Final = {
 
 
 def unloaded(live: Service, seconds: float, one: Request) -> list[float]:
-    """What one-image requests take."""
+    """Latencies of one-image requests."""
     with Crowd(live.port, one, pause_s=PAUSE_S) as crowd:
         time.sleep(seconds)
     return crowd.seconds()
@@ -93,7 +93,7 @@ def measure(*, short: bool) -> Figures:
     with service(apart=True, quiet=True) as live:
         for name, (request, clients, single) in STREAMS.items():
             one, large = single(1), request(LARGE)
-            unloaded(live, 0.5, one)  # the first are slow
+            unloaded(live, 0.5, one)  # warm-up
             alone: list[float] = []
             beside: list[float] = []
             answered, others = 0, 0

@@ -1,4 +1,4 @@
-"""What a machine can do to the service: a full disk, none to write to, no streams, a mad clock.
+"""Faults of the machine: a full or read-only disk, closed streams, a jumping clock.
 
 Each is made for the service's processes alone, in a mount namespace of their own, which takes root;
 what cannot be made here is left out, and said.
@@ -45,17 +45,17 @@ REQUESTS: Final = 200
 CLIENTS: Final = 4
 
 ANSWER_S: Final = 30.0
-"""Longest wait for that many answers."""
+"""Longest wait for these answers."""
 
 PATHS: Final = ("/livez", "/readyz", "/metrics", "/model", "/sample?n=4&seed=7", "/openapi.json")
 
 FULL_BYTES: Final = 64 * 1024
-"""Of the disk that is full."""
+"""Size of the full disk."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """How a service is started with it."""
+    """How the service is started under the fault."""
 
     prefix: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
@@ -63,16 +63,16 @@ class Fault:
 
 
 class Tried(NamedTuple):
-    """A fault and a number of workers, and what came of it."""
+    """A fault, a number of workers, and the outcome."""
 
     what: str
     promise: Promise | None
     left_out: str
-    """Why it could not be made."""
+    """Why the fault could not be produced."""
 
 
 class CannotError(Exception):
-    """The fault cannot be made here."""
+    """The fault cannot be produced here."""
 
 
 def in_own_mounts(script: str) -> tuple[str, ...]:
@@ -107,14 +107,14 @@ def full_disk(scratch: Path) -> Iterator[Fault]:
 
 @contextmanager
 def read_only(_: Path) -> Iterator[Fault]:
-    """No place to write to but shared memory."""
+    """Nothing is writable but shared memory."""
     tmp = "if mountpoint -q /tmp; then mount -o remount,bind,ro /tmp; fi"
     yield Fault(in_own_mounts(f"mount -o remount,bind,ro /; {tmp}"))
 
 
 @contextmanager
 def closed_streams(_: Path) -> Iterator[Fault]:
-    """Neither standard input, nor output, nor error."""
+    """Standard input, output and error are closed."""
     yield Fault(("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
 
 
@@ -132,7 +132,7 @@ def mad_clock(scratch: Path) -> Iterator[Fault]:
 
 @contextmanager
 def no_shared_memory(_: Path) -> Iterator[Fault]:
-    """No /dev/shm that can be written to."""
+    """Shared memory is not writable."""
     yield Fault(in_own_mounts("mount -t tmpfs -o ro none /dev/shm"))
 
 
@@ -146,7 +146,7 @@ FAULTS: Final[dict[str, Callable[[Path], AbstractContextManager[Fault]]]] = {
 
 
 def serve_with(fault: Fault, workers: int, expected: NDArray[Any]) -> tuple[list[str], int]:
-    """What went wrong, and how many requests were answered rightly."""
+    """What went wrong, and the number of right answers."""
 
     def check(answer: Answer) -> str | None:
         if answer.status != 200:
@@ -196,7 +196,7 @@ def try_one(name: str, workers: int, expected: NDArray[Any]) -> Tried:
 
 
 def measure(*, short: bool) -> Figures:
-    """Two at a time: most of it is starting."""
+    """Two at a time, as most of the time is startup."""
     image = np.frombuffer(pixels(), np.uint8)[:PIXELS].reshape(1, -1)
     expected = Engine(load_bundle(find_bundle("mnist")), device="cpu", threads=1).score(image).score
     chosen = [

@@ -123,19 +123,19 @@ GARBAGE: Final = (
 
 
 class Input(NamedTuple):
-    """Bytes for a connection. Garbage need not be answered, and ends its connection."""
+    """Bytes to send. Garbage need not be answered, and ends its connection."""
 
     data: bytes
     garbage: bool
 
 
 class NotAnAnswerError(Exception):
-    """What came back is none of the answers that are allowed."""
+    """The answer is not an allowed one."""
 
 
 @dataclass
 class Result:
-    """What one run, or a part of it, found."""
+    """Findings of a run or of part of one."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
@@ -143,7 +143,7 @@ class Result:
 
 
 def routes() -> dict[str, list[Seed]]:
-    """Good bodies of each route that takes one."""
+    """Valid bodies of each route that takes one."""
     seeds = {path: image_seeds() for path in IMAGE_ROUTES}
     seeds["/decode"] = latent_seeds()
     for model in MODELS:
@@ -153,14 +153,14 @@ def routes() -> dict[str, list[Seed]]:
 
 @cache
 def targets() -> tuple[list[tuple[str, list[Seed]]], list[bytes]]:
-    """The routes, and all good bodies, to be spliced with."""
+    """The routes, and all valid bodies to splice with."""
     found = {path: [*seeds, packed(seeds[0])] for path, seeds in routes().items()}
     bodies = sorted({seed.body for seeds in found.values() for seed in seeds})
     return list(found.items()), bodies
 
 
 def make_input(seed: int, index: int) -> Input:
-    """The same for the same numbers."""
+    """The input number `index` of `seed`: the same each time."""
     numbers = random.Random(f"{seed} {index}")
     if numbers.random() < 0.05:
         data = numbers.choice(GARBAGE)
@@ -169,7 +169,7 @@ def make_input(seed: int, index: int) -> Input:
     path, seeds = numbers.choice(paths)
     sent = numbers.choice(seeds)
     body = sent.body if numbers.random() < 0.05 else mutate(numbers, sent.body, bodies)
-    if numbers.random() < 0.1:  # the damage is within, and found once it is unpacked
+    if numbers.random() < 0.1:  # the damage is inside, and found after decompression
         sent, body = packed(sent), gzip.compress(body, 1, mtime=0)
     content_type = sent.content_type.encode()
     if numbers.random() < 0.1:
@@ -192,7 +192,7 @@ def make_input(seed: int, index: int) -> Input:
 
 
 class Connection:
-    """A connection that is kept while the service keeps it, and made anew when it does not."""
+    """A connection that is kept open, and reopened when the service closes it."""
 
     def __init__(self, live: Running) -> None:
         self._live = live
@@ -239,7 +239,7 @@ class Connection:
         return status.decode()
 
     def _read_answer(self, connection: socket, data: bytes) -> tuple[bytes, bytes, bool]:
-        """Its status, what lies behind it, and whether it is the connection's last."""
+        """Its status, the bytes after it, and whether it closes the connection."""
         while b"\r\n\r\n" not in data:
             data += _receive(connection)
         head, _, rest = data.partition(b"\r\n\r\n")
@@ -258,7 +258,7 @@ class Connection:
         return status, rest[length:], headers.get(b"connection") == b"close"
 
     def _send_garbage(self, data: bytes) -> str:
-        """The first of its answers, or the first that is not allowed; and then it must end."""
+        """Status of the first answer, or of the first forbidden one. The connection must end."""
         self.close()
         answers = b""
         where = self._live.host, self._live.port
@@ -288,14 +288,14 @@ def _receive(connection: socket) -> bytes:
 
 
 def is_allowed(status: str, garbage: bool) -> bool:
-    """Whether an input may be answered so."""
+    """Whether this status is allowed."""
     if status == "closed":
         return garbage
     return status[0] in "24" or status in ("503", "504") or (garbage and status in ("100", "101"))
 
 
 def send_inputs(live: Running, seed: int, indices: range, result: Result, keep: Path) -> None:
-    """One connection's part. What fails is noted in `result` and written below `keep`."""
+    """Send one connection's share. Failures are noted in `result` and written below `keep`."""
     connection = Connection(live)
     for index in indices:
         sent = make_input(seed, index)
@@ -317,7 +317,7 @@ def send_inputs(live: Running, seed: int, indices: range, result: Result, keep: 
 
 
 def send_all(live: Running, seed: int, inputs: range, keep: Path) -> Result:
-    """All inputs, by several connections at once."""
+    """Send all inputs over several connections at once."""
     results = [Result() for _ in range(CONNECTIONS)]
     threads = [
         threading.Thread(
@@ -338,7 +338,7 @@ def send_all(live: Running, seed: int, inputs: range, keep: Path) -> Result:
 
 
 def answers_well(live: Running) -> bool:
-    """Whether the service is alive and still knows what is right."""
+    """Whether the service is alive and still answers correctly."""
     body = json.dumps({"z": [[0.0] * 10]}).encode()
     request = b"POST /decode HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
     if not live.is_alive():
@@ -357,7 +357,7 @@ def answers_well(live: Running) -> bool:
 def fuzz(
     live: Running, *, inputs: int, seed: int, keep: Path, warm_up: int = WARM_UP_INPUTS
 ) -> dict[str, Any]:
-    """Send `warm_up` inputs, then `inputs` more, and tell what came of all of them."""
+    """Send `warm_up` inputs, then `inputs` more, and return the figures."""
     before = send_all(live, seed, range(warm_up), keep)
     start_mib = live.resident_mib()
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the scripts of this package share: a service of their own, its figures, and how they end.
+"""Shared by the scripts: starting a service, promises and figures, exit status.
 
 Each is `python -m benchmarks.reliability.NAME`, with `--short` for seconds instead of minutes; it
 prints its figures as JSON in the last line, and ends with status 1 if a promise is broken.
@@ -44,7 +44,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """A line of the reliability table."""
+    """A row of the reliability table."""
 
     what: str
     goal: str
@@ -53,29 +53,29 @@ class Promise:
 
 
 def at_most(what: str, figure: float, limit: float, unit: str = "", digits: int = 1) -> Promise:
-    """Kept by a figure that is no more than `limit`. NaN keeps none."""
+    """Kept if `figure` ≤ `limit`. NaN breaks it."""
     shown = f"{figure:,.{digits}f}{unit}"
     return Promise(what=what, goal=f"≤ {limit:g}{unit}", measured=shown, reached=figure <= limit)
 
 
 def at_least(what: str, figure: float, limit: float, unit: str = "", digits: int = 2) -> Promise:
-    """Kept by a figure that is no less than `limit`."""
+    """Kept if `figure` ≥ `limit`. NaN breaks it."""
     shown = f"{figure:,.{digits}f}{unit}"
     return Promise(what=what, goal=f"≥ {limit:g}{unit}", measured=shown, reached=figure >= limit)
 
 
 def equals(what: str, figure: object, goal: object) -> Promise:
-    """Kept by this figure alone."""
+    """Kept if `figure` equals `goal`."""
     return Promise(what=what, goal=str(goal), measured=str(figure), reached=figure == goal)
 
 
 def told(promises: Sequence[Promise], **figures: object) -> Figures:
-    """What `measure` returns."""
+    """The return value of `measure`."""
     return {"promises": [asdict(promise) for promise in promises], **figures}
 
 
 def broken(figures: Figures) -> list[Mapping[str, Any]]:
-    """The promises that are not kept."""
+    """The promises that were broken."""
     return [promise for promise in figures["promises"] if not promise["reached"]]
 
 
@@ -92,13 +92,13 @@ def run(measure: Callable[..., Figures], description: str | None) -> int:
 
 
 def tell(line: str) -> None:
-    """How far it is."""
+    """Report progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Service(Running):
-    """One that was started here. `log` has what it wrote."""
+    """A service started by `service`. `log` has its output."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -125,21 +125,21 @@ class Service(Running):
         return self.log.read_text(errors="replace")
 
     def workers(self) -> set[int]:
-        """Its processes that serve; of one without workers, itself."""
+        """Ids of the serving processes; without workers, its own."""
         found = {pid for pid in _children(self.pid) if b"spawn_main" in _command(pid)}
         return found or {self.pid}
 
     def open_files(self) -> int:
-        """Descriptors of all processes that serve."""
+        """Open descriptors of all serving processes."""
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers())
 
     def resident_mib_of_all(self) -> float:
-        """Memory of all processes that serve; what they share counts for each."""
+        """Memory of all serving processes; shared pages count once per process."""
         pages = (int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in self.workers())
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / MIB
 
     def stop(self) -> tuple[int, float]:
-        """SIGTERM; its exit status and how long it took."""
+        """Send SIGTERM; exit status and seconds until the end."""
         began = time.monotonic()
         self.process.terminate()
         return self.process.wait(STOP_TIMEOUT_S), time.monotonic() - began
@@ -170,7 +170,7 @@ def service(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[Service]:
-    """`python -m service` on a free port, ready, and all its processes gone afterwards.
+    """`python -m service` on a free port, ready; all its processes are gone afterwards.
 
     `apart` keeps it from the last core, to which the calling thread keeps meanwhile, and what that
     starts. A `quiet` one logs warnings only, and is known to be ready by asking it. `prefix` are
@@ -183,7 +183,7 @@ def service(
         port = free_port() if quiet else 0
         words = ["--log-level", "warning"] if quiet else []
         command = [*prefix, sys.executable, "-m", module, "--port", str(port), *words, *flags]
-        os.sched_setaffinity(0, cores - last or cores)  # which a new process takes over
+        os.sched_setaffinity(0, cores - last or cores)  # inherited by the new process
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
                 command, cwd=ROOT, env=os.environ | (environment or {}), stdin=subprocess.DEVNULL,
@@ -199,7 +199,7 @@ def service(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Politely first, and then all of its session."""
+    """Terminate it, then kill its whole session."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
@@ -224,7 +224,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
-    """Seconds until it holds; None if it does not in time."""
+    """Seconds until `condition` holds; None after `timeout_s`."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > timeout_s:
@@ -234,7 +234,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
 
 
 def is_held(port: int, connection: socket.socket) -> bool:
-    """Whether who serves at a port of 127.0.0.1 has its end of a connection open."""
+    """Whether the server on a port of 127.0.0.1 still holds its end of a connection."""
     ends = f":{port:04X}", f":{connection.getsockname()[1]:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, *_, inode = line.split()[:10]
@@ -245,12 +245,12 @@ def is_held(port: int, connection: socket.socket) -> bool:
 
 @cache
 def pixels() -> bytes:
-    """4,096 images as the network draws them, 784 bytes each."""
+    """4,096 images drawn by the network, 784 bytes each."""
     from benchmarks.workloads import bulk_pixels
 
     return bulk_pixels().tobytes() * 4
 
 
 def raw(images: int, path: str = "/anomaly-score", **headers: str) -> Request:
-    """A request of so many images, as their bytes."""
+    """A request of this many images, as raw bytes."""
     return path, RAW | headers, pixels()[: images * PIXELS]

@@ -1,4 +1,4 @@
-"""Work that keeps the network busy for a known while, so that others wait for sure."""
+"""Work that keeps the network busy for a known time, so that other requests queue."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ LIMITS: Final = (
 
 
 def long_work() -> Request:
-    """Cannot be stopped once it runs."""
+    """A request that cannot be stopped once it runs."""
     return raw(IMAGES, "/anomaly-score?score=iwae")

@@ -1,4 +1,4 @@
-"""Good bodies, and ways to damage them."""
+"""Valid bodies, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ TEXTS: Final = (
     *(b"null", b"NaN", b"-1", b"1e999", b"1e-999", b"18446744073709551616", b"[]", b"{}", b'"'),
     *(b"\\ud800", b"\xff", b"\0", b"\r\n", b"true", b"[[[[[[[[", b'"images":', b'"dtype":'),
 )
-"""What JSON and headers stumble over."""
+"""Texts that break JSON and headers."""
 
 
 class Seed(NamedTuple):
-    """A good body, its type, and the other headers that it needs."""
+    """A valid body, its type, and the other headers it needs."""
 
     body: bytes
     content_type: str

@@ -1,4 +1,4 @@
-"""Ten times as many requests as it can serve, whether it is ready or not.
+"""Ten times capacity, in an open loop.
 
 The network is made the bottleneck: each request draws 2,048 times for each of two images, some
 13 ms of forward passes for 1.5 kB of body. So ten times the capacity is what a generator beside it
@@ -36,12 +36,12 @@ from benchmarks.reliability.harness import (
 )
 
 TIMES: Final = 10
-"""Of the capacity, that are sent."""
+"""Load as a multiple of capacity."""
 
 IMAGES: Final = 2
 DRAWS: Final = 2048
 ROWS: Final = IMAGES * DRAWS // 32
-"""Places in the queue that a request takes."""
+"""Queue slots that a request takes."""
 
 QUEUE: Final = 4096
 """Half a second of work: back to normal within 1 s after is more than the queue's length."""
@@ -54,7 +54,7 @@ PROBE_PAUSE_S: Final = 0.08
 
 
 class Refusals:
-    """What a few callers saw who do not send more than a trickle."""
+    """What a few low-rate callers saw."""
 
     def __init__(self) -> None:
         self.ms: list[float] = []
@@ -70,10 +70,10 @@ class Refusals:
 
 
 class Turn(NamedTuple):
-    """Some seconds of capacity, and some of overload at once after them."""
+    """Some seconds at capacity, followed at once by overload."""
 
     able: float
-    """Requests a second that a closed loop gets."""
+    """Requests per second in a closed loop."""
     answered: float
     """Of those that are too many, a second."""
     p99_ms: float
@@ -90,7 +90,7 @@ def drain_s(rate: float) -> float:
 
 
 def overload(port: int, heavy: Request, able: float, seconds: float) -> dict[str, Any]:
-    """What came of ten times as much as it is able to do."""
+    """The outcome of the overload."""
     return load.open_loop(
         port,
         heavy,

@@ -1,4 +1,4 @@
-"""The readers of bodies, under atheris: many runs, in which they raise their own errors only."""
+"""The body readers under atheris: in many runs they raise no errors but their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNS: Final = 500_000
 SHORT_RUNS: Final = 2_000
 
 MOST_S: Final = 600
-"""It ends after that, however many runs it has made."""
+"""It ends after this, however many runs it has made."""
 
 
 def measure(*, short: bool) -> Figures:

@@ -1,4 +1,4 @@
-"""Two bundles of the same shape that take each other's place under load.
+"""Two bundles of the same shape that replace each other under load.
 
 Each answer names its version, and its scores must be those of that bundle and no other. Then the
 weights of one are cut short: the other one goes on, and the service says why.
@@ -44,18 +44,18 @@ from model.engine.engine import Engine
 BUNDLES: Final = ("mnist", "fashion-mnist")
 
 COUNTS: Final = (1, 64, 256)
-"""Images of the requests: alone, in a batch, and in several batches."""
+"""Images per request: alone, in a batch, and in several batches."""
 
 CLIENTS: Final = 6
 
 LOAD_S: Final = 0.3
-"""Between two reloads."""
+"""Pause between two reloads."""
 
 RELOAD_S: Final = 20.0
 """Longest wait for all workers to have changed."""
 
 LOOKS: Final = 12
-"""New connections that must all find the new version: any worker may take one."""
+"""New connections that must all see the new version: any worker may accept one."""
 
 TOLERANCE: Final = 1e-4
 
@@ -63,7 +63,7 @@ RELOAD: Final = ("/model/reload", {"Content-Length": "0"}, b"")
 
 
 class Expected:
-    """The scores of both bundles, by their versions."""
+    """The scores of both bundles, by version."""
 
     def __init__(self) -> None:
         images = np.frombuffer(pixels(), np.uint8)[: max(COUNTS) * PIXELS].reshape(-1, PIXELS)
@@ -91,7 +91,7 @@ class Expected:
 
 
 def put(name: str, place: Path) -> None:
-    """Have a bundle's files where the service looks, at once."""
+    """Put a bundle's files where the service looks, atomically."""
     new = place.with_name("new")
     shutil.copytree(PRETRAINED / name, new)
     if place.exists():
@@ -101,7 +101,7 @@ def put(name: str, place: Path) -> None:
 
 
 def ask_for_it(live: Service, *, by_signal: bool) -> str:
-    """Have it reloaded; what the service answers to that."""
+    """Request a reload; the answer."""
     if by_signal:
         live.process.send_signal(signal.SIGHUP)
         return "200"
@@ -111,7 +111,7 @@ def ask_for_it(live: Service, *, by_signal: bool) -> str:
 
 
 def all_have(live: Service, version: str) -> bool:
-    """Whether every new connection finds this version."""
+    """Whether every new connection sees this version."""
     with suppress(OSError, HTTPException):
         seen = {live.get("/model").headers.get("x-model-version") for _ in range(LOOKS)}
         return seen == {version}

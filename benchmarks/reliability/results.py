@@ -30,7 +30,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     SEEING: (),
     SOAK: ("soak",),
 }
-"""Scripts, in the order in which they are shown."""
+"""Scripts in display order."""
 
 CHECKED: Final = "checks"
 """The script whose promises each belong to a section of their own."""
@@ -42,21 +42,21 @@ Results = dict[str, Any]
 
 
 def read(directory: Path = RESULTS) -> Results:
-    """What is there, or nothing."""
+    """The stored results, or none."""
     path = directory / f"{NAME}.json"
     found: Results = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
 def write(results: Results, directory: Path = RESULTS) -> None:
-    """Figures and table, side by side."""
+    """Write figures and table."""
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     (directory / f"{NAME}.json").write_text(text)
     (directory / f"{NAME}.md").write_text(markdown(results))
 
 
 def promises_of(name: str, figures: Mapping[str, Any]) -> list[Promise]:
-    """Of a script's last line; those of hostile input have figures, and their goals are here."""
+    """From a script's last line. The goals of `fuzz` and `bombs` are here."""
     if "promises" in figures:
         return [Promise(**promise) for promise in figures["promises"]]
     if name == "fuzz":
@@ -74,7 +74,7 @@ def promises_of(name: str, figures: Mapping[str, Any]) -> list[Promise]:
 
 
 def markdown(results: Results) -> str:
-    """All of it."""
+    """The whole document."""
     machines = sorted({_machine(run) for run in results.values()})
     dates = sorted({run["date"] for run in results.values()})
     commits = sorted({run["commit"] for run in results.values()})
@@ -88,7 +88,7 @@ def markdown(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """A line for each promise."""
+    """The table: a row per promise."""
     rows: list[tuple[str, ...]] = [
         ("promise", "goal", "measured", "kept", "command"),
         ("---", "---:", "---:", "---", "---"),
@@ -135,7 +135,7 @@ def stored(
 
 
 def main() -> int:
-    """The table, of what is there."""
+    """Rewrite the table from the stored results."""
     results = read()
     unknown = {check.what for check in CHECKS} ^ {
         promise["what"] for promise in results.get(CHECKED, {}).get("promises", ())

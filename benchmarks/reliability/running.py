@@ -1,4 +1,4 @@
-"""A process that serves, and what the kernel says of its memory."""
+"""A running service, and its memory as the kernel reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Running:
-    """A service that is ready, on this machine."""
+    """A service on this machine that is ready."""
 
     host: str
     port: int
@@ -29,11 +29,11 @@ class Running:
         return Path(f"/proc/{self.pid}").exists() and self._status("State") not in ("Z", "X")
 
     def resident_mib(self) -> float:
-        """Memory that it holds now."""
+        """Memory in use now."""
         return int(self._status("VmRSS")) * 1024 / MIB
 
     def peak_mib(self) -> float:
-        """The most that it has held since `forget_peak`."""
+        """Peak memory since `forget_peak`."""
         return int(self._status("VmHWM")) * 1024 / MIB
 
     def forget_peak(self) -> None:

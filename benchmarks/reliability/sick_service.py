@@ -1,4 +1,4 @@
-"""The service, with a network that can be made ill from outside.
+"""The service with a network that can be made to fail from outside.
 
 A file in the directory `SICK_DIRECTORY`, named by a process's id, says what is wrong with that
 process's network from then on: `hang`, `raise` or `wrong`. Workers come to this by importing it.
@@ -22,7 +22,7 @@ _score = Engine.score
 
 
 class SickError(Exception):
-    """What a network raises that always raises."""
+    """Raised by a network that always fails."""
 
 
 def score(self: Engine, images: Any, name: str | None = None) -> Any:

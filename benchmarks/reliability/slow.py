@@ -1,4 +1,4 @@
-"""Connections that send a request byte by byte, or nothing: many, on one thread."""
+"""Many connections on one thread that send a request byte by byte, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["head", "body"]
 CONNECT_S: Final = 10.0
 
 GAP_S: Final = 1.0
-"""Between two bytes of a connection."""
+"""Pause between two bytes of a connection."""
 
 STEPS: Final = 100
 """In which the bytes of all connections are spread over that time."""
@@ -27,7 +27,7 @@ STEPS: Final = 100
 
 @dataclass(eq=False)
 class Slow:
-    """A connection, and what came of it."""
+    """A connection and its outcome."""
 
     socket: socket.socket
     kind: Kind
@@ -40,7 +40,7 @@ class Slow:
 
 
 class SlowClients:
-    """Half of them dawdle over the head of a request, half over its body."""
+    """Half of them send the head of a request slowly, half its body."""
 
     def __init__(self, port: int, count: int) -> None:
         request = raw_http(port, raw(1))
@@ -59,11 +59,11 @@ class SlowClients:
 
     @property
     def left(self) -> int:
-        """Connections that are open still."""
+        """Number of connections still open."""
         return len(self._selector.get_map())
 
     def dawdle(self, seconds: float) -> None:
-        """Send a byte of each now and then, until all are closed or the time is over."""
+        """Send a byte on each now and then, until all are closed or `seconds` have passed."""
         began = time.monotonic()
         for step in range(round(seconds / GAP_S * STEPS)):
             for slow in self.all[step % STEPS :: STEPS]:
@@ -99,7 +99,7 @@ class SlowClients:
         except BlockingIOError:
             return
         except OSError:
-            self._read_one(slow)  # an answer may have come before
+            self._read_one(slow)  # an answer may have come first
             self._end(slow)
         slow.rest = slow.rest[1:]
 

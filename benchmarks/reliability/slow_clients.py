@@ -41,7 +41,7 @@ PAUSE_S: Final = 0.002
 GOAL: Final = 1.2
 
 SLACK_S: Final = 2.0
-"""From the end of a slow client's time to the end of its connection, at most."""
+"""Longest time from a slow client's timeout to the end of its connection."""
 
 
 def _dawdle(port: int, count: int, seconds: float, news: Connection) -> None:
@@ -89,7 +89,7 @@ def slow_promises(*, short: bool) -> tuple[list[Promise], Figures]:
     stated = {"head": 1.5, "body": 2.5} if short else {"head": 10.0, "body": 12.0}
     flags = ("--header-timeout-s", f"{stated['head']:g}", "--request-timeout-s")
     with service(*flags, f"{stated['body']:g}", apart=True, quiet=True) as live:
-        p99_ms(live, seconds)  # the first are slow
+        p99_ms(live, seconds)  # warm-up
         without, beside = [], []
         statuses: dict[str, Counter[str]] = {kind: Counter() for kind in stated}
         ends: dict[str, list[float]] = {kind: [] for kind in stated}
@@ -140,7 +140,7 @@ def slow_promises(*, short: bool) -> tuple[list[Promise], Figures]:
 
 
 def idle_promises(*, short: bool) -> list[Promise]:
-    """Connections on which one request was answered, and then nothing comes."""
+    """Connections that are idle after one answered request."""
     most, keep_s = (40, 1) if short else (1000, 10)
     flags = ("--max-connections", str(most), "--keep-alive-s", str(keep_s))
     with service(*flags, quiet=True) as live:
@@ -185,7 +185,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 def measure(*, short: bool) -> Figures:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for those who are started, too
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by child processes
     promises, figures = slow_promises(short=short)
     return told([*promises, *idle_promises(short=short)], **figures)
 

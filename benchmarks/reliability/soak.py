@@ -1,4 +1,4 @@
-"""Twenty minutes at 80 % of what it can do, of all sorts of requests: nothing may grow.
+"""Twenty minutes of mixed requests at 80 % of capacity: nothing may grow.
 
 An open loop of a fixed mixture: scores as JSON, raw bytes, PNG and by the Open Inference Protocol,
 reconstructions, samples, and requests that are wrong. Beside it some clients leave half-way, and
@@ -42,12 +42,12 @@ from benchmarks.reliability.harness import (
 )
 
 SHARE: Final = 0.8
-"""Of the capacity, that is sent."""
+"""Load as a fraction of capacity."""
 
 CONNECTIONS: Final = 64
 
 LEAVE_PAUSE_S: Final = 0.2
-"""Between two clients who leave."""
+"""Pause between two clients that leave."""
 
 GROWTH: Final = 5.0
 """Percent."""
@@ -56,11 +56,11 @@ SLOWER: Final = 1.5
 """Of the last minutes' median latencies against those of the first; others use the machine, too."""
 
 Wanted = tuple[Request, str, str]
-"""A request, its method, and the status it is to get."""
+"""A request, its method, and the expected status."""
 
 
 def mixture() -> list[Wanted]:
-    """What is sent in turn."""
+    """The requests, sent in turn."""
     image = np.frombuffer(pixels()[:PIXELS], np.uint8).reshape(28, 28)
     file = png(image)
     as_json = {"Content-Type": "application/json"}
@@ -122,7 +122,7 @@ class Leavers:
     def _leave(self) -> None:
         while not self._over.wait(LEAVE_PAUSE_S):
             connection = socket.create_connection((HOST, self._port), 10)
-            with connection, suppress(OSError):  # it may be closed before all of it is there
+            with connection, suppress(OSError):  # it may be closed before everything is sent
                 connection.sendall(self._requests[self.left % len(self._requests)])
             self.left += 1
 
@@ -130,7 +130,7 @@ class Leavers:
 def minute(
     live: Service, generator: Generator, rate: float, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """What came of it, and how the service is at its end."""
+    """The outcome, and the state of the service at the end."""
     generator.latencies.clear()
     generator.lateness.clear()
     generator.run(times("poisson", rate, seconds, seed))
@@ -154,7 +154,7 @@ def measure(*, short: bool) -> Figures:
         files = live.open_files()
         rate = SHARE * able
         generator = Generator(live.port, *requests, connections=CONNECTIONS)
-        gc.disable()  # nothing here has cycles, and a collection would be lateness
+        gc.disable()  # nothing here has cycles, and a collection would add latency
         with Leavers(live.port) as leavers:
             found = [minute(live, generator, rate, seconds, seed) for seed in range(minutes)]
         gc.enable()

@@ -1,4 +1,4 @@
-"""Whose connections are whose, as Linux tells it in /proc."""
+"""Which process holds which connection, from /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ESTABLISHED: Final = "01"
 
 
 def peers_of(pid: int, port: int) -> set[int]:
-    """Ports of those who are connected to a process that listens on `port`."""
+    """Ports of peers connected to a process that listens on `port`."""
     sockets = set()
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -27,7 +27,7 @@ def peers_of(pid: int, port: int) -> set[int]:
 
 
 def zombies(session: int) -> list[int]:
-    """Processes of a session that have ended and that nobody has waited for."""
+    """Zombies of a session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

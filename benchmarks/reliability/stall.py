@@ -39,7 +39,7 @@ EXIT_S: Final = 10.0
 """From not being alive to the end, at most."""
 
 NEW_S: Final = 6.0
-"""For another worker to be ready, beside all else that a machine of two cores does."""
+"""Time for a new worker to be ready on a busy machine of two cores."""
 
 PATHS: Final = ("/readyz", "/livez")
 
@@ -50,7 +50,7 @@ ILLNESSES: Final = ("hang", "wrong", "raise", EVERYWHERE)
 
 
 class Illness:
-    """What is seen from outside of one process whose network falls ill."""
+    """What is seen from outside of one process whose network fails."""
 
     def __init__(self, live: Service, illness: str, most_s: float) -> None:
         self.first_503_s: dict[str, float] = {}
@@ -63,7 +63,7 @@ class Illness:
         self._most_s = most_s
 
     def watch(self, directory: Path) -> None:
-        """Until it ends, or should have."""
+        """Poll until it ends, or should have."""
         began = time.monotonic()
         (directory / str(self._live.pid)).write_text(self._illness)
         threads = [
@@ -138,7 +138,7 @@ def single(illness: str, stall_s: int, directory: Path) -> tuple[list[Promise], 
 
 
 def one_of_two(stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
-    """One worker hangs: it ends, another comes, and the parent stays."""
+    """One worker hangs: it ends, is replaced, and the parent lives."""
     with service(
         *("--stall-timeout-s", str(stall_s), "--workers", "2"),
         module="benchmarks.reliability.sick_service",
@@ -147,7 +147,7 @@ def one_of_two(stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
         before = live.workers()
         ill = min(before)
         (directory / str(ill)).write_text("hang")
-        for _ in range(8):  # one of them meets it
+        for _ in range(8):  # one of them reaches the hung worker
             threading.Thread(target=_ask, args=(live, "hang"), daemon=True).start()
 
         def gone() -> bool:
@@ -174,7 +174,7 @@ def _new_ones_answer(live: Service, before: set[int]) -> bool:
 
 
 def measure(*, short: bool) -> Figures:
-    """All illnesses at once: they wait more than they work."""
+    """All failures at once, as they mostly wait."""
     stall_s = 1 if short else 3
     jobs: dict[str, Callable[[Path], tuple[list[Promise], Figures]]] = {
         illness: partial(single, illness, stall_s)

@@ -34,10 +34,10 @@ from benchmarks.reliability.harness import (
 CLIENTS: Final = 8
 
 LOAD_S: Final = 0.4
-"""Under load before the signal."""
+"""Seconds under load before the signal."""
 
 PAUSE_S: Final = 0.05
-"""Of clients whose connections are idle for most of the time."""
+"""Pause of clients whose connections are mostly idle."""
 
 DELAY_S: Final = 0.5
 
@@ -50,12 +50,12 @@ NOW_S: Final = 0.5
 SHUTDOWN_S: Final = 5
 
 PLANS: Final = ((DELAY_S, 1), (0.0, 1), (DELAY_S, 2), (DELAY_S, 1), (0.0, 2))
-"""Seconds of delay, and workers; each in turn."""
+"""Seconds of delay and number of workers, in turn."""
 
 
 @dataclass
 class Stop:
-    """What one stop did."""
+    """The outcome of one stop."""
 
     delay_s: float
     workers: int
@@ -126,7 +126,7 @@ def stop_under_load(delay_s: float, workers: int) -> Stop:
     with service("--workers", str(workers), environment=settings) as live:
         newcomers = Newcomers(live, found)
         crowd = Crowd(live.port, raw(1), raw(256), raw(8, "/reconstruct"), clients=CLIENTS)
-        # Those who pause can be told to close only while there is a delay.
+        # Clients that pause can be told to close only during a delay.
         leisurely = Crowd(live.port, raw(1), clients=CLIENTS if delay_s else 0, pause_s=PAUSE_S)
         with crowd, leisurely:
             time.sleep(LOAD_S)

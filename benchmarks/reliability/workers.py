@@ -33,7 +33,7 @@ PAUSE_S: Final = 0.004
 other worker the second one, from who starts."""
 
 LOAD_S: Final = 0.5
-"""Under load before a worker is killed, and after another one has come."""
+"""Seconds under load before a worker is killed, and after it was replaced."""
 
 READY_S: Final = 3.0
 
@@ -42,17 +42,17 @@ WAIT_S: Final = 20.0
 
 
 class Killed(NamedTuple):
-    """What one `kill -9` did."""
+    """The outcome of one `kill -9`."""
 
     lost: int
     connected: int
-    """Clients that were connected to it: each has one request in flight at most."""
+    """Clients that were connected to the worker: each had at most one request in flight."""
     ready_s: float
     reaped: bool
 
 
 def kill_one(live: Service, crowd: Crowd) -> Killed:
-    """A worker with connections."""
+    """Kill the worker with the most connections."""
     time.sleep(LOAD_S)
     before = live.workers()
     victim = max(before, key=lambda pid: len(peers_of(pid, live.port)))
@@ -71,7 +71,7 @@ def kill_one(live: Service, crowd: Crowd) -> Killed:
 
 
 def _answers(live: Service, pids: set[int]) -> bool:
-    """Whether a request of ours reaches one of them, and is answered."""
+    """Whether a request reaches one of them and is answered."""
     with suppress(OSError, HTTPException), live.caller(0.2) as caller:
         good = caller.get("/readyz").status == 200
         return good and any(caller.own_port in peers_of(pid, live.port) for pid in pids)

@@ -60,7 +60,7 @@ class Connections:
 
     def note_refusal(self, status: int) -> None:
         """What came was no request, and was answered with this status."""
-        self._metrics.count_no_request(status)
+        self._metrics.count_invalid_request(status)
 
     def remove(self, connection: Connection) -> None:
         """It is closed."""

@@ -24,7 +24,7 @@ from model.engine.device import DeviceError
 from service.access.rates import Buckets
 from service.app import create_app
 from service.server.connections import Connections
-from service.server.http_protocol import Protocol
+from service.server.http_protocol import HttpProtocol
 from service.server.listeners import drain_accept_queue, stop_new_connections
 from service.settings import Settings
 
@@ -103,7 +103,7 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ws="none",
-        http=partial(Protocol, shared=connections, refuse=app.refuse),  # type: ignore[arg-type] # it is called only
+        http=partial(HttpProtocol, connections=connections, refuse=app.refuse),  # type: ignore[arg-type] # it is called only
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
     )

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import numpy as np
+import orjson
 import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 
 from service.app import App, create_app
 from service.settings import Settings
-from tests.api.helpers import client_of
-
-SMALL = Settings(
-    threads=1,
-    max_batch_images=4,
-    max_queue_images=8,
-    max_images_per_request=8,
-    max_body_bytes=60_000,
-    max_image_pixels=100_000,
-)
+from tests.api.bodies import JSON, Array, Images, mu
+from tests.api.helpers import SMALL, client_of, uint8_body
 
 
 @pytest.fixture
@@ -56,3 +49,16 @@ async def small_client(small_app: App) -> AsyncIterator[AsyncClient]:
 def four(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Four digits, (4, 1, 28, 28)."""
     return digits[:4]
+
+
+@pytest.fixture(scope="session")
+def digit(four: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One digit, (28, 28)."""
+    found: NDArray[np.uint8] = four[2, 0]
+    return found
+
+
+@pytest.fixture
+async def mu_of_four(client: AsyncClient, four: Images) -> Array:
+    """μ of `four`, (4, 10), by JSON."""
+    return await mu(client, orjson.dumps(uint8_body(four)), JSON)

@@ -19,9 +19,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.engine.engine import Engine
 from service.api.state import Service
 from service.app import App
+from service.settings import Settings
 
 HANG_S = 20
 """Past this a test hangs. No test waits for it."""
+
+SMALL = Settings(
+    threads=1,
+    max_batch_images=4,
+    max_queue_images=8,
+    max_images_per_request=8,
+    max_body_bytes=60_000,
+    max_image_pixels=100_000,
+)
+"""Limits that a test can reach."""
 
 LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}}
 """File formats that keep each pixel, and how to write them so."""

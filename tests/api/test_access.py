@@ -1,4 +1,4 @@
-"""Who may ask for what, and how much of it."""
+"""Authorization: scopes, API keys and rates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,18 @@ from service.client import AsyncClient as ServiceAsyncClient
 from service.client import Client, ProblemError
 from service.client.__main__ import main as client_main
 from service.settings import Settings
-from tests.api.conftest import SMALL
-from tests.api.helpers import HANG_S, client_of, hold, metric, problem, queue_holds, uint8_body
-from tests.api.test_process import address
-from tests.api.test_readme import run, shell_block
-from tests.conftest import Server
-
-ROOT = Path(__file__).parents[2]
+from tests.api.helpers import (
+    HANG_S,
+    SMALL,
+    client_of,
+    hold,
+    metric,
+    problem,
+    queue_holds,
+    uint8_body,
+)
+from tests.docs import ROOT, run_block, shell_block
+from tests.processes import Server, address, running, start_and_fail, wait_until
 
 KEYS = {
     "infer": "a-key-for-images-and-latents",
@@ -41,6 +45,9 @@ KEYS = {
     "limited": "a-key-with-a-rate-of-ten",
 }
 OPTIONS = {"limited": "rate=10 scopes=infer,metrics"}
+
+REREAD_S = 5.0
+"""The service looks for a change of the file each second; a busy machine takes its time."""
 
 OPEN = [
     *(("GET", path) for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")),
@@ -67,12 +74,27 @@ def line(name: str, key: str, options: str) -> str:
     return f"{name} {sha256(key.encode()).hexdigest()} {options}\n"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "api-keys"
+def write_keys(path: Path) -> Path:
     lines = [line(name, key, OPTIONS.get(name, f"scopes={name}")) for name, key in KEYS.items()]
     path.write_text("".join(lines))
     return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_keys(tmp_path / "api-keys")
+
+
+@pytest.fixture(scope="module")
+def served_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `keyed_server`. A test that changes it puts back what was there."""
+    return write_keys(tmp_path_factory.mktemp("keys") / "api-keys")
+
+
+@pytest.fixture(scope="module")
+def keyed_server(served_file: Path) -> Iterator[Server]:
+    with running("--api-keys-file", str(served_file), "--log-level", "debug") as server:
+        yield server
 
 
 @pytest.fixture
@@ -141,7 +163,7 @@ async def test_fastapi_and_the_hot_routes_refuse_alike(keyed_app: App, path: str
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/encode", "/v2/models/encode/versions/1/infer"])
-async def test_no_body_is_read_of_who_may_not_ask(keyed_app: App, path: str) -> None:
+async def test_no_body_is_read_without_authorization(keyed_app: App, path: str) -> None:
     async def receive() -> Any:
         raise AssertionError("the body was asked for")
 
@@ -179,11 +201,10 @@ def left(answer: Response) -> int:
 
 @pytest.mark.anyio
 async def test_a_rate_is_in_images(
-    keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    keyed_app: App, keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    buckets = "service.access.rates.Buckets.__init__.__defaults__"
-    monkeypatch.setattr(buckets, (None, lambda: now))
+    monkeypatch.setattr(keyed_app._lifecycle._access.buckets, "_clock", lambda: now)
     keyed.headers.update(bearing("limited"))
     answer = await keyed.post("/encode", json=uint8_body(four))
     assert answer.status_code == 200
@@ -195,7 +216,7 @@ async def test_a_rate_is_in_images(
     assert left(await keyed.get("/metrics")) == 5
     assert left(await keyed.post("/encode", content=b"{")) == 5, "no image was in there"
     answer = await keyed.get("/sample?n=6")
-    problem(answer, 429, "6 images > 5 that are left", "10 a second")
+    problem(answer, 429, "6 images > 5 left", "10 per second")
     assert answer.headers["retry-after"] == "1"
     assert left(answer) == 5
     z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
@@ -203,7 +224,7 @@ async def test_a_rate_is_in_images(
     assert answer.status_code == 200
     assert left(answer) == 0
     answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
-    refused(answer, "/v2", 429, "1 images > 0 that are left")
+    refused(answer, "/v2", 429, "1 images > 0 left")
     assert (await keyed.get("/model")).status_code == 200, "no image is in there"
     now += 0.2
     assert left(await keyed.post("/decode", json={"n": 2})) == 0
@@ -211,7 +232,7 @@ async def test_a_rate_is_in_images(
 
 
 @pytest.mark.anyio
-async def test_what_finds_no_room_in_the_queue_is_not_charged(
+async def test_a_request_refused_by_a_full_queue_is_not_charged(
     keyed_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = hold(monkeypatch, keyed_app, "decode")
@@ -250,26 +271,9 @@ def test_workers_share_a_rate(start_server: Callable[..., Server], tmp_path: Pat
 # Starting
 
 
-def start_and_fail(*flags: str, **environment: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "service", "--port", "0", *flags],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    (reason,) = done.stderr.splitlines()
-    return reason
-
-
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104 - it is refused
-def test_others_need_a_key_or_somebody_who_says_that_they_do_not(
-    host: str, flags: tuple[str, ...]
-) -> None:
+def test_a_public_address_needs_keys_or_allow_anonymous(host: str, flags: tuple[str, ...]) -> None:
     reason = start_and_fail("--host", host, *flags)
     for word in (host, "VAE_API_KEYS_FILE", "service.keys", "VAE_ALLOW_ANONYMOUS=true"):
         assert word in reason
@@ -287,7 +291,7 @@ def test_keys_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) -> No
         assert key not in reason
 
 
-def test_everybody_may_ask_where_that_is_allowed(start_server: Callable[..., Server]) -> None:
+def test_anonymous_access_where_it_is_allowed(start_server: Callable[..., Server]) -> None:
     server = start_server("--host", "0.0.0.0", "--allow-anonymous", "true")  # noqa: S104 - a test
     url = server.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - it listens there too
     with httpx.Client(base_url=url, timeout=HANG_S) as client:
@@ -309,7 +313,7 @@ def test_everybody_may_ask_where_that_is_allowed(start_server: Callable[..., Ser
         ("no.such.host.invalid", False),
     ],
 )
-def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_addresses(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -328,40 +332,38 @@ def test_keys_of_the_environment_win_over_loopback() -> None:
 # A running service
 
 
-def test_a_key_that_is_added_works_a_second_later_and_none_is_logged(
-    start_server: Callable[..., Server], file: Path
+def test_an_added_key_works_a_second_later_and_no_key_is_logged(
+    keyed_server: Server, served_file: Path
 ) -> None:
-    server = start_server("--api-keys-file", str(file), "--log-level", "debug")
     new = "a-key-that-comes-later"
     headers = {"Authorization": f"Bearer {new}"}
-    with server.client() as client:
-        assert client.get("/model", headers=headers).status_code == 401
+    file, log = served_file, keyed_server.log
+    with keyed_server.client() as client:
+
+        def status() -> int:
+            return client.get("/model", headers=headers).status_code
+
+        assert status() == 401
         lines = file.read_text()
         file.write_text(lines + line("new", new, ""))
-        time.sleep(1.1)
-        assert client.get("/model", headers=headers).status_code == 200
+        wait_until(lambda: status() == 200, REREAD_S)
         file.unlink()
-        time.sleep(1.1)
-        for _ in range(5):
-            assert client.get("/model", headers=headers).status_code == 200
+        while "the keys read before stay" not in log.read_text():
+            assert status() == 200
+        assert status() == 200
         file.write_text(lines)
-        time.sleep(1.1)
-        assert client.get("/model", headers=headers).status_code == 401
+        wait_until(lambda: status() == 401, REREAD_S)
         assert client.get("/model", headers=bearing("infer")).status_code == 200
-        time.sleep(0.3)
-    log = server.log.read_text()
-    assert log.count("the keys read before stay") == 1
-    assert "has 5 keys now" in log
+    text = log.read_text()
+    assert text.count("the keys read before stay valid") == 1
+    assert "has 5 keys now" in text
     for key in (*KEYS.values(), new):
-        assert key not in log
-        assert sha256(key.encode()).hexdigest() not in log
+        assert key not in text
+        assert sha256(key.encode()).hexdigest() not in text
 
 
-def test_a_body_that_waits_to_be_asked_for_is_not(
-    start_server: Callable[..., Server], file: Path
-) -> None:
-    server = start_server("--api-keys-file", str(file))
-    with socket.create_connection(address(server), timeout=HANG_S) as connection:
+def test_an_unauthorized_body_is_not_asked_for(keyed_server: Server) -> None:
+    with socket.create_connection(address(keyed_server), timeout=HANG_S) as connection:
         connection.sendall(
             b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
             b"Expect: 100-continue\r\n\r\n"
@@ -369,13 +371,13 @@ def test_a_body_that_waits_to_be_asked_for_is_not(
         assert connection.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
-def test_the_client_bears_a_key(
-    start_server: Callable[..., Server],
-    file: Path,
+def test_the_client_sends_a_key(
+    keyed_server: Server,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server = start_server("--api-keys-file", str(file))
+    server = keyed_server
     with Client(server.url, api_key=KEYS["infer"]) as client:
         assert client.model()["id"] == "mnist"
         digit = client.sample(1, seed=1)
@@ -388,7 +390,7 @@ def test_the_client_bears_a_key(
             return await client.model()
 
     assert asyncio.run(ask())["id"] == "mnist"
-    png = file.with_suffix(".png")
+    png = tmp_path / "digit.png"
     png.write_bytes(httpx.get(f"{server.url}/sample", headers=bearing("infer")).content)
     command = ["score", str(png), "--url", server.url]
     assert client_main(command) == 1
@@ -397,12 +399,12 @@ def test_the_client_bears_a_key(
     assert str(png) in capsys.readouterr().out
 
 
-def test_the_readme_s_commands_work(
+def test_the_documented_key_commands_work(
     start_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, serve = shell_block("keys").splitlines()
     assert serve == "VAE_HOST=0.0.0.0 VAE_API_KEYS_FILE=api-keys make serve"
-    done = subprocess.run(  # noqa: S603 - our own README
+    done = subprocess.run(  # noqa: S603 - our own documents
         ["bash", "-c", make.replace(".venv/bin/python", sys.executable)],  # noqa: S607
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -413,5 +415,5 @@ def test_the_readme_s_commands_work(
     )
     monkeypatch.setenv("VAE_API_KEY", done.stderr.split()[-1])
     server = start_server("--api-keys-file", str(tmp_path / "api-keys"))
-    run(shell_block("key:"), server, tmp_path)
+    run_block(shell_block("key:"), server, tmp_path)
     assert (tmp_path / "digit.png").read_bytes().startswith(b"\x89PNG")

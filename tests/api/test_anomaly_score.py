@@ -19,7 +19,7 @@ from model.training.calibrate import calibrated
 from service.app import App, create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, problem, uint8_body
-from tests.conftest import Server
+from tests.processes import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,7 @@ async def test_a_table_of_p_values_that_is_lacking(
         assert [output["name"] for output in outputs] == ["score", "mse", "kl"]
 
 
-def test_an_alpha_that_calls_nothing_an_anomaly_is_told_at_the_start(
+def test_an_alpha_that_can_flag_nothing_is_reported_at_startup(
     engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app_of(engine.bundle, tmp_path / "b", alpha=0.0002)
@@ -311,14 +311,18 @@ async def test_an_imported_bundle_offers_what_it_can(
 # The rate itself, on real digits
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-conv"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("mnist-conv", marks=pytest.mark.slow)])
 def test_false_alarms_on_mnists_test_images(
-    start_server: Callable[..., Server], test_images: Callable[[str], NDArray[np.uint8]], name: str
+    server: Server,
+    start_server: Callable[..., Server],
+    test_images: Callable[[str], NDArray[np.uint8]],
+    name: str,
 ) -> None:
     """Every one of the 10,000, over HTTP, at the default score."""
     headers = {"Content-Type": "application/octet-stream"}
     p_values: list[float] = []
-    with start_server("--bundle", name).client() as client:
+    live = server if name == "mnist" else start_server("--bundle", name)
+    with live.client() as client:
         for part in np.split(test_images("mnist"), 5):
             answer = client.post("/anomaly-score", content=part.tobytes(), headers=headers)
             p_values += answer.json()["p_value"]

@@ -77,7 +77,7 @@ async def test_broken_json(send: Send, route: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "-1e999", "1" + 400 * "0"])
-async def test_numbers_that_are_none(send: Send, number: str) -> None:
+async def test_invalid_numbers(send: Send, number: str) -> None:
     answer = await send("/encode", content=one_pixel(number), headers=JSON)
     problem(answer, 400 if answer.status_code == 400 else 422)  # no JSON, or JSON out of range
 
@@ -200,7 +200,7 @@ async def test_a_type_that_is_not_read(send: Send, route: str, content_type: str
 
 
 @pytest.mark.parametrize("content", [b"hello", b"GIF89a", b"%PDF-1.7", b"\x00"])
-async def test_a_body_of_no_type_that_looks_like_none(send: Send, content: bytes) -> None:
+async def test_a_body_without_a_type_that_matches_no_format(send: Send, content: bytes) -> None:
     problem(await send("/encode", content=content), 415, "application/json", "image/png")
 
 
@@ -360,7 +360,7 @@ WRONG_LATENTS: dict[str, tuple[Any, list[Any]]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_LATENTS)
-async def test_latents_that_are_none(send: Send, case: str) -> None:
+async def test_invalid_latents(send: Send, case: str) -> None:
     body, loc = WRONG_LATENTS[case]
     await check_422(send, "/decode", body, loc, str(loc[1]))
 
@@ -372,7 +372,7 @@ async def test_an_integer_past_64_bits(send: Send, number: int) -> None:
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**64), "x", "1.5", ""])
-async def test_a_seed_that_is_none(send: Send, client: AsyncClient, seed: str) -> None:
+async def test_an_invalid_seed(send: Send, client: AsyncClient, seed: str) -> None:
     for route in ("/encode", "/reconstruct"):
         answer = await send(f"{route}?sample=true&seed={seed}", json={"images": [BLANK]})
         assert problem(answer, 422, "seed", repr(seed))["errors"][0]["loc"] == ["query", "seed"]
@@ -380,14 +380,14 @@ async def test_a_seed_that_is_none(send: Send, client: AsyncClient, seed: str) -
 
 
 @pytest.mark.parametrize("n", ["0", "-1", "x", "1.5", "", "9" * 5_000])
-async def test_an_n_that_is_none(client: AsyncClient, n: str) -> None:
+async def test_an_invalid_n(client: AsyncClient, n: str) -> None:
     found = problem(await client.get(f"/sample?n={n}"), 422, "n is")
     assert found["errors"][0]["loc"] == ["query", "n"]
     assert len(found["detail"]) < 300
 
 
 @pytest.mark.parametrize("alpha", ["0", "1", "2", "-0.1", "nan", "inf", "x", ""])
-async def test_an_alpha_that_is_none(send: Send, alpha: str) -> None:
+async def test_an_invalid_alpha(send: Send, alpha: str) -> None:
     answer = await send(f"/anomaly-score?alpha={alpha}", json={"images": [BLANK]})
     found = problem(answer, 422, "alpha", repr(alpha))
     assert found["errors"][0]["loc"] == ["query", "alpha"]
@@ -424,7 +424,7 @@ async def test_a_switch_that_is_neither_on_nor_off(send: Send, parameter: str) -
     ("method", "path"),
     [*(("POST", route) for route in WORK_ROUTES), ("GET", "/sample")],
 )
-async def test_an_x_request_timeout_that_is_none(
+async def test_an_invalid_x_request_timeout(
     client: AsyncClient, method: str, path: str, seconds: str
 ) -> None:
     headers = {"X-Request-Timeout": seconds}

@@ -1,4 +1,4 @@
-"""The same scores for the same 1,000 MNIST test images, whoever asks and in whatever form."""
+"""The same scores for the same 1,000 MNIST test images, from any client and in any body type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.engine.engine import Engine
 from service.client import Client
 from tests.api.helpers import base64_file, image_file
-from tests.conftest import Server
+from tests.processes import Server
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float64]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.api.helpers import problem
-from tests.conftest import Server
+from tests.processes import Server
 
 TYPES = {
     ".css": ("text/css",),

@@ -1,4 +1,4 @@
-"""What every answer bears, errors included."""
+"""Headers of every answer, errors included."""
 
 from __future__ import annotations
 

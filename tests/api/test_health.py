@@ -278,7 +278,7 @@ async def test_the_queue_s_depth_is_seen_while_it_waits(
     assert await metric(small_client, "vae_queue_images") == 0
 
 
-async def test_what_is_asked_cannot_make_the_metrics_grow(small_client: AsyncClient) -> None:
+async def test_requests_cannot_grow_the_metrics(small_client: AsyncClient) -> None:
     async def series() -> int:
         text = (await small_client.get("/metrics")).text
         return sum(len(family.samples) for family in text_string_to_metric_families(text))

@@ -1,4 +1,4 @@
-"""HTTP that is meant to harm: heads without an end, smuggled requests, clients who do not read."""
+"""Hostile HTTP: endless heads, smuggled requests, clients that do not read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.reliability.harness import Service, is_held, service, wait_for
-from service.server.http_protocol import LEAST_TAKEN
+from service.server.write_backlog import MIN_PROGRESS_BYTES
+from tests.api.connections import ZEROS, Connection, request
 from tests.api.helpers import HANG_S
-from tests.api.test_process import address
-from tests.api.test_protocol import ZEROS, Connection, request
-from tests.conftest import Server
+from tests.processes import Server, address, running
 
 STALL_S = 1.0
 FLOOD = 40_000_000
@@ -74,7 +73,7 @@ def flood(live: Service, start: bytes, piece: bytes) -> tuple[bytes, int]:
     ],
     ids=["headers", "value", "name", "url", "trailers", "trailer", "extension", "empty lines"],
 )
-def test_what_has_no_end_is_broken_off(live: Service, start: bytes, piece: bytes) -> None:
+def test_endless_input_is_cut_off(live: Service, start: bytes, piece: bytes) -> None:
     live.forget_peak()
     before = live.resident_mib()
     answer, sent = flood(live, start, piece)
@@ -84,7 +83,7 @@ def test_what_has_no_end_is_broken_off(live: Service, start: bytes, piece: bytes
     assert live.get("/livez").status == 200
 
 
-def test_a_head_of_any_size_within_the_limit_is_read(connection: Connection) -> None:
+def test_a_head_up_to_the_limit_is_read(connection: Connection) -> None:
     """In one piece and in many."""
     for size in (1_000, 30_000, 60_000):
         whole = request("/encode", ZEROS, headers=(f"X-Long: {'b' * size}",))
@@ -107,7 +106,7 @@ def test_too_many_headers_are_refused(connection: Connection) -> None:
     assert connection.is_closed()
 
 
-def test_a_body_is_no_request_whatever_the_head_asks_for(connection: Connection) -> None:
+def test_a_body_is_never_parsed_as_a_request(connection: Connection) -> None:
     """As curl --http2 and Java's client send by default."""
     for _ in range(3):
         inner = request("/model")
@@ -122,7 +121,7 @@ def test_a_body_is_no_request_whatever_the_head_asks_for(connection: Connection)
         assert connection.answer()[2] == b'{"status":"ok"}'
 
 
-def test_many_upgrades_at_once_are_answered_in_their_order(connection: Connection) -> None:
+def test_pipelined_upgrades_are_answered_in_order(connection: Connection) -> None:
     ids = [f"id-{number}" for number in range(60)]
     parts = [
         request(*(("/encode", ZEROS), ("/livez",))[i % 2], headers=(*UPGRADE, f"X-Request-ID: {n}"))
@@ -152,7 +151,7 @@ def test_connect_is_refused(connection: Connection) -> None:
     assert connection.is_closed()
 
 
-def test_trailers_are_no_headers(start_server: Callable[..., Server], tmp_path: object) -> None:
+def test_trailers_are_not_headers(start_server: Callable[..., Server], tmp_path: object) -> None:
     """A proxy in front may have taken a key out of the head for a reason."""
     server = start_server("--api-keys", "k" * 32)
     with closing(Connection(*address(server))) as connection:
@@ -163,7 +162,7 @@ def test_trailers_are_no_headers(start_server: Callable[..., Server], tmp_path: 
         assert connection.answer()[0] == "HTTP/1.1 401 Unauthorized"
 
 
-def test_garbage_never_stands_in_an_answer_under_way(live: Service) -> None:
+def test_garbage_never_ends_up_inside_an_answer(live: Service) -> None:
     with closing(Connection(live.host, live.port)) as connection:
         connection.send(LARGE)
         time.sleep(0.2)
@@ -189,7 +188,7 @@ def unread(live: Service) -> socket.socket:
 
 
 @pytest.mark.parametrize("accept", ["application/x-npy", "application/json"])
-def test_who_does_not_read_the_answer_is_not_waited_for(live: Service, accept: str) -> None:
+def test_a_client_that_does_not_read_is_disconnected(live: Service, accept: str) -> None:
     large = request("/decode", b'{"n": 4096}', headers=(f"Accept: {accept}",))
     with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
         plain.sendall(large)
@@ -201,7 +200,7 @@ def test_who_does_not_read_the_answer_is_not_waited_for(live: Service, accept: s
     assert live.metric("vae_queue_bytes") == 0
 
 
-def test_the_last_answer_is_not_waited_for_either(live: Service) -> None:
+def test_a_client_that_does_not_read_its_last_answer_is_disconnected(live: Service) -> None:
     """Of all sizes: of some of them little is left when the kernel's buffers are full, less than
     what makes a writer pause."""
     unread_ones = []
@@ -223,7 +222,7 @@ def test_the_last_answer_is_not_waited_for_either(live: Service) -> None:
             plain.close()
 
 
-def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
+def test_a_slow_reader_gets_the_whole_answer(live: Service) -> None:
     """For longer than an answer may stand still."""
     with socket.create_connection((live.host, live.port), timeout=HANG_S) as plain:
         plain.sendall(LARGE)
@@ -234,20 +233,30 @@ def test_who_reads_slowly_gets_all_of_it(live: Service) -> None:
         assert time.monotonic() - began > 1.2 * STALL_S
 
 
-def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(
+@pytest.mark.slow
+def test_a_slow_but_steady_reader_is_not_cut_off(
     start_server: Callable[..., Server],
 ) -> None:
-    """Though the kernel's buffers move by megabytes."""
+    """Though the kernel's buffers move by megabytes. It reads three times the required minimum."""
     stall_s = 3.0
     host, port = address(start_server("--header-timeout-s", str(stall_s)))
     with socket.create_connection((host, port), timeout=HANG_S) as plain:
         plain.sendall(LARGE)
         began, got = time.monotonic(), 0
         while (seconds := time.monotonic() - began) < 3 * stall_s:
-            got += len(plain.recv(max(0, int(3 * LEAST_TAKEN / stall_s * seconds) - got) or 1))
+            got += len(
+                plain.recv(max(0, int(3 * MIN_PROGRESS_BYTES / stall_s * seconds) - got) or 1)
+            )
             time.sleep(0.02)
-        assert 6 * LEAST_TAKEN < got < 10 * LEAST_TAKEN
+        assert 6 * MIN_PROGRESS_BYTES < got < 10 * MIN_PROGRESS_BYTES
         assert is_held(port, plain)
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Server]:
+    """Two or three large answers fill its room."""
+    with running("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000") as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -259,18 +268,15 @@ def test_who_reads_three_times_as_much_as_he_must_is_not_cut_off(
     ],
     ids=["npy", "json", "sample"],
 )
-def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
-    large: bytes, start_server: Callable[..., Server]
-) -> None:
-    server = start_server("--max-queue-bytes", "60000000", "--max-body-bytes", "30000000")
+def test_unread_answers_count_against_the_byte_budget(large: bytes, limited: Server) -> None:
     unread_ones = []
     try:
-        with server.client() as client:
+        with limited.client() as client:
             answers = []
 
             def is_refused() -> bool:
                 """After one large answer more."""
-                plain = socket.create_connection(address(server), timeout=HANG_S)
+                plain = socket.create_connection(address(limited), timeout=HANG_S)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 plain.sendall(large)
                 unread_ones.append(plain)
@@ -287,7 +293,7 @@ def test_answers_that_are_not_read_fill_the_room_and_not_the_memory(
             plain.close()
 
 
-def test_a_connection_that_makes_room_is_really_closed(live: Service) -> None:
+def test_an_evicted_connection_is_really_closed(live: Service) -> None:
     """Of those whose answer is not read as well as of idle ones."""
     open_before = live.open_files()
     unread_ones = [unread(live) for _ in range(20)]

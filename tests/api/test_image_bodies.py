@@ -1,4 +1,4 @@
-"""The same pixels give the same numbers, in whatever form they come."""
+"""The same pixels give the same numbers, in any body type."""
 
 from __future__ import annotations
 

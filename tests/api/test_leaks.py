@@ -1,4 +1,4 @@
-"""No answer tells what the service is made of, or where it is."""
+"""No answer reveals libraries, versions or paths."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from httpx import ASGITransport, AsyncClient
 from service.api.open_inference import routes as open_inference
 from service.app import App
 from tests.api.helpers import engine_of, uint8_body
-from tests.api.test_process import address
-from tests.conftest import Server
+from tests.processes import Server, address
 
 LIBRARIES = re.compile(
     r"\b(python|uvicorn|uvloop|starlette|fastapi|httptools|pydantic|torch|numpy|pillow|PIL|orjson|"
@@ -160,7 +159,7 @@ def test_what_is_not_http_is_answered_like_anything_wrong(server: Server, garbag
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/encode", "/v2/models/encode/infer", "/sample"])
-async def test_our_own_faults_are_told_to_the_log_only(
+async def test_internal_errors_appear_in_the_log_only(
     small_app: App, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -17,10 +17,10 @@ from model.bundle.bundle import find_bundle
 from service.api import examples
 from service.app import App, create_app
 from service.inference import health
-from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
     IMAGE_ROUTES,
+    SMALL,
     WORK_ROUTES,
     client_of,
     engine_of,
@@ -129,7 +129,7 @@ def nearly(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(
     ("path", "expected"), [("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)]
 )
-async def test_worked_examples_are_what_is_answered(
+async def test_worked_examples_are_answered(
     client: AsyncClient, path: str, expected: dict[str, Any]
 ) -> None:
     answer = await client.post(path, json=examples.IMAGES)
@@ -278,7 +278,7 @@ async def test_every_error_of_every_route_is_of_one_shape(
             monkeypatch.setattr(health, "READY_FOR_S", 0.0)
             monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
         elif path == "/livez":
-            app.state.service.health._note_trouble("no forward pass")
+            app.state.service.health._report_problem("no forward pass")
             monkeypatch.setattr(app.state.service.health, "_stall_timeout_s", 0.0)
         elif status == 503:
             decode = held[names.index("decode")]

@@ -1,4 +1,4 @@
-"""A full queue, a passed deadline, a caller who left, a fault of ours: no other request suffers."""
+"""Full queues, deadlines, disconnects and internal errors: no other request suffers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from service.app import App, create_app
 from service.inference.batching import MicroBatcher
-from tests.api.conftest import SMALL
 from tests.api.helpers import (
     HANG_S,
     IMAGE_ROUTES,
+    SMALL,
     WORK_ROUTES,
     client_of,
     engine_of,
@@ -34,7 +34,7 @@ QUEUE = SMALL.max_queue_images
 BATCH = SMALL.max_batch_images or 0
 
 
-async def test_a_full_queue_refuses_at_once_and_harms_nobody(
+async def test_a_full_queue_refuses_at_once_and_affects_no_other_request(
     monkeypatch: pytest.MonkeyPatch,
     small_app: App,
     small_client: AsyncClient,
@@ -87,7 +87,7 @@ async def refused(client: AsyncClient) -> float:
     return await metric(client, "vae_refusals_total", reason="queue_bytes")
 
 
-async def test_a_body_without_room_is_counted_and_told_when_to_come_back(
+async def test_a_body_that_does_not_fit_is_counted_and_gets_retry_after(
     monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8]
 ) -> None:
     """As one whose images find no room is: once, with the time that the queue takes."""
@@ -257,7 +257,7 @@ async def test_a_cancelled_request_is_not_computed(
 
 
 @pytest.mark.parametrize("route", [*WORK_ROUTES, "/sample"])
-async def test_a_fault_of_ours_is_told_without_its_inside(
+async def test_an_internal_error_reveals_no_details(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     small_app: App,

@@ -1,4 +1,4 @@
-"""What browsers are told: of our pages, and of answers to pages of other origins."""
+"""Headers for browsers: security headers of our pages, and CORS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.app import create_app
 from service.settings import Settings
 from tests.api.helpers import client_of, problem, uint8_body
-from tests.conftest import Server
+from tests.processes import Server
 
 PAGES = ["/docs", "/docs/oauth2-redirect"]
 OURS, THEIRS = "https://example.org", "https://example.com"
@@ -92,7 +92,7 @@ def cors(origins: str | None) -> AsyncClient:
 
 
 @pytest.mark.anyio
-async def test_other_origins_are_told_nothing_unless_they_are_set(client: AsyncClient) -> None:
+async def test_no_cors_headers_unless_origins_are_set(client: AsyncClient) -> None:
     for path in ("/encode", "/model"):
         answer = await client.request("GET", path, headers={"Origin": OURS})
         assert not any(name.startswith("access-control") for name in answer.headers)

@@ -141,9 +141,7 @@ async def test_the_first_of_several_accept_ranges_is_no_trap(
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "65", "1.5", "x", ""])
-async def test_a_scale_that_is_none(
-    client: AsyncClient, four: NDArray[np.uint8], scale: str
-) -> None:
+async def test_an_invalid_scale(client: AsyncClient, four: NDArray[np.uint8], scale: str) -> None:
     for method, path, body in [
         ("GET", "/sample", None),
         ("POST", "/decode", {"n": 1}),

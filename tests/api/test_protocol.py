@@ -1,70 +1,19 @@
-"""What goes over the socket, byte by byte: the service's own answers and the framework's."""
+"""Bytes on the socket: answers of fast routes and of FastAPI's."""
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 
 import pytest
 
-from tests.api.helpers import HANG_S
-from tests.api.test_process import address
-from tests.conftest import Server
+from tests.api.connections import ZEROS, Connection, request
+from tests.processes import Server, address
 
-ZEROS = json.dumps({"images": [[0] * 784]}).encode()
 OWN, FRAMEWORK, LARGE = "/encode", "/livez", "/decode"
-
-
-def request(
-    path: str, body: bytes = b"", *, version: str = "1.1", headers: tuple[str, ...] = ()
-) -> bytes:
-    method = "POST" if body else "GET"
-    lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers]
-    lines += [f"Content-Length: {len(body)}"] * bool(body)
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-class Connection:
-    """A client that takes nothing for granted."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=HANG_S)
-        self._rest = b""
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def read_until(self, end: bytes) -> bytes:
-        while end not in self._rest:
-            chunk = self._socket.recv(65_536)
-            assert chunk, f"closed after {self._rest!r}"
-            self._rest += chunk
-        found, self._rest = self._rest.split(end, 1)
-        return found
-
-    def answer(self) -> tuple[str, dict[str, str], bytes]:
-        """Status line, headers and body of one answer, which says how long it is."""
-        status, *lines = self.read_until(b"\r\n\r\n").decode("ascii").split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines)
-        assert len(headers) == len(lines), "a header is there twice"
-        length = int(headers["content-length"])
-        while len(self._rest) < length:
-            chunk = self._socket.recv(65_536)
-            assert chunk
-            self._rest += chunk
-        body, self._rest = self._rest[:length], self._rest[length:]
-        return status, headers, body
-
-    def is_closed(self) -> bool:
-        """By the server, with nothing more to say."""
-        return not self._rest and self._socket.recv(1) == b""
 
 
 @pytest.fixture
@@ -88,7 +37,7 @@ def test_one_connection_takes_any_answers_one_after_another(connection: Connecti
             assert "server" not in headers
 
 
-def test_requests_sent_at_once_are_answered_in_their_order(connection: Connection) -> None:
+def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     ids = [f"id-{i}" for i in range(20)]
     paths = [(OWN, ZEROS), (FRAMEWORK, b"")] * 10
     connection.send(
@@ -101,9 +50,7 @@ def test_requests_sent_at_once_are_answered_in_their_order(connection: Connectio
 
 
 @pytest.mark.parametrize(("path", "body"), [(OWN, ZEROS), (FRAMEWORK, b""), (LARGE, b'{"n": 64}')])
-def test_a_connection_is_closed_where_that_is_asked_for(
-    server: Server, path: str, body: bytes
-) -> None:
+def test_connection_close_is_honoured(server: Server, path: str, body: bytes) -> None:
     for options in ({"headers": ("Connection: close",)}, {"version": "1.0"}):
         with closing(Connection(*address(server))) as connection:
             connection.send(request(path, body, **options))
@@ -113,7 +60,7 @@ def test_a_connection_is_closed_where_that_is_asked_for(
             assert connection.is_closed()
 
 
-def test_a_body_in_small_pieces_and_one_that_waits_to_be_asked_for(connection: Connection) -> None:
+def test_a_body_in_small_pieces_and_expect_100_continue(connection: Connection) -> None:
     whole = request(OWN, ZEROS)
     for start in range(0, len(whole), 97):
         connection.send(whole[start : start + 97])
@@ -125,14 +72,14 @@ def test_a_body_in_small_pieces_and_one_that_waits_to_be_asked_for(connection: C
     assert connection.answer()[0] == "HTTP/1.1 200 OK"
 
 
-def test_a_caller_s_id_cannot_bring_headers_of_its_own(connection: Connection) -> None:
+def test_a_request_id_cannot_inject_headers(connection: Connection) -> None:
     for name in ("a\tb", "x" * 129, "ä", "a b"):
         connection.send(request(OWN, ZEROS, headers=(f"X-Request-ID: {name}",)))
         _, headers, _ = connection.answer()
         assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
 
 
-def test_who_leaves_before_the_answer_harms_nobody(server: Server) -> None:
+def test_clients_that_leave_early_affect_nobody(server: Server) -> None:
     many = json.dumps({"images": [[0.5] * 784] * 64}).encode()
     for _ in range(30):
         with closing(Connection(*address(server))) as connection:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from tests.conftest import Server
+from tests.processes import Server
 
 LoadImages = Callable[[str], NDArray[np.uint8]]
 CHUNK = 500
@@ -49,6 +50,7 @@ def test_digits_posted_as_png_come_back(server: Server, test_images: LoadImages)
     assert np.mean(errors) <= 0.0125
 
 
+@pytest.mark.slow
 def test_fashion_scores_higher_than_digits(server: Server, test_images: LoadImages) -> None:
     digits, fashion = (scores(server, test_images(name)) for name in ("mnist", "fashion-mnist"))
     labels = [0] * len(digits) + [1] * len(fashion)

@@ -1,4 +1,4 @@
-"""Another bundle in the place of the one in memory."""
+"""Reloading the bundle of a running service."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Server
+from tests.processes import Server
 
 CONFIG, HOOKS = "schemathesis.toml", "schemathesis_hooks.py"
 COMMAND = Path(sys.executable).with_name("schemathesis")
@@ -30,9 +30,9 @@ MAX_LINE = 500
 """A failure is shown with the curl line that repeats it, bodies of kilobytes and all."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def limited(start_server: Callable[..., Server]) -> Server:
-    """With a key, so that it is tried without, too."""
+    """With an API key, so that requests without one are tried, too."""
     return start_server("--max-images-per-request", str(MAX_IMAGES), "--api-keys", KEY)
 
 
@@ -48,6 +48,7 @@ def answered(server: Server) -> set[tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_the_service_does_what_its_page_says(limited: Server, tmp_path: Path) -> None:
     for name in (CONFIG, HOOKS):  # the hooks are looked for, and findings kept, where it runs
         shutil.copy(Path(__file__).with_name(name), tmp_path)

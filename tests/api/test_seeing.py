@@ -1,15 +1,16 @@
-"""Log and metrics of real processes, and what becomes of them where nothing can be written."""
+"""Logs and metrics of real processes, also where nothing can be written."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.helpers import HANG_S, uint8_body
-from tests.conftest import START_TIMEOUT_S, Server
+from tests.processes import START_TIMEOUT_S, Server, children, running
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -31,13 +32,9 @@ REQUESTS = 3_000
 
 
 @pytest.fixture(scope="module")
-def as_json(start_server: Callable[..., Server]) -> Server:
-    return start_server("--log-format", "json")
-
-
-@pytest.fixture(scope="module")
-def as_text(start_server: Callable[..., Server]) -> Server:
-    return start_server()
+def as_json() -> Iterator[Server]:
+    with running("--log-format", "json") as server:
+        yield server
 
 
 def lines_with(server: Server, text: str) -> list[str]:
@@ -97,7 +94,7 @@ def test_every_line_is_json(as_json: Server, digits: NDArray[np.uint8]) -> None:
     assert not any("nowhere" in path for path in paths)
 
 
-def test_a_trace_is_carried_on(as_json: Server) -> None:
+def test_a_trace_is_propagated(as_json: Server) -> None:
     with as_json.client() as client:
         for path in ("/livez", "/v2", "/sample?n=0", "/nowhere"):  # by both ways, and refused
             traceparent = f"00-{TRACE}-{CALLER}-01"
@@ -113,7 +110,7 @@ def test_a_trace_is_carried_on(as_json: Server) -> None:
             assert line["parent_id"] == CALLER
 
 
-def test_what_is_no_trace_is_not_carried_on(as_json: Server) -> None:
+def test_an_invalid_trace_is_not_propagated(as_json: Server) -> None:
     with as_json.client() as client:
         for wrong in (f"ff-{TRACE}-{CALLER}-01", "x" * 5_000, f"00-{'0' * 32}-{CALLER}-01"):
             answer = client.get("/livez", headers={"traceparent": wrong})
@@ -121,16 +118,16 @@ def test_what_is_no_trace_is_not_carried_on(as_json: Server) -> None:
             assert "traceparent" not in answer.headers
 
 
-def test_a_request_is_a_line_of_text(as_text: Server, digits: NDArray[np.uint8]) -> None:
-    with as_text.client() as client:
+def test_a_request_is_a_line_of_text(server: Server, digits: NDArray[np.uint8]) -> None:
+    with server.client() as client:
         client.post("/encode", json=uint8_body(digits[:3]), headers={"X-Request-ID": "lines-2"})
         client.get("/v2/models/a%0A2026-01-01T00:00:00.000Z%20ERROR%20forged/ready")
         client.get("/livez", headers={"X-Request-ID": "lines-3"})
-    lines_with(as_text, "lines-3")
-    (line,) = lines_with(as_text, "lines-2")
+    lines_with(server, "lines-3")
+    (line,) = lines_with(server, "lines-2")
     assert " INFO POST /encode 200 " in line
     assert line.endswith(" images=3")
-    (line,) = lines_with(as_text, "forged")
+    (line,) = lines_with(server, "forged")
     assert ' INFO GET "/v2/models/a\\n2026-01-01T00:00:00.000Z ERROR forged/ready" 404 ' in line
 
 
@@ -165,13 +162,14 @@ def started(*flags: str, by: str = '"$@"') -> tuple[subprocess.Popen[bytes], int
     raise AssertionError(f"the service did not start: {process.communicate()[1].decode()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     "shell",
     ['"$@"', '"$@" 2>/dev/full', '"$@" <&- >&- 2>&-', '"$@" 2>&-'],
     ids=["nobody reads", "full", "all closed", "closed"],
 )
-def test_a_log_that_nobody_takes_stops_nothing(shell: str, workers: str) -> None:
+def test_an_unread_log_does_not_block_the_service(shell: str, workers: str) -> None:
     if "full" in shell and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     process, port = started("--workers", workers, by=shell)
@@ -200,16 +198,6 @@ def counted(port: int) -> dict[str, float]:
     return found
 
 
-def children(pid: int) -> set[int]:
-    """Workers of a parent that live."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return {
-        int(child)
-        for child in text.split()
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    }
-
-
 @pytest.fixture
 def two_workers() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     process, port = started("--workers", "2")
@@ -220,11 +208,11 @@ def two_workers() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     process.stderr.close()
 
 
-def test_totals_of_workers_outlive_them_and_gauges_do_not(
+def test_totals_outlive_workers_and_gauges_do_not(
     two_workers: tuple[subprocess.Popen[bytes], int], digits: NDArray[np.uint8]
 ) -> None:
     process, port = two_workers
-    if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
+    if not Path("/proc/self/stat").exists():
         pytest.skip("workers are looked up in /proc")
 
     def score() -> int:
@@ -261,16 +249,19 @@ def test_totals_of_workers_outlive_them_and_gauges_do_not(
     assert counted(port)["vae_memory_bytes"] < 1.5 * before
 
 
-def test_metrics_leave_nothing_in_memory_when_all_end() -> None:
-    def left() -> set[str]:
-        return {path.name for path in Path("/dev/shm").glob("vae-metrics-*")}  # noqa: S108
-
-    before = left()
+def test_metrics_files_are_removed_when_the_service_ends() -> None:
     process, _ = started("--workers", "2")
-    assert len(left() - before) == 1 or not Path("/dev/shm").is_dir()  # noqa: S108
-    process.terminate()
-    process.communicate(timeout=HANG_S)
-    assert left() <= before
+    try:
+        if not Path(f"/proc/{process.pid}/maps").exists():
+            pytest.skip("files in memory are looked up in /proc")
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in children(process.pid)]
+        found = {Path(name) for text in maps for name in re.findall(r"/\S*vae-metrics-\w+", text)}
+        assert len(found) == 1, "one directory for both workers"
+        assert all(path.is_dir() for path in found)
+    finally:
+        process.terminate()
+        process.communicate(timeout=HANG_S)
+    assert not any(path.exists() for path in found)
 
 
 MOUNTS = {
@@ -290,8 +281,9 @@ def can_mount() -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mount", "warnings"), [("full", 1), ("read-only", 0)])
-def test_workers_serve_on_without_that_memory(
+def test_workers_keep_serving_without_shared_memory(
     mount: str, warnings: int, digits: NDArray[np.uint8]
 ) -> None:
     if not can_mount():

@@ -1,4 +1,4 @@
-"""What takes long is done beside the event loop, by threads that small requests need not share."""
+"""Long work runs off the event loop, in threads that small requests do not wait for."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     noted(open_inference, "_rows")
     noted(open_inference, "infer_response")
     written = noted(media, "write_large_npy")
-    monkeypatch.setitem(LARGE, media.NPY, (media.INLINE_COPIED, written))
+    monkeypatch.setitem(LARGE, media.NPY, (media.INLINE_BINARY_NUMBERS, written))
     written = noted(media, "write_large_json")
-    monkeypatch.setitem(LARGE, media.JSON, (media.INLINE_NUMBERS, written))
+    monkeypatch.setitem(LARGE, media.JSON, (media.INLINE_JSON_NUMBERS, written))
     note = noted(json_bodies, "read_json_latents")
     monkeypatch.setitem(cast("dict[str, Any]", media.LATENT_READERS), media.JSON, note)
     return names
@@ -138,7 +138,7 @@ async def test_a_deadline_holds_while_the_answer_is_written(
     with busy(app.state.service.writers):
         answer = await client.post(path, content=content, headers=headers)
     if path == "/reconstruct":
-        problem(answer, 504, "the answer was not written within the request's 0.3 s")
+        problem(answer, 504, "the response was not written within the request's 0.3 s")
     else:
         assert answer.status_code == 504
         assert "not written" in answer.text
@@ -156,7 +156,7 @@ async def test_a_deadline_holds_while_large_bodies_are_read(app: App, client: As
         assert "not read" in answer.text
 
 
-async def test_what_waits_for_a_thread_holds_nothing_once_nobody_waits_for_it() -> None:
+async def test_abandoned_work_is_freed() -> None:
     """Neither past its time nor when the caller has gone."""
     with ThreadPoolExecutor(1) as threads, busy(threads):
         for gone, closure in product((False, True), (False, True)):

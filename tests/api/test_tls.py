@@ -1,4 +1,4 @@
-"""https, by a certificate of the settings."""
+"""HTTPS with a certificate from the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ import trustme
 
 from benchmarks.reliability.harness import is_held, wait_for
 from tests.api.helpers import HANG_S
-from tests.api.test_access import start_and_fail
-from tests.conftest import Server
+from tests.processes import Server, running, start_and_fail
 
 
 class Files(NamedTuple):
@@ -47,13 +46,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def server(
-    request: pytest.FixtureRequest, files: Files, start_server: Callable[..., Server]
-) -> Server:
-    return start_server("--workers", str(request.param), *files.flags())
+def server(request: pytest.FixtureRequest, files: Files) -> Iterator[Server]:
+    with running("--workers", str(request.param), *files.flags()) as server:
+        yield server
 
 
-def test_it_is_https_and_nothing_else(server: Server, files: Files) -> None:
+def test_it_speaks_https_only(server: Server, files: Files) -> None:
     assert server.url.startswith("https://")
     context = ssl.create_default_context(cafile=str(files.authority))
     with httpx.Client(base_url=server.url, verify=context, timeout=HANG_S) as client:
@@ -84,7 +82,7 @@ def test_old_versions_of_tls_are_refused(server: Server) -> None:
         context.wrap_socket(connection)
 
 
-def test_the_container_s_check_asks_by_https(server: Server, files: Files) -> None:
+def test_the_container_s_health_check_uses_https(server: Server, files: Files) -> None:
     environment = {
         "VAE_PORT": server.url.rpartition(":")[2],
         "VAE_TLS_CERT_FILE": str(files.cert),
@@ -104,7 +102,7 @@ def test_the_container_s_check_asks_by_https(server: Server, files: Files) -> No
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_files_that_cannot_be_used_are_one_line(files: Files, tmp_path: Path, workers: str) -> None:
+def test_unusable_files_give_one_line(files: Files, tmp_path: Path, workers: str) -> None:
     def refused(cert: Path, key: Path) -> str:
         flags = ("--tls-cert-file", str(cert), "--tls-key-file", str(key))
         return start_and_fail("--workers", workers, *flags)
@@ -148,7 +146,7 @@ def test_a_handshake_that_never_begins_has_an_end(
     assert 0.4 < time.monotonic() - began < 3
 
 
-def test_who_does_not_agree_to_the_end_does_not_hold_it_up(
+def test_a_peer_that_ignores_close_notify_holds_nothing_up(
     files: Files, start_server: Callable[..., Server]
 ) -> None:
     """Neither that of an idle connection nor that of the service."""

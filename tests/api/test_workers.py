@@ -20,8 +20,16 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import PRETRAINED
 from tests.api.helpers import HANG_S, uint8_body
-from tests.api.test_process import address, check_refused, metric, run_service
-from tests.conftest import Server
+from tests.processes import (
+    Server,
+    address,
+    check_refused,
+    children,
+    metric,
+    run_service,
+    running,
+    wait_until,
+)
 
 WORKERS = 2
 
@@ -30,34 +38,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def children(pid: int) -> set[int]:
-    """Live workers of a parent: its children that serve."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-            command = (stat.parent / "cmdline").read_bytes()
-        except OSError:
-            continue  # it ended meanwhile
-        state, parent = text.rpartition(")")[2].split()[:2]
-        if int(parent) == pid and state != "Z" and b"spawn_main" in command:
-            found.add(int(stat.parent.name))
-    return found
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Server]:
+    """Shared: a test that ends a worker waits until its successor serves."""
+    with running("--workers", str(WORKERS)) as server:
+        yield server
+        server.process.terminate()
+        assert server.process.wait(HANG_S) == 0
 
 
-@pytest.fixture
-def workers(start_server: Callable[..., Server]) -> Iterator[Server]:
-    server = start_server("--workers", str(WORKERS))
-    yield server
-    server.process.terminate()
-    assert server.process.wait(HANG_S) == 0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def in_memory(server: Server) -> int:
+    """How many workers have been ready so far."""
+    return server.log.read_text().count("is in memory")
 
 
 def handles(pid: int, number: signal.Signals) -> bool:
@@ -81,11 +73,8 @@ def ask(server: Server, images: NDArray[np.uint8]) -> httpx.Response:
 def test_metrics_add_up_over_workers_and_their_restarts(
     workers: Server, digits: NDArray[np.uint8]
 ) -> None:
-    before = children(workers.process.pid)
+    before, started = children(workers.process.pid), in_memory(workers)
     assert len(before) == WORKERS
-    first = ask(workers, digits[:3])
-    for _ in range(19):
-        assert ask(workers, digits[:3]).json() == first.json()
 
     def counted() -> tuple[float, float, float]:
         with workers.client() as client:
@@ -95,22 +84,28 @@ def test_metrics_add_up_over_workers_and_their_restarts(
                 metric(client, "vae_model_info"),
             )
 
-    assert {counted() for _ in range(8)} == {(20, 60, 1)}  # whichever worker is asked
+    requests, images, _ = counted()
+    first = ask(workers, digits[:3])
+    for _ in range(19):
+        assert ask(workers, digits[:3]).json() == first.json()
+    expected = requests + 20, images + 60, 1
+    assert {counted() for _ in range(8)} == {expected}, "whichever worker is asked"
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(children(workers.process.pid) - {killed}) == WORKERS)
+    wait_until(lambda: len(children(workers.process.pid) - {killed}) == WORKERS)
     for _ in range(10):
         assert ask(workers, digits[:3]).json() == first.json()  # waits where nobody listens yet
-    assert {counted() for _ in range(8)} == {(30, 90, 1)}
+    assert {counted() for _ in range(8)} == {(requests + 30, images + 90, 1)}
     assert f"worker {killed} died (exit code -9)" in workers.log.read_text()
+    wait_until(lambda: in_memory(workers) > started)
 
 
 def test_the_successor_of_a_worker_that_was_stopped_is_reached(workers: Server) -> None:
     """On its way out the worker closed the socket that is the successor's now."""
     stopped = min(children(workers.process.pid))
-    started = workers.log.read_text().count("is in memory")
+    started = in_memory(workers)
     os.kill(stopped, signal.SIGTERM)
-    wait_for(lambda: workers.log.read_text().count("is in memory") > started)
+    wait_until(lambda: in_memory(workers) > started)
     for _ in range(40):  # each goes to either of them by chance
         with socket.create_connection(address(workers), timeout=HANG_S) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -118,8 +113,9 @@ def test_the_successor_of_a_worker_that_was_stopped_is_reached(workers: Server) 
 
 
 def test_the_parent_sleeps_after_a_reload(workers: Server) -> None:
+    loaded = workers.log.read_text().count("was loaded")
     workers.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: workers.log.read_text().count("was loaded") >= WORKERS)
+    wait_until(lambda: workers.log.read_text().count("was loaded") >= loaded + WORKERS)
     before = cpu_ticks(workers.process.pid)
     time.sleep(1)
     assert cpu_ticks(workers.process.pid) - before < 0.2 * os.sysconf("SC_CLK_TCK")
@@ -142,7 +138,7 @@ def test_connections_reach_all_workers(workers: Server) -> None:
     assert {int(pid) for pid in re.findall(r"pid=(\d+)", shown.stdout)} == pids
 
 
-def test_a_stop_ends_all_and_frees_the_port(
+def test_a_stop_ends_all_workers_and_frees_the_port(
     start_server: Callable[..., Server], digits: NDArray[np.uint8]
 ) -> None:
     server = start_server("--workers", str(WORKERS))
@@ -156,29 +152,30 @@ def test_a_stop_ends_all_and_frees_the_port(
         free.bind(address(server))
 
 
-def test_a_parent_that_is_killed_takes_its_workers_along(
+def test_killing_the_parent_ends_the_workers(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server("--workers", str(WORKERS))
     pids = children(server.process.pid)
     server.process.kill()
     server.process.wait(HANG_S)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_what_no_worker_can_start_with_is_one_clear_line(server: Server) -> None:
+def test_a_setting_no_worker_can_start_with_gives_one_clear_line(server: Server) -> None:
     done = run_service("--workers", "2", VAE_BUNDLE="nope")
     check_refused(done.returncode, done.stderr, "'nope'")
 
 
 @pytest.mark.parametrize("other", ["server", "workers"])
-def test_a_port_that_is_taken_is_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
+def test_a_port_in_use_gives_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
     """By a service that shares it among its own workers, too."""
     port = str(address(request.getfixturevalue(other))[1])
     done = run_service("--workers", "2", "--port", port)
     check_refused(done.returncode, done.stderr, "port", port, "in use")
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_come_back_leaves_the_others(
     start_server: Callable[..., Server], tmp_path: Path, digits: NDArray[np.uint8]
 ) -> None:
@@ -191,11 +188,11 @@ def test_a_worker_that_cannot_come_back_leaves_the_others(
     weights.write_bytes(whole[:-1])
     before = children(server.process.pid)
     os.kill(min(before), signal.SIGKILL)
-    wait_for(lambda: "a worker cannot start" in server.log.read_text())
+    wait_until(lambda: "a worker cannot start" in server.log.read_text())
     assert max(before) in children(server.process.pid)
     weights.write_bytes(whole)
-    wait_for(lambda: server.log.read_text().count("is in memory") == WORKERS + 1)
-    wait_for(lambda: len(children(server.process.pid)) == WORKERS)
+    wait_until(lambda: in_memory(server) == WORKERS + 1)
+    wait_until(lambda: len(children(server.process.pid)) == WORKERS)
     assert ask(server, digits[:1]).status_code == 200
     server.process.terminate()
     assert server.process.wait(HANG_S) == 0
@@ -217,7 +214,7 @@ def test_a_stop_closes_the_port_while_answers_are_on_their_way(
             except ConnectionError:
                 return True
 
-        wait_for(is_closed)
+        wait_until(is_closed)
         assert server.process.poll() is None  # it waits for the body that was announced
         busy.sendall(b"{}        ")
         assert b" 422 " in busy.recv(65_536)
@@ -225,12 +222,12 @@ def test_a_stop_closes_the_port_while_answers_are_on_their_way(
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.3, 0.8])
-def test_a_stop_that_comes_while_they_start(moment_s: float) -> None:
+def test_a_stop_during_startup(moment_s: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--workers", "2", "--port", "0"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: handles(process.pid, signal.SIGTERM))
+    wait_until(lambda: handles(process.pid, signal.SIGTERM))
     time.sleep(moment_s)
     process.terminate()
     _, errors = process.communicate(timeout=HANG_S)

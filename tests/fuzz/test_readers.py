@@ -11,13 +11,14 @@ from typing import Final
 import pytest
 
 from benchmarks.reliability.mutation import mutate
-from service.codecs import arrays as readers
+from service.codecs import npy
 from tests.fuzz.target import IMAGE_TYPES, LATENT_TYPES, read_any, seeds
 
 RUNS: Final = 5_000
 TIMEOUT_S: Final = 120
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files
 def test_damaged_bodies_are_read_or_refused() -> None:
     good = list(seeds())
@@ -45,6 +46,7 @@ def fuzz(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel here")
 def test_atheris_finds_nothing() -> None:
     # Its limit of memory is off: the kernel counts what this process has had as the child's peak.
@@ -55,7 +57,7 @@ def test_atheris_finds_nothing() -> None:
 
 def test_an_error_that_is_no_answer_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tests above test something."""
-    monkeypatch.setattr(readers, "MAX_NPY_HEADER_BYTES", "x")
-    npy = next(seed for seed in seeds() if seed[1:7] == b"\x93NUMPY")
+    monkeypatch.setattr(npy, "MAX_NPY_HEADER_BYTES", "x")
+    body = next(seed for seed in seeds() if seed[1:7] == b"\x93NUMPY")
     with pytest.raises(TypeError):
-        read_any(npy)
+        read_any(body)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.bundle.bundle import find_bundle, load_bundle
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
-from service.inference.health import BROKEN
+from service.inference.health import EXIT_STATUS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -93,4 +93,4 @@ def test_a_poisoned_context_is_not_ready_and_then_the_end() -> None:
         [sys.executable, "-c", POISON], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.startswith("ready\nnot ready: a forward pass failed"), done.stderr
-    assert done.returncode == BROKEN
+    assert done.returncode == EXIT_STATUS

@@ -1,4 +1,4 @@
-"""For any images: whatever carries them or the answer, the numbers are the same."""
+"""For any images, every body type and answer type gives the same numbers."""
 
 from __future__ import annotations
 

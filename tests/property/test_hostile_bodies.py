@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is one of the contract's, and the request beside it is unharmed."""
+"""Any body gets an answer that the contract allows, and does no harm to other requests."""
 
 from __future__ import annotations
 

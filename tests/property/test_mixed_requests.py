@@ -1,4 +1,4 @@
-"""Any mix, order and cancellation of requests gives each the numbers that it has alone."""
+"""In any mix, order and with any cancellations, each request gets the numbers it gets alone."""
 
 from __future__ import annotations
 

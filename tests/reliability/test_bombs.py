@@ -1,5 +1,5 @@
-"""Files that would be large are refused, for what their bytes cost and no more; those that may be
-large cost what their decoder takes."""
+"""Decompression bombs are refused at the cost of their bytes; large images within the limits cost
+what their decoder needs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MAX_OTHERS_S: Final = 1.0
 """Measured: 0.1 s, on a core that others share."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_bombs_cost_little() -> None:
     with service() as live:

@@ -27,6 +27,7 @@ INPUTS: Final = 6_000
 WARM_UP: Final = 3_000
 
 
+@pytest.mark.slow
 def test_damaged_requests_and_garbage_are_answered(tmp_path: Path) -> None:
     with service() as live:
         found = fuzz(live, inputs=INPUTS, seed=1, keep=tmp_path, warm_up=WARM_UP)
@@ -64,7 +65,7 @@ def test_an_input_is_the_same_in_each_run() -> None:
         ("closed", False, True),
     ],
 )
-def test_what_is_allowed(status: str, of_a_request: bool, of_garbage: bool) -> None:
+def test_allowed_statuses(status: str, of_a_request: bool, of_garbage: bool) -> None:
     assert is_allowed(status, garbage=False) is of_a_request
     assert is_allowed(status, garbage=True) is of_garbage
 

@@ -1,4 +1,4 @@
-"""The short version of each script. Counts and statuses must be right on a busy machine, too.
+"""The short version of each script. Counts and statuses must be right even on a busy machine.
 
 Ratios of latencies and the like are for `make soak`: the words of those are given to `kept`, and
 where something can be said of them in seconds on any machine, it is said here.
@@ -26,10 +26,13 @@ from benchmarks.reliability import (
 )
 from benchmarks.reliability.harness import Figures, broken
 
-pytestmark = pytest.mark.skipif(
-    not (Path("/proc/self/stat").exists() and hasattr(os, "sched_setaffinity")),
-    reason="processes are pinned and looked up as Linux has it",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (Path("/proc/self/stat").exists() and hasattr(os, "sched_setaffinity")),
+        reason="processes are pinned and looked up as Linux has it",
+    ),
+]
 
 
 def kept(figures: Figures, *loose: str) -> bool:

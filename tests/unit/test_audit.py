@@ -1,4 +1,4 @@
-"""The audit of pinned versions: it fails for a known vulnerability, and for nothing else."""
+"""The audit of pinned versions: it fails on a known vulnerability and on nothing else."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_a_known_vulnerability_fails(tmp_path: Path) -> None:
     )
 
 
-def test_none_is_silence(tmp_path: Path) -> None:
+def test_no_vulnerability_prints_nothing(tmp_path: Path) -> None:
     with advisories() as url:
         done = audit(tmp_path, "numpy==2.4.6\nrequests==2.34.2\n", url)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_nobody_to_ask_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_advisory_service_is_one_line(tmp_path: Path) -> None:
     with create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     done = audit(tmp_path, "requests==2.19.0\n", f"http://127.0.0.1:{port}/")
@@ -91,7 +91,7 @@ def test_nobody_to_ask_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pins", ["requests=2.19.0\n", "requests\n"])
-def test_what_pins_nothing_fails(pins: str, tmp_path: Path) -> None:
+def test_an_unpinned_requirement_fails(pins: str, tmp_path: Path) -> None:
     with advisories() as url:
         done = audit(tmp_path, pins, url)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""docker-compose.yml: what `.env` sets does not part a container from its published port."""
+"""docker-compose.yml: `.env` cannot separate a container from its published port."""
 
 from __future__ import annotations
 

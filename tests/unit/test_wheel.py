@@ -61,10 +61,11 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sdist")
     source = directory / "source"
     source.mkdir()
-    (files,) = re.findall(r"COPY (.+) \./\n", (ROOT / "Dockerfile").read_text())
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (files,) = re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)
     for name in files.split():
         shutil.copy(ROOT / name, source)
-    for package in ("model", "service"):
+    for package in re.findall(r"^COPY (\w+) \./\1$", dockerfile, re.MULTILINE):
         ignored = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(ROOT / package, source / package, ignore=ignored)
     return built(source, directory / "dist", "sdist")

@@ -1,4 +1,4 @@
-"""What is a network and what is none."""
+"""Valid and invalid configs of a network."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_limits_themselves_are_allowed() -> None:
     ],
     ids=str,
 )
-def test_what_conv_cannot_be_is_told(fields: dict[str, Any], words: list[str]) -> None:
+def test_impossible_conv_configs_are_reported(fields: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match=f"^{words[0]} ") as raised:
         VAEConfig(**{"architecture": "conv", "hidden_sizes": (64, 128)} | fields)
     assert_one_line(raised.value, *words)

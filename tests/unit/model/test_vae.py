@@ -1,4 +1,4 @@
-"""The network's mathematics, each piece against another source."""
+"""The network's mathematics, each part against an independent implementation."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ def test_a_kind_of_work_may_have_smaller_batches() -> None:
         rows = np.arange(40)
         heavy, light = kind("heavy"), kind("light")
         done = await asyncio.gather(
-            batcher.submit(heavy, rows[:20], most_rows=4),
-            batcher.submit(heavy, rows[20:23], most_rows=4),
+            batcher.submit(heavy, rows[:20], max_rows=4),
+            batcher.submit(heavy, rows[20:23], max_rows=4),
             batcher.submit(light, rows),
-            batcher.submit(light, rows[:1], most_rows=100),
+            batcher.submit(light, rows[:1], max_rows=100),
         )
         for found, expected in zip(done, (rows[:20], rows[20:23], rows, rows[:1]), strict=True):
             np.testing.assert_array_equal(found.result.rows, expected)

@@ -1,4 +1,4 @@
-"""Image files without what makes no pixels: the same pixels, and nothing to unpack."""
+"""Image files stripped of everything but pixels: the same pixels, and nothing to decompress."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def encoded_without_canvas(*, lossless: bool) -> bytes:
     return encoded(Image.new("RGB", (2_000, 2_000)), "WEBP", lossless=lossless, method=0)
 
 
-def test_what_is_left_out_is_never_unpacked() -> None:
+def test_metadata_is_never_decompressed() -> None:
     """Pillow would refuse the first for its text, and warn of each entry of the EXIF."""
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 22)))
     exif = exif_bomb(65_000)

@@ -1,4 +1,4 @@
-"""What a p-value, a threshold and a false discovery rate promise."""
+"""p-values, thresholds and false discovery rates keep their promises."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_scores_are_sorted_and_the_callers_left_alone() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_calibrate_is_told(scores: Mapping[str, Any], words: list[str]) -> None:
+def test_unusable_scores_are_reported(scores: Mapping[str, Any], words: list[str]) -> None:
     arrays = {name: array(values) for name, values in scores.items()}
     for make in (calibration_of, lambda scores, **facts: Calibration(scores=scores, **facts)):
         with pytest.raises(CalibrationError) as raised:

@@ -1,4 +1,4 @@
-"""Each score against another source, and what all of them share."""
+"""Each score against an independent implementation, and properties of all scores."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ def test_an_image_reconstructed_perfectly_has_a_finite_score(
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.3, 1.0])
-def test_images_of_one_grey_have_finite_errors_whatever_was_trained_on(grey: float) -> None:
+def test_uniform_images_have_finite_errors_for_any_training_set(grey: float) -> None:
     """Images without any contrast, where the training images had none either."""
     _, output = scored()
     x = torch.full((N, P), grey)

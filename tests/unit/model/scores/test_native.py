@@ -1,4 +1,4 @@
-"""The scores in C against those in torch: same numbers, whatever they are given."""
+"""The scores in C against those in torch: the same numbers for any input."""
 
 from __future__ import annotations
 
@@ -18,25 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle.bundle import find_bundle, load_bundle
-from model.config import VAEConfig
 from model.scores import native
-from model.scores.deterministic import ScoreStatistics, offered_scores
+from model.scores.deterministic import offered_scores
 from model.scores.mixture import GaussianMixture
 from model.scores.native import NativeScores, errors_in_c
-from model.vae import LOG_VARIANCE_RANGE, DiagonalGaussian, Reconstruction
-from tests.unit.samples import some_statistics
-
-Floats = NDArray[np.float32]
-Found = tuple[Floats, Floats, Floats]
-
-P, D = 50, 3
-NAMES: Final = ("fused", "mse_top5", "mse", "kl", "latent_density")
-
-RTOL: Final = 1e-5
-"""What the service promises between two ways to the same score."""
-
-SIGMOID_ATOL: Final = 2e-7
-"""Between two float32 ways to x̂, and so to x − x̂, which may be small itself."""
+from tests.unit.model.scores.native_cases import (
+    NAMES,
+    RTOL,
+    SIGMOID_ATOL,
+    Case,
+    D,
+    Floats,
+    random,
+)
 
 seeds = st.integers(0, 2**31)
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -57,83 +51,6 @@ def _compiled() -> None:
 def score(*arguments: Any) -> None:
     """`_native.score`, which this module must not import before it is known to be there."""
     importlib.import_module("model.scores._native").score(*arguments)
-
-
-def random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def statistics_of(components: int, latents: int, seed: int, contrast: float) -> ScoreStatistics:
-    """As some training images could have left behind, with a mixture of so many components."""
-    noise = random(seed)
-    roots = torch.randn(components, latents, latents, generator=noise).tril() / latents**0.5
-    roots.diagonal(dim1=1, dim2=2).abs_().add_(0.3)
-    return replace(
-        some_statistics(latents),
-        contrast=torch.tensor([contrast]),
-        mixture_log_weights=torch.randn(components, generator=noise).log_softmax(dim=0),
-        mixture_means=2 * torch.randn(components, latents, generator=noise),
-        mixture_roots=roots,
-    )
-
-
-class Case:
-    """What some network could have made of N images, and the statistics that belong to it."""
-
-    def __init__(
-        self,
-        n: int = 5,
-        pixels: int = P,
-        latents: int = D,
-        components: int = 2,
-        seed: int = 0,
-        spread: float = 2.0,
-        contrast: float = 0.1,
-    ) -> None:
-        noise = random(seed)
-        self.config = VAEConfig(image_shape=(1, 1, pixels), hidden_sizes=(4,), latent_size=latents)
-        self.statistics = statistics_of(components, latents, seed, contrast)
-        self.pixels = torch.rand(n, pixels, generator=noise)
-        self.logits = spread * torch.randn(n, pixels, generator=noise)
-        self.heads = 1.5 * torch.randn(n, 2 * latents, generator=noise)
-
-    @property
-    def scores(self) -> NativeScores:
-        found = NativeScores.of(self.config, self.statistics)
-        assert found is not None
-        return found
-
-    def native(self, name: str, rows: slice = slice(None)) -> Found:
-        parts = (self.pixels, self.logits, self.heads)
-        return self.scores(name, *(part[rows].numpy() for part in parts))
-
-    def torch(self, name: str) -> Found:
-        """The same by `model.scores.deterministic`."""
-        mean, log_variance = self.heads.chunk(2, dim=1)
-        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
-        posterior = DiagonalGaussian(mean, (log_variance / 2).exp(), log_variance)
-        output = Reconstruction(self.logits.sigmoid(), posterior)
-        scores = offered_scores(self.statistics, None)
-        found, mse, kl = (
-            np.asarray(scores[each](self.pixels, output)) for each in (name, "mse", "kl")
-        )
-        return found, mse, kl
-
-    def check(self, names: tuple[str, ...] = NAMES) -> None:
-        for name in names:
-            found, expected = self.native(name), self.torch(name)
-            root = np.sqrt(expected[1])
-            for what, ours, theirs in zip((name, "mse", "kl"), found, expected, strict=True):
-                assert ours.dtype == np.float32
-                atol: Any = 1e-5  # sums of both signs: their terms' rounding
-                if what in ("mse", "mse_top5"):  # of squares: that of the roots
-                    ours, theirs, atol = np.sqrt(ours), np.sqrt(theirs), SIGMOID_ATOL
-                if what == "fused":  # a logarithm of squares, stretched
-                    with np.errstate(divide="ignore"):
-                        stretch = 2 / self.statistics.fused_tail.min().item()
-                        atol = 1e-5 + stretch * SIGMOID_ATOL / root
-                wrong = np.abs(ours - theirs) > atol + RTOL * np.abs(theirs)
-                assert not wrong.any(), f"{what} beside {name}: {ours[wrong]}, not {theirs[wrong]}"
 
 
 # The same as torch
@@ -225,7 +142,7 @@ def errors_of(values: Tensor) -> Case:
         torch.linspace(0, 1, 784).pow(20),
     ],
 )
-def test_the_worst_pixels_of_unkind_errors(values: Tensor) -> None:
+def test_the_worst_pixels_of_adversarial_errors(values: Tensor) -> None:
     case = errors_of(values)
     case.check()
     for worst in (1, 2, 38, 40, 783, 784):
@@ -260,7 +177,7 @@ def test_the_logistic_function_everywhere() -> None:
 
 
 @pytest.mark.parametrize("floor", [0.03, 0.21, 0.42])  # 1 / 0.21 · 0.21 is not 1 in float32
-def test_no_error_is_none_whatever_the_floor(floor: float) -> None:
+def test_a_zero_error_stays_zero_for_any_floor(floor: float) -> None:
     case = Case(n=8)
     case.logits = 1e4 * case.logits.sign()
     case.pixels = (case.logits > 0).float()
@@ -404,7 +321,7 @@ def test_errors_of_many_reconstructions_are_those_of_each(pixels: int, k: int) -
     np.testing.assert_array_equal(found.ravel(), expected)
 
 
-def test_errors_of_what_does_not_fit_are_refused() -> None:
+def test_errors_of_mismatched_shapes_are_refused() -> None:
     x, logits, out = (np.zeros(shape, np.float32) for shape in ((2, 9), (6, 9), (2, 3)))
     frozen = out.copy()
     frozen.flags.writeable = False

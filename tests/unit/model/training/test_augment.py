@@ -1,4 +1,4 @@
-"""Training images, a little changed: how many, how far, and into what."""
+"""Augmentation: how many images change, how far, and into what."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_three_colours_move_as_one() -> None:
     assert not blue.any()
 
 
-def test_what_comes_in_from_outside_is_black() -> None:
+def test_pixels_from_outside_are_black() -> None:
     white = torch.ones(40, 12 * 9)
     after = jittered(white, size=0.5)
     assert (after[changed(white, after)].amin(dim=1) < 0.9).all()

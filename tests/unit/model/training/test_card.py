@@ -14,7 +14,7 @@ from model.config import VAEConfig
 from model.scores.calibration import Calibration, calibration_of
 from model.training.card import model_card
 from model.training.evaluation import CalibrationFacts
-from tests.unit.model.training.test_report import ALARMS, EVALUATION
+from tests.unit.model.training.evaluations import ALARMS, EVALUATION
 from tests.unit.samples import tiny_bundle
 
 FIT = {"n": 1234, "mse": 0.01234, "mse_sampled": 0.0156, "kl": 25.5, "negative_elbo": -512.25}
@@ -25,7 +25,7 @@ def calibration_on(n: int) -> Calibration:
     return calibration_of(tables, data_set="held-out digits", date="2026-01-02")
 
 
-def test_it_names_what_was_trained_on_what() -> None:
+def test_it_names_each_network_s_training_set() -> None:
     bundle = tiny_bundle(
         name="my digits",
         pixel_variance=0.125,

@@ -1,4 +1,4 @@
-"""The state of an unfinished training, kept whole or not at all."""
+"""Checkpoints of an unfinished training: saved completely or not at all."""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def test_a_save_cut_short_leaves_the_older_one(
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 100, b"PK\x03\x04", b"{}"])
-def test_what_is_no_checkpoint_is_told(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_reported(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=path.name):
         load_checkpoint(path, RUN)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         load_checkpoint(tmp_path / "nowhere", RUN)
 
@@ -160,7 +160,7 @@ def test_a_bundles_weights_are_no_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "model.safetensors", RUN)
 
 
-def test_every_truncation_is_told(tmp_path: Path) -> None:
+def test_every_truncation_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(path, SAVED, RUN)
     data = path.read_bytes()
@@ -180,7 +180,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damage_is_told(whole: Path, data: st.DataObject) -> None:
+def test_damage_is_reported(whole: Path, data: st.DataObject) -> None:
     """A training that goes on from other numbers would claim a provenance that is not its own."""
     path = whole.with_name("damaged")
     path.write_bytes(data.draw(damaged(whole.read_bytes())))
@@ -201,7 +201,7 @@ def test_damage_is_told(whole: Path, data: st.DataObject) -> None:
         (b"weights/decoder.0.bias", b"weights/decoder.1.bias"),
     ],
 )
-def test_damage_to_the_header_is_told(old: bytes, new: bytes, whole: Path) -> None:
+def test_damage_to_the_header_is_reported(old: bytes, new: bytes, whole: Path) -> None:
     data = whole.read_bytes()
     assert old in data
     path = whole.with_name("damaged")

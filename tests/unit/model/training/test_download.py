@@ -340,7 +340,7 @@ def test_a_full_disk_is_told_and_not_retried(
     assert contents(tmp_path) == {}
 
 
-def test_a_file_in_the_directorys_place_is_told(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_file_in_the_directorys_place_is_reported(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"a file")
     with pytest.raises(DownloadError, match="cannot download tiny to "):
         fetch(tmp_path / "data")

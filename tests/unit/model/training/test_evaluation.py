@@ -1,4 +1,4 @@
-"""The figures of an evaluation, against definitions, other ways to them, and known truths."""
+"""The metrics of an evaluation, against definitions, other implementations, and known truths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a network on images, and the ELBO made of them."""
+"""How well a network fits images, and the ELBO."""
 
 from __future__ import annotations
 

@@ -419,7 +419,7 @@ def serialised(value: object, **options: Any) -> bytes:
 @pytest.mark.parametrize("zipped", [True, False])
 @settings(max_examples=250, deadline=None)
 @given(data=st.data())
-def test_a_damaged_file_is_told_or_read(
+def test_a_damaged_file_is_reported_or_read(
     zipped: bool, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.pt"

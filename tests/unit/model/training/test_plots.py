@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: there, whole, small, and of any images."""
+"""The plots of an evaluation: present, complete, small, and for any images."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def colours() -> Found:
 
 
 @pytest.mark.parametrize("case", ["plane", "colours"])
-def test_every_picture_is_written_and_is_one(
+def test_every_picture_is_written_and_readable(
     case: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     observations, evaluation = request.getfixturevalue(case)

@@ -1,4 +1,4 @@
-"""What scores know of the training images, against numpy."""
+"""Statistics of the training images, against numpy."""
 
 from __future__ import annotations
 

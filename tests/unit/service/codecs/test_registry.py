@@ -1,19 +1,24 @@
-"""Which type has which reader and writer."""
+"""Which body type has which reader, and where it runs."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any, cast
 
+import numpy as np
+import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.codecs import registry as media
-from service.codecs.accept import negotiate
 from service.codecs.options import ImageOptions
-from service.errors import NotAcceptableError, UnsupportedTypeError
+from service.errors import (
+    BadBodyError,
+    InvalidContentError,
+    ServiceError,
+    TooLargeError,
+    UnsupportedTypeError,
+)
+from tests.unit.service.codecs.bodies import file_of, random_pixels, read
 
 READERS = cast("dict[str, Any]", media.IMAGE_READERS)
 
@@ -54,42 +59,39 @@ def test_the_body_s_type_is_the_one_named_or_the_one_seen(
         assert seen == [found]
 
 
-MEDIA_TYPES = ["application/json", "image/png"]
-
-
-@given(st.permutations(MEDIA_TYPES), st.floats(0.001, 1), st.floats(0.001, 1))
-def test_the_highest_quality_wins_and_the_first_wins_a_tie(
-    offered: list[str], first: float, second: float
-) -> None:
-    accept = f"{offered[0]};q={first:.3f}, {offered[1]} ; q={second:.3f}"
-    best = offered[0] if round(first, 3) >= round(second, 3) else offered[1]
-    assert negotiate(accept, offered) == best
-
-
-@given(st.text(max_size=40))
-def test_any_accept_header_has_an_answer_or_a_refusal(accept: str) -> None:
-    with suppress(NotAcceptableError):
-        assert negotiate(accept, MEDIA_TYPES) in MEDIA_TYPES
-
-
-def test_a_refusal_does_not_repeat_a_long_header() -> None:
-    with pytest.raises(NotAcceptableError, match=r"text/html.*image/png") as refusal:
-        negotiate("text/html," * 1_000, MEDIA_TYPES)
-    assert len(refusal.value.detail) < 500
+def test_small_and_large_bodies_are_read_alike() -> None:
+    """Small ones on the event loop, large ones in a thread."""
+    roomy = ImageOptions(shape=(1, 4, 5), max_images=5000, max_image_pixels=200_000)
+    large_file = file_of(np.full((150, 200), 77, dtype=np.uint8), "BMP")
+    assert len(large_file) > 16_384
+    assert (read(large_file, roomy) == 77).all()
+    many_pixels = file_of(np.full((400, 500), 77, dtype=np.uint8), "PNG")
+    assert len(many_pixels) < 16_384
+    assert (read(many_pixels, roomy) == 77).all()
+    small = random_pixels(4, 5)
+    images: list[Any] = [small.tolist()] * 4999
+    assert len(orjson.dumps(images)) > media.INLINE_JSON_BYTES
+    assert (read({"images": images, "dtype": "uint8"}, roomy) == small.reshape(-1)).all()
+    with pytest.raises(InvalidContentError, match=r"images\[4999\]"):
+        read({"images": [*images, []], "dtype": "uint8"}, roomy)
 
 
 @pytest.mark.parametrize(
-    ("accept", "found"),
+    ("body", "error"),
     [
-        (None, "application/json"),
-        ("", "application/json"),
-        ("*/*", "application/json"),
-        ("image/*", "image/png"),
-        ("image/*;q=0, */*", "application/json"),
-        ("application/json;q=0.2, */*;q=0.8", "image/png"),
-        ("image/png;level=1;q=0.9, application/json;q=0.8", "image/png"),
-        (",,image/png,,", "image/png"),
+        (b"", BadBodyError),
+        (b"{", BadBodyError),
+        (b'{"images": [[[1e999]]]}', BadBodyError),
+        (b"\x89PNG nothing more", BadBodyError),
+        (b"something else", UnsupportedTypeError),
+        (b"[1]", InvalidContentError),
+        (b"{}", InvalidContentError),
+        (b'{"images": [[0, 0.5]]}', InvalidContentError),
+        (b'{"images": ["%%%"]}', InvalidContentError),
+        (b'{"images": ["aGVsbG8="]}', BadBodyError),
+        (b'{"images": [%s0]}' % (b"0," * 10), TooLargeError),
     ],
 )
-def test_ranges_go_by_how_specific_they_are(accept: str | None, found: str) -> None:
-    assert negotiate(accept, MEDIA_TYPES) == found
+def test_each_kind_of_wrong_body_has_its_error(body: bytes, error: type[ServiceError]) -> None:
+    with pytest.raises(error):
+        read(body)

@@ -1,4 +1,4 @@
-"""Listening sockets at their end, and after it."""
+"""Listening sockets: closing them without losing connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def greetings(accepted: list[socket.socket]) -> set[bytes]:
         return {one.recv(10) for one in accepted}
 
 
-def test_who_waits_is_taken_and_who_comes_later_is_not(listener: socket.socket) -> None:
+def test_waiting_connections_are_accepted_and_later_ones_are_not(listener: socket.socket) -> None:
     address = listener.getsockname()
     with socket.create_connection(address, timeout=HANG_S) as client:
         client.sendall(b"first")

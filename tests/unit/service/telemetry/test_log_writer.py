@@ -1,4 +1,4 @@
-"""Log lines reach their descriptor, and one that takes none stops nobody."""
+"""Log lines reach their descriptor, and a blocked descriptor blocks nobody."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_those_in_a_hurry_do_not_wait_for_others(
     wait_for(lambda: pipe.read() == [b"slow", b"urgent"])
 
 
-def test_a_reader_that_stops_holds_nobody_up_and_gets_the_number(pipe: Pipe) -> None:
+def test_a_stalled_log_reader_blocks_nobody_and_learns_how_many_lines_were_dropped(
+    pipe: Pipe,
+) -> None:
     writer = pipe.log_writer()
     line = b"x" * 99 + b"\n"
     count = 2 * MAX_LINES
@@ -139,7 +141,7 @@ def test_what_waits_is_bounded(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("fault", ["closed", "full", "no reader"])
-def test_what_cannot_be_written_is_told_when_it_can(tmp_path: Path, fault: str) -> None:
+def test_dropped_lines_are_reported_later(tmp_path: Path, fault: str) -> None:
     if fault == "full":
         if not Path("/dev/full").exists():
             pytest.skip("there is no /dev/full")

@@ -1,4 +1,4 @@
-"""What is counted, under which names, and that nothing that is asked makes more of them."""
+"""Names and values of metrics, and that no request can add time series."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_gauges_are_read_when_they_are_shown(metrics: Metrics) -> None:
         images, bodies, connections = 0, 0, 0
 
 
-def test_memory_is_what_is_resident(metrics: Metrics) -> None:
+def test_memory_is_resident_memory(metrics: Metrics) -> None:
     if not os.path.exists("/proc/self/status"):  # noqa: PTH110 - one line
         pytest.skip("it is compared with /proc")
     found = samples(metrics)["vae_memory_bytes", ()]

@@ -1,4 +1,4 @@
-"""Files that workers count in: right sums over places and restarts, whatever the disk does."""
+"""Metrics files of workers: right sums over slots and restarts, even when the disk fails."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_files_have_no_holes_and_do_not_grow(counts: SharedCounts, one: Worker) 
         assert status.st_blocks * 512 >= FILE_BYTES
 
 
-def test_a_worker_whose_files_are_gone_counts_on_its_own(counts: SharedCounts) -> None:
+def test_a_worker_without_its_files_counts_alone(counts: SharedCounts) -> None:
     for file in counts.directory.iterdir():
         file.unlink()
     counts.forget(0)

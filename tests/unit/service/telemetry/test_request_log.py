@@ -1,4 +1,4 @@
-"""Lines of the log: whole, of one format, and nothing that a caller sends can forge one."""
+"""Log lines: complete, in one format, and impossible for a caller to forge."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.telemetry.request_log import (
     MAX_PATH,
     MAX_TRACEBACK,
     Clock,
-    Ended,
     JsonLines,
     Lines,
+    RequestRecord,
     TextLines,
 )
 from service.telemetry.trace_context import Trace
 
-ENDED = Ended(
+ENDED = RequestRecord(
     time=1_769_860_800.123,
     request_id="f00d",
     method="POST",
@@ -98,7 +98,7 @@ def test_a_request_as_text() -> None:
 
 @formats
 @given(path=anything, key=anything)
-def test_a_request_is_one_line_whatever_its_path(lines: Lines, path: str, key: str) -> None:
+def test_a_request_is_one_line_for_any_path(lines: Lines, path: str, key: str) -> None:
     check_one_line(lines, lines.of_request(ENDED._replace(path=path, key=key)))
 
 
@@ -116,7 +116,7 @@ def test_a_path_cannot_look_like_other_fields(path: str) -> None:
 
 @formats
 @given(message=anything)
-def test_another_line_is_one_line_whatever_it_says(lines: Lines, message: str) -> None:
+def test_any_other_message_is_one_line_too(lines: Lines, message: str) -> None:
     check_one_line(lines, lines.of_record(record("%s", message)))
     check_one_line(lines, lines.of_record(record(message)))
 

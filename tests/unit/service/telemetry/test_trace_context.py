@@ -1,4 +1,4 @@
-"""A request's place in its trace."""
+"""Trace context: reading and writing traceparent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_flags_that_have_no_meaning_yet_are_cleared(sent: str, kept: str) -> Non
 
 
 @pytest.mark.parametrize("more", ["", "-", "-what-will-be"])
-def test_of_later_versions_what_is_known_is_read(more: str) -> None:
+def test_known_fields_of_later_versions_are_read(more: str) -> None:
     trace = join_trace(f"cc-{TRACE}-{CALLER}-01{more}")
     assert trace is not None
     assert trace.traceparent.startswith(f"00-{TRACE}-")
@@ -55,5 +55,5 @@ def test_of_later_versions_what_is_known_is_read(more: str) -> None:
         f"cc-{TRACE}-{CALLER}-01-\nforged",
     ],
 )
-def test_what_is_not_valid_is_no_trace(wrong: str) -> None:
+def test_an_invalid_header_is_no_trace(wrong: str) -> None:
     assert join_trace(wrong) is None

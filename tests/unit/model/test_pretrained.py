@@ -117,7 +117,7 @@ def test_its_card_is_its_own_and_shows_the_plots(name: str) -> None:
     assert len(there) >= 7
 
 
-def test_no_path_of_a_machine_is_told() -> None:
+def test_no_path_of_a_machine_is_revealed() -> None:
     absolute = re.compile(r"""(?<![\w.:/→])/(?:[\w.-]+/)+|\b[A-Za-z]:\\|file://|~/""")
     for path in PRETRAINED.rglob("*"):
         if path.suffix in {".json", ".md"}:
@@ -149,7 +149,7 @@ def test_real_images_are_reconstructed(name: str, scores: Scored) -> None:
 
 
 @pytest.mark.parametrize(("name", "strange"), AUROC)
-def test_strange_images_are_told_apart(name: str, strange: str, scores: Scored) -> None:
+def test_anomalous_images_are_detected(name: str, strange: str, scores: Scored) -> None:
     clean, other = scores(name, trained_on(name)).score, scores(name, strange).score
     labels = np.repeat([0, 1], [len(clean), len(other)])
     assert roc_auc_score(labels, np.concatenate([clean, other])) >= AUROC[name, strange]
