@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-body-types bench-quality clean
+.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-against bench-body-types bench-quality clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,6 +51,9 @@ bench: .venv/installed ## this service beside its peers, a quarter of an hour, i
 
 bench-quick: .venv/installed ## this service beside fixed answers, in a minute; tables are printed only
 	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
+
+bench-against: .venv/installed ## the working tree compared with a commit, in two minutes: make bench-against REF=36f2c30
+	$(BIN)/python -m benchmarks.against '$(or $(REF),HEAD)' $(ARGS)
 
 bench-body-types: .venv/installed ## what each body type costs, into benchmarks/results/
 	$(BIN)/python -m benchmarks.body_types

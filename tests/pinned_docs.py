@@ -21,7 +21,7 @@ from model.bundle.bundle import find_bundle, load_bundle, pretrained_names
 from service.api import schemas
 from service.settings import Settings
 from service.telemetry.metrics import REFUSALS, Metrics
-from service.telemetry.request_log import RequestRecord, JsonLines, TextLines
+from service.telemetry.request_log import JsonLines, RequestRecord, TextLines
 from service.telemetry.trace_context import Trace
 from tests.docs import ROOT
 

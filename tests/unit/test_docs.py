@@ -248,8 +248,8 @@ def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:
 
 def test_the_figures_in_prose_are_those_of_the_results() -> None:
     found = load_bundle(find_bundle("mnist")).metrics["evaluation"]["false_alarms"]
-    halves = {rate["alpha"]: f"{rate['mean']:.4f}" for rate in found["exchangeable"]}
-    assert f"{halves[0.05]} at 0.05, {halves[0.01]} at 0.01" in README
+    halves = {r["alpha"]: f"{r['mean']:.4f} ± {r['std']:.4f}" for r in found["exchangeable"]}
+    assert f"{halves[0.05]} at 0.05 and {halves[0.01]} at 0.01" in README
     (refusals,) = (
         promise["measured"]
         for promise in reliability.read()["overload"]["promises"]
