@@ -1,8 +1,8 @@
 """The contract between `Engine` and the hardware: what a backend computes, and on whose terms.
 
 `model.engine.cpu` and `model.engine.cuda` implement it, `model.engine.device` chooses one. To add a
-device, write another implementation and let `choose_backend` return it; tests/unit/model/engine
-runs any backend against the CPU's.
+device, write another implementation, let `choose_backend` return it, and add it to
+tests/unit/model/engine/test_backend.py, which holds every backend to this contract.
 
 N rows, P = C·H·W pixels each, D latent dimensions, K draws.
 
@@ -21,10 +21,10 @@ Precision. Matrix products are computed in the type that the backend was made wi
 Threads. One call at a time. A backend reuses its buffers, so callers queue (the service does in
 `service.inference.batching`). Different backends may run at once.
 
-Errors. `ValueError` for rows of another width, before anything is computed. `KeyError` for an
-unknown score. `torch.OutOfMemoryError` only if not even one row fits; until then a backend splits
-the batch. Anything else, such as a CUDA error, means that the device has failed: later calls may
-fail as well, and `service.inference.health` finds out.
+Errors. `ValueError` for rows of another width, `KeyError` for an unknown score; the next call works
+again. `torch.OutOfMemoryError` only if not even one row fits; until then a backend splits the
+batch. Anything else, such as a CUDA error, means that the device has failed: later calls may fail
+as well, and `service.inference.health` finds out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the Dockerfile and docker-compose.yml say is what the code does, and the wheel is whole."""
+"""What the Dockerfile and docker-compose.yml say is what the code does."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
-from model.bundle.bundle import PRETRAINED, pretrained_names
 from service.settings import Settings
 from tests.conftest import Server
 
@@ -48,37 +46,3 @@ def test_container_pins_the_same_torch() -> None:
     pins = set(re.findall(r"torch==[\d.]+", DOCKERFILE + "\n".join(project["dependencies"])))
     assert len(pins) == 1
     assert pins.pop() in (ROOT / "constraints.txt").read_text().split()
-
-
-def test_the_wheel_carries_the_weights(tmp_path: Path) -> None:
-    """`pip install .`, as the Dockerfile has it, must give a package that can serve."""
-    subprocess.run(  # noqa: S603 - our own command
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)),
-            str(copy_source(tmp_path)),
-        ],
-        check=True,
-        timeout=120,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for bundle in pretrained_names():
-        for path in (PRETRAINED / bundle).rglob("*.*"):
-            assert f"model/pretrained/{path.relative_to(PRETRAINED).as_posix()}" in names
-        assert f"model/training/recipes/{bundle}.toml" in names
-    assert not any(name.startswith("tests") for name in names)
-
-
-def copy_source(tmp_path: Path) -> Path:
-    """What the Dockerfile copies, so that building leaves nothing in the checkout."""
-    source = tmp_path / "source"
-    (files,) = re.findall(r"^COPY (.+) \./$", DOCKERFILE, re.MULTILINE)
-    folders = re.findall(r"^COPY (\w+) \./\1$", DOCKERFILE, re.MULTILINE)
-    paths = [ROOT / name for name in [*files.split(), *folders]]
-    source.mkdir()
-    subprocess.run(  # noqa: S603 - our own command
-        ["cp", "-r", *map(str, paths), str(source)],  # noqa: S607 - cp is everywhere
-        check=True,
-    )
-    return source

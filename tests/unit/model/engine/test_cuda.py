@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,43 +18,10 @@ from model.engine import device as device_module
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
 from model.engine.staging import Staging
+from tests.unit.model.engine.host_accelerator import HostAccelerator
 
 WIDTH = 6
 MOST = 32
-
-
-class HostAccelerator:
-    """The host itself, with what a recording needs to be one: memory that stays where it is."""
-
-    def __init__(self, rows_that_fit: int = 1 << 30) -> None:
-        self.rows_that_fit = rows_that_fit
-        self.recorded: list[int] = []
-        self.replays = 0
-        self.waits = 0
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        if shape[0] > self.rows_that_fit:
-            raise torch.OutOfMemoryError("out of memory")
-        return torch.full(shape, 77, dtype=dtype)
-
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        output = work()
-        self.recorded.append(len(output))
-
-        def replay() -> None:
-            self.replays += 1
-            output.copy_(work())
-
-        return replay, output
-
-    def stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def synchronize(self) -> None:
-        self.waits += 1
 
 
 def run(rows: Tensor) -> Tensor:
