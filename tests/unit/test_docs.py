@@ -22,7 +22,7 @@ from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS
 from service.settings import Settings
 from service.telemetry.metrics import REFUSALS, Metrics
-from service.telemetry.request_log import RequestRecord, JsonLines, TextLines
+from service.telemetry.request_log import JsonLines, RequestRecord, TextLines
 from service.telemetry.trace_context import Trace
 from tests.conftest import Server
 

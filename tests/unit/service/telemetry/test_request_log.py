@@ -15,9 +15,9 @@ from service.telemetry.request_log import (
     MAX_PATH,
     MAX_TRACEBACK,
     Clock,
-    RequestRecord,
     JsonLines,
     Lines,
+    RequestRecord,
     TextLines,
 )
 from service.telemetry.trace_context import Trace
