@@ -33,7 +33,7 @@ def load_engine(settings: Settings) -> Engine:
     calibration = engine.calibration
     if calibration is not None and settings.alpha < (min_p_value := 1 / (calibration.n + 1)):
         log.warning(
-            "alpha is %g < %.2g, the smallest p-value that a calibration with %d images can give, so "
+            "alpha is %g < %.2g, the smallest p-value that a calibration with %d images can give: "
             "no image will be an anomaly; raise alpha (VAE_ALPHA) or calibrate with more images",
             *(settings.alpha, min_p_value, calibration.n),
         )
