@@ -175,7 +175,7 @@ def _one_image(columns: Sequence[Column]) -> str:
     rounds = serving_results()["rounds"]
     rows = []
     for name in SERVERS:
-        found = [figures[name]["works"][ONE] for figures in rounds if name in figures]
+        found = [figures[name]["workloads"][ONE] for figures in rounds if name in figures]
         medians = (
             f"{statistics.median(work[connections][key] for work in found):,.{digits}f}"
             for _, connections, key, digits in columns

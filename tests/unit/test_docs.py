@@ -143,7 +143,7 @@ def test_the_index_s_names_are_in_their_files() -> None:
 
 
 def test_modules_named_can_be_run() -> None:
-    named = set(re.findall(r"python3? -m ([\w.]+)", ALL))
+    named = set(re.findall(r"python3? -m ([\w.]+)", ALL)) - {"pytest"}
     assert len(named) > 10
     broken = []
     for name in named:
