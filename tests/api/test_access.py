@@ -97,9 +97,13 @@ def keyed_server(served_file: Path) -> Iterator[Server]:
         yield server
 
 
+def app_with_keys(file: Path) -> App:
+    return create_app(SMALL.model_copy(update={"api_keys_file": str(file)}))
+
+
 @pytest.fixture
 def keyed_app(file: Path) -> App:
-    return create_app(SMALL.model_copy(update={"api_keys_file": str(file)}))
+    return app_with_keys(file)
 
 
 @pytest.fixture
@@ -201,35 +205,36 @@ def left(answer: Response) -> int:
 
 @pytest.mark.anyio
 async def test_a_rate_is_in_images(
-    keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    file: Path, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     buckets = "service.access.rates.Buckets.__init__.__defaults__"
     monkeypatch.setattr(buckets, (None, lambda: now))
-    keyed.headers.update(bearing("limited"))
-    answer = await keyed.post("/encode", json=uint8_body(four))
-    assert answer.status_code == 200
-    assert left(answer) == 6
-    answer = await keyed.post("/anomaly-score?score=iwae&samples=8", json=uint8_body(four[:1]))
-    assert answer.status_code == 200
-    assert left(answer) == 5, "all of an image's draws are one image"
-    assert left(await keyed.get("/model")) == 5
-    assert left(await keyed.get("/metrics")) == 5
-    assert left(await keyed.post("/encode", content=b"{")) == 5, "no image was in there"
-    answer = await keyed.get("/sample?n=6")
-    problem(answer, 429, "6 images > 5 that are left", "10 a second")
-    assert answer.headers["retry-after"] == "1"
-    assert left(answer) == 5
-    z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
-    answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
-    assert answer.status_code == 200
-    assert left(answer) == 0
-    answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
-    refused(answer, "/v2", 429, "1 images > 0 that are left")
-    assert (await keyed.get("/model")).status_code == 200, "no image is in there"
-    now += 0.2
-    assert left(await keyed.post("/decode", json={"n": 2})) == 0
-    assert "ratelimit" not in (await keyed.get("/model", headers=bearing("infer"))).headers
+    async with client_of(app_with_keys(file)) as client:
+        client.headers.update(bearing("limited"))
+        answer = await client.post("/encode", json=uint8_body(four))
+        assert answer.status_code == 200
+        assert left(answer) == 6
+        answer = await client.post("/anomaly-score?score=iwae&samples=8", json=uint8_body(four[:1]))
+        assert answer.status_code == 200
+        assert left(answer) == 5, "all of an image's draws are one image"
+        assert left(await client.get("/model")) == 5
+        assert left(await client.get("/metrics")) == 5
+        assert left(await client.post("/encode", content=b"{")) == 5, "no image was in there"
+        answer = await client.get("/sample?n=6")
+        problem(answer, 429, "6 images > 5 that are left", "10 a second")
+        assert answer.headers["retry-after"] == "1"
+        assert left(answer) == 5
+        z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
+        answer = await client.post("/v2/models/decode/infer", json={"inputs": [z]})
+        assert answer.status_code == 200
+        assert left(answer) == 0
+        answer = await client.post("/v2/models/decode/infer", json={"inputs": [z]})
+        refused(answer, "/v2", 429, "1 images > 0 that are left")
+        assert (await client.get("/model")).status_code == 200, "no image is in there"
+        now += 0.2
+        assert left(await client.post("/decode", json={"n": 2})) == 0
+        assert "ratelimit" not in (await client.get("/model", headers=bearing("infer"))).headers
 
 
 @pytest.mark.anyio
@@ -265,7 +270,7 @@ def test_workers_share_a_rate(start_server: Callable[..., Server], tmp_path: Pat
         path = f"{server.url}/sample?n={n}"
         return httpx.get(path, headers=bearing("limited"), timeout=HANG_S).status_code
 
-    assert ask(60) == 200
+    assert ask(600) == 200, "which it pays off in ten minutes"
     assert [ask(1) for _ in range(20)] == [429] * 20
 
 
