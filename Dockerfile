@@ -3,16 +3,16 @@
 #   docker build -t vae-service .                              for CPUs
 #   docker build -t vae-service:gpu --build-arg DEVICE=cuda .  for NVIDIA GPUs
 #
-# It listens to all that reach the container, and so starts with API keys only (docker-compose.yml
-# has the right way), or where VAE_ALLOW_ANONYMOUS=true says that anyone may ask:
+# The service listens on all of the container's addresses, so it only starts with API keys, as here
+# and in docker-compose.yml, or with VAE_ALLOW_ANONYMOUS=true, which lets anyone use it:
 #
-#   docker run --rm vae-service python -m service.keys alice >> api-keys
+#   docker run --rm vae-service vae keys alice >> api-keys
 #   docker run --rm --publish 127.0.0.1:8000:8000 --volume ./api-keys:/run/secrets/api-keys:ro \
 #     --env VAE_API_KEYS_FILE=/run/secrets/api-keys vae-service
 #
-# On x86-64 Linux, the torch on the public package index is the CUDA build. It runs on CPUs too, but
-# is gigabytes larger than the CPU build; to take that one, name PyTorch's CPU index (its "get
-# started" page has the address): --build-arg TORCH_INDEX_URL=…
+# For x86-64 Linux, the public package index has the CUDA build of torch. It runs on CPUs too, but is
+# gigabytes larger than the CPU build. To install the latter, name PyTorch's CPU index, whose address
+# is on PyTorch's "get started" page: --build-arg TORCH_INDEX_URL=…
 
 ARG PYTHON_VERSION=3.12
 
@@ -20,19 +20,20 @@ FROM python:${PYTHON_VERSION}-slim AS build
 ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-# The compiler is for three small C files. Without it the service works too, only slower.
+# The compiler is for the C extensions. The service works without them, only slower.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* && python -m venv /opt/vae
-COPY pyproject.toml constraints.txt README.md ./
-# torch first and alone: its layer stays while the code changes.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# torch gets a layer of its own, which stays cached while the code changes.
 RUN /opt/vae/bin/python -m pip install --constraint constraints.txt \
     ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0
 COPY model ./model
 COPY service ./service
+COPY vae ./vae
 RUN /opt/vae/bin/python -m pip install --constraint constraints.txt .
 
 FROM python:${PYTHON_VERSION}-slim
-# A container that was built for a GPU and finds none should say so, not be slow in silence.
+# cuda, not auto: an image built for a GPU should fail without one, instead of being slow silently.
 ARG DEVICE=cpu
 ENV PATH=/opt/vae/bin:$PATH \
     PYTHONUNBUFFERED=1 \

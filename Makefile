@@ -1,64 +1,100 @@
-# The front door. Every target makes what it needs first; Python ≥ 3.11 and make are enough.
+# The front door. Every target first installs what it needs; Python >= 3.11 and make are enough, and
+# a C compiler makes it faster. DATA, OUT and BUNDLE are one path each, spaces allowed. ANOMALIES and
+# ARGS are shell words, so quote a path with a space once more: ANOMALIES="data/kmnist 'my set'".
 PYTHON ?= python3
 BIN := .venv/bin
+C_SOURCES := $(wildcard model/*.[ch] model/*/*.[ch] service/*.[ch] service/*/*.[ch])
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help serve test lint fuzz soak format train evaluate bench bench-quick bench-body-types bench-quality clean
+.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-against bench-body-types bench-quality soak fuzz clean
 .DEFAULT_GOAL := help
 
-help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+# $(call quote,VALUE): VALUE as one word for the shell, with a leading ~/ expanded as the shell would.
+quote = '$(subst ','\'',$(if $(filter ~/%,$(firstword $(1))),$(subst ~/,$(HOME)/,$(1)),$(1)))'
 
-# Made anew when what is asked for changes. The stamp is written last: a broken install is no install.
-.venv/installed: pyproject.toml constraints.txt model/engine/_layers.c model/scores/_native.c service/codecs/_json.c
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: say make PYTHON=python3.12")'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+# $(call need,TARGET,VALUE,MESSAGE): stop with MESSAGE if TARGET is asked for and VALUE is empty. Called
+# while the Makefile is read, so that nobody waits for an installation first. No commas in MESSAGE.
+need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(strip $(2)),,$(error $(3))))
+$(call need,train,$(DATA)$(VAE_DATA_DIR),DATA is missing: make train DATA=my-images)
+$(call need,evaluate,$(BUNDLE),BUNDLE is missing: make evaluate BUNDLE=mnist DATA=data/mnist)
+$(call need,evaluate,$(DATA),DATA is missing: make evaluate BUNDLE=mnist DATA=data/mnist)
+$(call need,bench-quality,$(DATA),DATA is missing: make bench-quality DATA=data)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# One environment, three stamps. Each is written last, so that a broken installation leaves none, and
+# a change of what is asked for starts again from an empty environment.
+.venv/.serve: pyproject.toml constraints.txt $(C_SOURCES)
+	@command -v $(PYTHON) > /dev/null || { echo "Python >= 3.11 is needed, and there is no $(PYTHON): name yours, as make PYTHON=python3.12"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, and %s is %s: name another, as make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt install python3-venv), or name another Python, as make PYTHON=python3.12"; exit 1; } >&2
+	@echo "Installing the service and PyTorch into .venv: about a minute, this once."
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-serve: .venv/installed ## start the service; settings by environment, as VAE_PORT=9000 make serve
+.venv/.evaluate: .venv/.serve
+	@echo "Adding matplotlib and scikit-learn to .venv, this once."
+	@$(PIP_INSTALL) --editable '.[evaluate]'
+	@touch $@
+
+.venv/.test: .venv/.serve
+	@echo "Adding the tools for tests to .venv: about a minute, this once."
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ .venv/.evaluate # which is among them
+
+serve: .venv/.serve ## start the service on port 8000; with settings: VAE_PORT=9000 make serve
 	$(BIN)/python -m service
 
-test: .venv/installed ## run all tests
+train: .venv/.serve ## train a network: DATA="my images" OUT=runs/mine
+	$(BIN)/python -m model train $(if $(DATA),--data $(call quote,$(DATA))) $(if $(OUT),--out $(call quote,$(OUT))) $(ARGS)
+
+evaluate: .venv/.evaluate ## measure a network: BUNDLE=mnist DATA=data/mnist ANOMALIES="data/kmnist 'my set'"
+	$(BIN)/python -m model evaluate --bundle $(call quote,$(BUNDLE)) --data $(call quote,$(DATA)) $(if $(OUT),--out $(call quote,$(OUT))) $(if $(ANOMALIES),--anomalies $(ANOMALIES)) $(ARGS)
+
+test: .venv/.test ## run the quick tests, or those named: ARGS=tests/unit
+	$(BIN)/python -m pytest $(or $(ARGS),-m "not slow")
+
+test-all: .venv/.test ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/installed ## ruff, mypy, the import contracts, and known vulnerabilities of what is pinned
+lint: .venv/.test ## check style, types, import contracts, and pinned versions for known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.audit constraints.txt
 
-fuzz: .venv/installed ## 100,000 hostile requests, 500,000 runs of atheris, and bombs: make fuzz ARGS="--inputs 1000000 --seed 2"
+format: .venv/.test ## format the code with ruff
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.test ## compare with other ways to serve a network, 15 minutes, into benchmarks/results/
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-quick: .venv/.test ## compare with fixed answers only, 1 minute, printed
+	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
+
+bench-against: .venv/.test ## compare the working tree with a commit, 2 minutes, printed: REF=HEAD~3
+	$(BIN)/python -m benchmarks.against $(call quote,$(or $(REF),HEAD)) $(ARGS)
+
+bench-body-types: .venv/.test ## measure the cost of each body type, into benchmarks/results/
+	$(BIN)/python -m benchmarks.body_types
+
+bench-quality: .venv/.test ## measure anomaly detection, hours, into benchmarks/results/: DATA=data
+	$(BIN)/python -m benchmarks.quality --data $(call quote,$(DATA)) $(ARGS)
+	$(BIN)/python -m benchmarks.likelihood --data $(call quote,$(DATA)/mnist)
+	$(BIN)/python -m benchmarks.score_choice --data $(call quote,$(DATA))
+
+soak: .venv/.test ## measure what README promises of reliability, 1 hour; some of it: ARGS="overload stops"
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
+
+fuzz: .venv/.test ## send hostile requests and bodies: ARGS="--inputs 1000000 --seed 2"
 	$(BIN)/python -m benchmarks.reliability.fuzz --inputs 100000 $(ARGS)
 	$(BIN)/python -m tests.fuzz.readers -runs=500000 -max_total_time=600 -seed=1
 	$(BIN)/python -m benchmarks.reliability.bombs
 
-soak: .venv/installed ## each promise of the README's reliability table, an hour, into benchmarks/results/: make soak ARGS="overload stops"
-	$(BIN)/python -m benchmarks.reliability $(ARGS)
-
-format: .venv/installed ## put the code in ruff's format
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-train: .venv/installed ## train a network, as make train DATA=my-images OUT=runs/mine
-	$(BIN)/python -m model train --data $(DATA) $(if $(OUT),--out $(OUT)) $(ARGS)
-
-evaluate: .venv/installed ## how well a bundle fits and tells anomalies: make evaluate BUNDLE=mnist DATA=data/mnist ANOMALIES=data/kmnist
-	$(BIN)/python -m model evaluate --bundle $(BUNDLE) --data $(DATA) --anomalies $(ANOMALIES) $(ARGS)
-
-bench: .venv/installed ## this service beside its peers, a quarter of an hour, into benchmarks/results/
-	$(BIN)/python -m benchmarks.serving $(ARGS)
-
-bench-quick: .venv/installed ## this service beside fixed answers, in a minute; tables are printed only
-	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
-
-bench-body-types: .venv/installed ## what each body type costs, into benchmarks/results/
-	$(BIN)/python -m benchmarks.body_types
-
-bench-quality: .venv/installed ## anomaly detection over seeds, classes and scores, hours: make bench-quality DATA=data
-	$(BIN)/python -m benchmarks.quality --data $(DATA) $(ARGS)
-	$(BIN)/python -m benchmarks.likelihood --data $(DATA)/mnist
-	$(BIN)/python -m benchmarks.score_choice --data $(DATA)
-
-clean: ## remove the environment and all caches
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info build model/*.so service/*.so
+clean: ## remove the environment, caches and compiled code
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .schemathesis .coverage *.egg-info build dist
+	find model service -name '*.so' -delete

@@ -1,1 +1,1 @@
-"""What it measures up to, side by side; each is started by make."""
+"""Measurements: speed, quality of anomaly detection, and in `reliability` promises under load."""

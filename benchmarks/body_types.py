@@ -1,13 +1,14 @@
-"""What a body type costs: 256 images to /anomaly-score in each, side by side in one run.
+"""What each body type costs: the same 256 images sent to /anomaly-score in every type, in one run.
 
-By the plainest score: the others are the network's business, not the body's.
+Scored by `mse`, the cheapest score, so that reading the body is as large a part as it can be.
 
-`make bench-body-types` runs it. Rounds of the types are interleaved, so that a noisy machine is
-noisy for all of them; figures are medians over the rounds, and ratios are of the same run.
+`make bench-body-types` runs it. The types take turns within each round, so a noisy machine affects
+all of them alike. Figures are medians over the rounds, and ratios compare figures of the same run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,24 +20,24 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 from importlib.metadata import version
 from io import BytesIO
+from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.machine import RESULTS, cpu_model
+from benchmarks.peers.sample import DIGITS, digits, png
 from benchmarks.peers.table import SERVERS
 from benchmarks.servers import running
 
-IMAGES = 256
-ROUNDS = 40
-WARM_UP = 5
+ROUNDS: Final = 40
+WARM_UP: Final = 5
 
 Body = tuple[str, str, bytes]
 """Path, Content-Type, bytes."""
 
 
 def bodies() -> dict[str, Body]:
-    """The same images as each type. Drawn by the service itself, so that they are like digits."""
+    """The same images as a body of each type."""
     pixels = digits()
     floats = (pixels / 255).astype(np.float32)
     files = [png(image) for image in pixels]
@@ -69,86 +70,70 @@ def bodies() -> dict[str, Body]:
     }
 
 
-def digits() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """256 images as the decoder draws them."""
-    from model.bundle.bundle import find_bundle, load_bundle
-    from model.engine.engine import Engine
-
-    engine = Engine(load_bundle(find_bundle("mnist")), device="cpu", threads=1)
-    z = np.random.default_rng(0).standard_normal((IMAGES, 10), dtype=np.float32)
-    drawn: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = np.rint(
-        engine.decode(z).images[:, 0] * 255
-    ).astype(np.uint8)
-    return drawn
-
-
-def png(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    """One image as a file."""
-    file = BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 def dump(value: object) -> bytes:
-    """JSON without blanks."""
+    """JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def ask(connection: HTTPConnection, body: Body) -> tuple[list[float], float]:
-    """Send one body; the scores, and the milliseconds that the network took."""
+    """Send one body. Returns the scores, and the milliseconds of the forward pass."""
     path, content_type, data = body
     connection.request("POST", path, data, {"Content-Type": content_type})
-    answer = connection.getresponse()
-    text = answer.read()
-    if answer.status != 200:
-        raise SystemExit(f"{content_type}: {answer.status} {text[:300]!r}")
+    response = connection.getresponse()
+    text = response.read()
+    if response.status != 200:
+        raise SystemExit(f"{content_type}: {response.status} {text[:300]!r}")
     scores: list[float] = json.loads(text)["score"]
-    network = re.search(r"infer;dur=([\d.]+)", answer.headers["Server-Timing"])
+    network = re.search(r"infer;dur=([\d.]+)", response.headers["Server-Timing"])
     return scores, float(network[1]) if network else 0.0
 
 
 def measure(sent: dict[str, Body], port: int) -> dict[str, dict[str, float]]:
-    """What a request of each type takes, from its first byte sent to its answer's last."""
+    """The figures of each type. A request's time is from its first byte sent to the last received.
+
+    `rest` is that time without the forward pass. Ends the program if a type gives other scores.
+    """
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     expected, _ = ask(connection, sent["raw uint8"])
     for name, body in sent.items():
         if not np.allclose(ask(connection, body)[0], expected, atol=1e-4):
-            raise SystemExit(f"{name} gives other scores")
+            raise SystemExit(f"{name}: the scores differ from those of raw uint8")
     seconds: dict[str, list[float]] = {name: [] for name in sent}
     network: dict[str, list[float]] = {name: [] for name in sent}
     for number in range(WARM_UP + ROUNDS):
         for name, body in sent.items():
             started = time.perf_counter()
             _, network_ms = ask(connection, body)
+            took_s = time.perf_counter() - started
             if number >= WARM_UP:
                 network[name].append(network_ms)
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(took_s)
     connection.close()
     total = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
     inside = {name: statistics.median(times) for name, times in network.items()}
-    door = {name: total[name] - inside[name] for name in sent}
+    rest = {name: total[name] - inside[name] for name in sent}
     return {
         name: {
             "body_kB": len(sent[name][2]) / 1000,
-            "us_per_image": total[name] * 1e3 / IMAGES,
-            "network_us_per_image": inside[name] * 1e3 / IMAGES,
-            "door_us_per_image": door[name] * 1e3 / IMAGES,
+            "us_per_image": total[name] * 1e3 / DIGITS,
+            "network_us_per_image": inside[name] * 1e3 / DIGITS,
+            "rest_us_per_image": rest[name] * 1e3 / DIGITS,
             "times_raw_uint8": total[name] / total["raw uint8"],
-            "door_times_raw_uint8": door[name] / door["raw uint8"],
+            "rest_times_raw_uint8": rest[name] / rest["raw uint8"],
         }
         for name in sent
     }
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """As Markdown."""
+    """The results as a Markdown table."""
     columns: dict[str, Callable[[dict[str, float]], str]] = {
         "body, kB": lambda r: f"{r['body_kB']:,.0f}",
         "µs an image": lambda r: f"{r['us_per_image']:.1f}",
         "of it the network": lambda r: f"{r['network_us_per_image']:.1f}",
-        "the rest": lambda r: f"{r['door_us_per_image']:.1f}",
+        "the rest": lambda r: f"{r['rest_us_per_image']:.1f}",
         "× raw uint8": lambda r: f"{r['times_raw_uint8']:.1f}",
-        "the rest × raw uint8": lambda r: f"{r['door_times_raw_uint8']:.1f}",
+        "the rest × raw uint8": lambda r: f"{r['rest_times_raw_uint8']:.1f}",
     }
     rows = ["| 256 images as | " + " | ".join(columns) + " |"]
     rows.append("| --- " + "| ---: " * len(columns) + "|")
@@ -158,13 +143,16 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and write it beside the figures."""
-    with running(SERVERS["ours"]) as live:
-        startup = {"ready_s": live.ready_s, "resident_MiB": live.resident_bytes() / 2**20}
-        results = measure(bodies(), live.port)
+    """Measure every body type; print the table, and write it to benchmarks/results/."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.body_types", description=__doc__
+    ).parse_args()
+    with running(SERVERS["ours"]) as service:
+        startup = {"ready_s": service.ready_s, "resident_MiB": service.resident_bytes() / 2**20}
+        results = measure(bodies(), service.port)
     report = {
         "command": "make bench-body-types",
-        "images": IMAGES,
+        "images": DIGITS,
         "rounds": ROUNDS,
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""The chart of `benchmarks.serving`: one-image requests a second, a bar a server."""
+"""The chart of `benchmarks.serving`: one-image requests per second, a bar for each server."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ CONNECTIONS: Final = 32
 OURS: Final = "#1b7f5c"
 OTHERS: Final = "#7f93a8"
 FIXED: Final = "#d3d9df"
-"""Those that compute nothing: not competitors, but bounds."""
+"""Servers that compute nothing: bounds, not competitors."""
 
 INK: Final = "#22303c"
 SOFT_INK: Final = "#5b6b79"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """Medians over the rounds, with a line from least to most; a server that failed says so."""
+    """Draw medians over the rounds, with a line from min to max; a server may be `failed`."""
     from matplotlib.figure import Figure
 
     rounds = results["rounds"]
-    found = {
+    speeds = {
         name: each(rounds, closed(name, ONE, CONNECTIONS))
         for name in SERVERS
         if any(name in figures for figures in rounds)
     }
-    order = sorted(found, key=lambda name: statistics.median(found[name] or [0.0]))
-    most = max((max(values) for values in found.values() if values), default=1.0)
+    order = sorted(speeds, key=lambda name: statistics.median(speeds[name] or [0.0]))
+    longest = max((max(values) for values in speeds.values() if values), default=1.0)
     height = 0.44 * len(order) + 1.1  # inches
     figure = Figure(figsize=(9, height), dpi=150)
     axes = figure.add_axes((0.22, 0.15 / height, 0.77, 1 - 1.05 / height))
-    ours = statistics.median(found.get("ours") or [0.0])
+    ours = statistics.median(speeds.get("ours") or [0.0])
     for place, name in enumerate(order):
-        values = found[name]
+        values = speeds[name]
         if not values:
-            axes.text(most * 0.01, place, "failed", va="center", color=INK, style="italic")
+            axes.text(longest * 0.01, place, "failed", va="center", color=INK, style="italic")
             continue
         median = statistics.median(values)
         color = OURS if name == "ours" else FIXED if SERVERS[name].fixed else OTHERS
@@ -52,7 +52,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         if name != "ours" and median:
             label += f"   ({_times(ours / median)})"
         axes.text(
-            max(values) + most * 0.012,
+            max(values) + longest * 0.012,
             place,
             label,
             va="center",
@@ -60,21 +60,21 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             weight="bold" if name == "ours" else "normal",
         )
     axes.set_yticks(range(len(order)), [SERVERS[name].title for name in order], color=INK)
-    for shown, name in zip(axes.get_yticklabels(), order, strict=True):
-        shown.set_fontweight("bold" if name == "ours" else "normal")
-    axes.set_xlim(0, most * 1.22)
+    for label_text, name in zip(axes.get_yticklabels(), order, strict=True):
+        label_text.set_fontweight("bold" if name == "ours" else "normal")
+    axes.set_xlim(0, longest * 1.22)
     axes.set_ylim(-0.5, len(order) - 0.5)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set_color(FIXED)
-    heading = f"Requests a second: {ONE}, {CONNECTIONS} connections, one process"
+    heading = f"Requests per second: {ONE}, {CONNECTIONS} connections, one process"
     top = 1 - 0.3 / height
     figure.text(0.02, top, heading, fontsize=13, weight="bold", color=INK, va="center")
     text = (
         f"The same weights, {results['hardware']['cores']} cores shared with the load generator. "
-        "In brackets: how many times as many this service answers. Pale: no network."
+        "In brackets: how many times as many this service answers. Pale: no network inside."
     )
     figure.text(0.02, 1 - 0.62 / height, text, fontsize=8.5, color=SOFT_INK, va="center")
     figure.savefig(path)

@@ -1,19 +1,18 @@
-"""The network without a server: `Engine.score` called in a loop, beside a large matrix product.
+"""The network without a server: `Engine.score` in a loop, compared with a large matrix product.
 
-`python -m benchmarks.engine` takes one core and prints JSON. Each batch size is measured between
-two products of 2048³, so that a core that is slower for a while is slower for both.
+`python -m benchmarks.engine` uses one core and prints JSON. Each batch size is measured between two
+products of 2048³, so a core that is slower for a while is slower for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
@@ -25,19 +24,19 @@ QUICK_BATCHES: Final = (64, 128, 256)
 SCORES: Final = ("fused", "mse")
 
 SIDE: Final = 2048
-"""Of the matrices: large enough for a product to reach what the core can do."""
+"""Of the square matrices: large enough for a product to reach the core's peak."""
 
 REPEATS: Final = 3
 
 MEASURE_S: Final = 0.1
-"""Of one batch size, once."""
+"""Of one batch size in one repeat."""
 
 FLOAT32: Final = "float32"
 BFLOAT16: Final = "bfloat16"
 
 
 def flops_an_image(sizes: Sequence[Sequence[int]]) -> int:
-    """Of fully connected layers by their widths: a multiplication and an addition a weight.
+    """Operations of fully connected layers, given their widths: two for each weight.
 
     >>> flops_an_image([(784, 256, 64, 20), (10, 64, 256, 784)])
     872192
@@ -46,7 +45,7 @@ def flops_an_image(sizes: Sequence[Sequence[int]]) -> int:
 
 
 def images_per_s(score: Callable[[], object], images: int, seconds: float = MEASURE_S) -> float:
-    """Of calls that take so many images each, after one that does not count."""
+    """The speed of `score`, which takes `images` images a call; the first call does not count."""
     score()
     calls, started = 0, time.perf_counter()
     while (took := time.perf_counter() - started) < seconds:
@@ -56,7 +55,7 @@ def images_per_s(score: Callable[[], object], images: int, seconds: float = MEAS
 
 
 def product(dtype: str) -> Callable[[], float]:
-    """What gives FLOP/s of a product of two square matrices."""
+    """A function that multiplies two square matrices and returns FLOP/s."""
     import torch
 
     left, right = (torch.randn(SIDE, SIDE).to(getattr(torch, dtype)) for _ in range(2))
@@ -72,10 +71,10 @@ def product(dtype: str) -> Callable[[], float]:
 
 
 def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Images/s by dtype, score and batch; the same as a share of the products around; these.
+    """Images/s by dtype, score and batch size, and their FLOP/s as a share of the products'.
 
-    Images are uint8, as raw bodies bring them, and noise: of digits, which are mostly black, the
-    network skips what is 0. `bulk_images_per_s` is of the digits that the raw works send.
+    Images are uint8, as in raw bodies, and noise: digits are mostly black, and the network skips
+    zeros. `bulk_images_per_s` is measured with the digits that the raw workloads send.
     """
     import numpy as np
     import torch
@@ -88,13 +87,8 @@ def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
     config = bundle.config
     flops = flops_an_image([config.encoder_sizes, config.decoder_sizes])
     images = np.random.default_rng(0).integers(0, 256, (max(batches), config.pixels), np.uint8)
-    known = "dtype" in inspect.signature(Engine).parameters
-    # None: a version that knows no other has no such parameter.
-    chosen: dict[str, Mapping[str, Any]] = {FLOAT32: {"dtype": FLOAT32} if known else {}}
-    if known:
-        chosen[BFLOAT16] = {"dtype": BFLOAT16}
     engines = {
-        dtype: Engine(bundle, device="cpu", threads=1, **given) for dtype, given in chosen.items()
+        dtype: Engine(bundle, device="cpu", threads=1, dtype=dtype) for dtype in (FLOAT32, BFLOAT16)
     }
     products = {dtype: product(dtype) for dtype in (FLOAT32, BFLOAT16)}
     torch.set_num_threads(1)
@@ -112,30 +106,30 @@ def measure(batches: Sequence[int], repeats: int) -> dict[str, Any]:
                     peaks[dtype].append(after)
                     speeds[dtype, score, batch].append(speed)
                     shares[dtype, score, batch].append(speed * flops * 2 / (before + after))
-            if BFLOAT16 not in engines:
-                peaks[BFLOAT16].append(products[BFLOAT16]())
     digits = bulk_pixels()[:BULK_IMAGES]
     bulk = [
         images_per_s(lambda: engines[FLOAT32].score(digits, SCORES[0]), BULK_IMAGES)
         for _ in range(3 * repeats)
     ]
-    found: dict[str, Any] = {dtype: {score: {} for score in SCORES} for dtype in engines}
+    speeds_and_shares: dict[str, Any] = {
+        dtype: {score: {} for score in SCORES} for dtype in engines
+    }
     for (dtype, score, batch), values in speeds.items():
-        found[dtype][score][str(batch)] = {
+        speeds_and_shares[dtype][score][str(batch)] = {
             "images_per_s": statistics.median(values),
             "of_product": statistics.median(shares[dtype, score, batch]),
         }
     return {
         "flops_an_image": flops,
         "product_flops_per_s": {name: statistics.median(values) for name, values in peaks.items()},
-        "dtypes": found,
+        "dtypes": speeds_and_shares,
         "bulk_images_per_s": statistics.median(bulk),
     }
 
 
 def main() -> None:
-    """Measure on one core, and print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Measure `Engine.score` on one core, and print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="three batch sizes, once")
     quick = parser.parse_args().quick
     # Before torch is imported, which counts the cores it may use.

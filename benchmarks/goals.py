@@ -1,4 +1,4 @@
-"""What this service was meant to reach, and whether it did: ratios of figures of the same round."""
+"""The speed goals of this service, and whether it reached them: ratios within a round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peers.table import SERVERS
 from benchmarks.workloads import BULK, MANY, ONE
 
 Round = Mapping[str, Any]
-"""Figures of each server, and of `ENGINE` and `TWO_WORKERS`."""
+"""The figures of each server, and of `ENGINE` and `TWO_WORKERS`."""
 
 ENGINE: Final = "engine"
 TWO_WORKERS: Final = "ours-by-two"
@@ -22,12 +22,12 @@ FASTER_THAN: Final = {"triton": 4, "mlserver": 8, "litserve": 12, "bentoml": 20,
 SCHEDULE_NAMES: Final = {"poisson": "at random (Poisson)", "even": "evenly spaced"}
 
 Value = Callable[[Round], float]
-"""A figure of a round. Raises `LookupError` or `ValueError` where it was not measured."""
+"""Takes a figure from a round. Raises `LookupError` or `ValueError` if it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """Something to reach, and what was measured: a value for each round that has one."""
+    """A limit to reach, and a measured value for each round that has one."""
 
     number: int
     what: str
@@ -39,7 +39,7 @@ class Goal:
 
     @property
     def reached(self) -> bool | None:
-        """By the median; None if it was not measured."""
+        """Whether the median is within the limit; None if nothing was measured."""
         if not self.values:
             return None
         median = statistics.median(self.values)
@@ -47,64 +47,64 @@ class Goal:
 
 
 def each(rounds: Sequence[Round], value: Value) -> list[float]:
-    """A value of each round, of those that have it."""
-    found = []
+    """The value in each round that has it."""
+    values = []
     for figures in rounds:
         try:
-            found.append(value(figures))
+            values.append(value(figures))
         except (LookupError, TypeError, ValueError, ZeroDivisionError):
             continue  # a server failed, or answered nothing
-    return found
+    return values
 
 
 def ratio(over: Value, under: Value) -> Value:
-    """Of two figures of the same round."""
+    """The ratio of two figures of a round."""
     return lambda figures: over(figures) / under(figures)
 
 
 def at(*path: str) -> Value:
-    """A figure by its place."""
+    """The figure at a path of keys."""
 
     def value(figures: Round) -> float:
-        found: Any = figures
+        node: Any = figures
         for key in path:
-            found = found[key]
-        return float(found)
+            node = node[key]
+        return float(node)
 
     return value
 
 
-def closed(server: str, work: str, connections: int, key: str = "requests_per_s") -> Value:
+def closed(server: str, workload: str, connections: int, key: str = "requests_per_s") -> Value:
     """A figure of the closed loop."""
-    return at(server, "works", work, str(connections), key)
+    return at(server, "workloads", workload, str(connections), key)
 
 
-def best(server: str, work: str, key: str = "images_per_s") -> Value:
-    """The most, over the numbers of connections that were tried."""
-    return lambda figures: max(f[key] for f in figures[server]["works"][work].values())
+def best(server: str, workload: str, key: str = "images_per_s") -> Value:
+    """The maximum over the numbers of connections."""
+    return lambda figures: max(f[key] for f in figures[server]["workloads"][workload].values())
 
 
-def best_peer(work: str) -> Value:
-    """The most of all peers, those with an environment of their own."""
+def best_peer(workload: str) -> Value:
+    """The maximum over the peers, which are the servers with an environment of their own."""
 
     def value(figures: Round) -> float:
         peers = (name for name, server in SERVERS.items() if server.is_peer)
-        return max(found for name in peers for found in each([figures], best(name, work)))
+        return max(speed for name in peers for speed in each([figures], best(name, workload)))
 
     return value
 
 
-def set_apart(work: str, cores: int, connections: int = 32) -> Value:
-    """Two workers against one without what the load generator takes from the second.
+def scaling_without_generator(workload: str, cores: int, connections: int = 32) -> Value:
+    """The speedup of two workers over one, corrected for the cores that the load generator uses.
 
-    Requests per core-second that the generator left to two workers, who use two cores at most,
-    against requests per core-second that one worker used, times two. So it asks for a machine that
-    has nothing else to do.
+    Twice the ratio of two rates: requests per core-second that the generator leaves to two workers,
+    which use two cores at most, and requests per core-second that one worker uses. It is right only
+    on a machine that runs nothing else.
     """
 
     def value(figures: Round) -> float:
         one, two = (
-            figures[name]["works"][work][str(connections)] for name in ("ours", TWO_WORKERS)
+            figures[name]["workloads"][workload][str(connections)] for name in ("ours", TWO_WORKERS)
         )
         left = min(2, cores - two["generator_cpu"])
         return float(2 * (two["requests_per_s"] / left) / (one["requests_per_s"] / one["cpu"]))
@@ -113,9 +113,9 @@ def set_apart(work: str, cores: int, connections: int = 32) -> Value:
 
 
 def best_batch(rounds: Sequence[Round], dtype: str, score: str, key: str = "images_per_s") -> str:
-    """Of those that were tried, by medians over the rounds. Empty if there are none."""
+    """The batch size with the highest median over the rounds; empty if none was measured."""
     tried = [each_round.get(ENGINE, {}).get("dtypes", {}).get(dtype, {}) for each_round in rounds]
-    sizes = {batch for found in tried for batch in found.get(score, {})}
+    sizes = {batch for scores in tried for batch in scores.get(score, {})}
     return max(
         sorted(sizes, key=int),
         key=lambda batch: statistics.median(
@@ -126,12 +126,12 @@ def best_batch(rounds: Sequence[Round], dtype: str, score: str, key: str = "imag
 
 
 def engine_speed(dtype: str, score: str, batch: str, key: str = "images_per_s") -> Value:
-    """Of the network without a server."""
+    """A figure of the network without a server."""
     return at(ENGINE, "dtypes", dtype, score, batch, key)
 
 
 def goals(results: Mapping[str, Any]) -> list[Goal]:
-    """All of them, in their order."""
+    """All goals, in their order."""
     rounds: Sequence[Round] = results["rounds"]
     cores = results["hardware"]["cores"]
     return [
@@ -168,7 +168,7 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
         _goal_of_bulk(rounds),
         *(_goal_of_flops(rounds, score) for score in SCORES),
         *(_goal_of_bfloat16(rounds, score) for score in SCORES),
-        *(_goal_of_workers(rounds, work, cores) for work in (ONE, MANY, BULK)),
+        *(_goal_of_workers(rounds, workload, cores) for workload in (ONE, MANY, BULK)),
         *(_goal_of_tail(rounds, schedule) for schedule in SCHEDULE_NAMES),
         Goal(
             number=10,
@@ -190,7 +190,7 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
 
 
 def _goal_of_bulk(rounds: Sequence[Round]) -> Goal:
-    """The very same images in one call, on one core; the service has what wrk leaves of two."""
+    """The engine gets the same images in one call on one core; the service has what wrk leaves."""
     return Goal(
         number=5,
         what=f"images/s, {BULK}, 8 connections, against `Engine.score` of them in a loop",
@@ -217,21 +217,21 @@ def _goal_of_bfloat16(rounds: Sequence[Round], score: str) -> Goal:
     speeds = {dtype: engine_speed(dtype, score, batches[dtype]) for dtype in batches}
     products = {dtype: at(ENGINE, "product_flops_per_s", dtype) for dtype in batches}
     bound = each(rounds, ratio(products[BFLOAT16], products[FLOAT32]))
-    told = f"2048³ products on the same core: {statistics.median(bound):.2f} ×" if bound else ""
+    note = f"2048³ products on the same core: {statistics.median(bound):.2f} ×" if bound else ""
     return Goal(
         number=7,
         what=f"images/s of `Engine.score`, {score}, bfloat16 against float32, best batches",
         limit=2.5,
         values=each(rounds, ratio(speeds[BFLOAT16], speeds[FLOAT32])),
-        note=told,
+        note=note,
     )
 
 
-def _goal_of_workers(rounds: Sequence[Round], work: str, cores: int) -> Goal:
-    plain = each(rounds, ratio(closed(TWO_WORKERS, work, 32), closed("ours", work, 32)))
-    shares = each(rounds, closed(TWO_WORKERS, work, 32, "generator_cpu"))
-    used = [each(rounds, closed(name, work, 32, "cpu")) for name in ("ours", TWO_WORKERS)]
-    told = (
+def _goal_of_workers(rounds: Sequence[Round], workload: str, cores: int) -> Goal:
+    plain = each(rounds, ratio(closed(TWO_WORKERS, workload, 32), closed("ours", workload, 32)))
+    shares = each(rounds, closed(TWO_WORKERS, workload, 32, "generator_cpu"))
+    used = [each(rounds, closed(name, workload, 32, "cpu")) for name in ("ours", TWO_WORKERS)]
+    note = (
         f"plainly {statistics.median(plain):.2f} ×; of {cores} cores the generator took "
         f"{statistics.median(shares):.2f}, two workers {statistics.median(used[1]):.2f}, and one "
         f"{statistics.median(used[0]):.2f}"
@@ -240,22 +240,22 @@ def _goal_of_workers(rounds: Sequence[Round], work: str, cores: int) -> Goal:
     )
     return Goal(
         number=8,
-        what=f"two workers against one, {work}, the generator's share set apart",
+        what=f"two workers against one, {workload}, the generator's share set apart",
         limit=1.8,
-        values=each(rounds, set_apart(work, cores)),
-        note=told,
+        values=each(rounds, scaling_without_generator(workload, cores)),
+        note=note,
     )
 
 
 def _goal_of_tail(rounds: Sequence[Round], schedule: str) -> Goal:
-    place = ("ours", "open_loop", schedule, "0.8")
-    kept_up = each(rounds, at(*place, "kept_up"))
+    path = ("ours", "open_loop", schedule, "0.8")
+    kept_up = each(rounds, at(*path, "kept_up"))
     slow = len(kept_up) - sum(kept_up)
     return Goal(
         number=9,
         what=f"p99 against p50 at 80 % of capacity, open loop, {SCHEDULE_NAMES[schedule]}",
         limit=5.0,
         at_most=True,
-        values=each(rounds, ratio(at(*place, "p99_ms"), at(*place, "p50_ms"))),
+        values=each(rounds, ratio(at(*path, "p99_ms"), at(*path, "p50_ms"))),
         note=f"the generator was late in {slow:.0f} of {len(kept_up)} rounds" if slow else "",
     )

@@ -2,11 +2,12 @@
 
     python -m benchmarks.likelihood --data data/mnist    writes results/likelihood.json
 
-The literature's figure for generative models. Pixels are drawn anew, black or white with their
-grey value as the probability, each time an image is seen (Salakhutdinov and Murray 2008), and the
-decoder's output is such a probability. −log p(x) is the IWAE bound with 5,000 samples (Burda,
-Grosse and Salakhutdinov 2016); that bound with few samples is also what is trained in the end.
-Nothing of this is served: a Bernoulli likelihood prefers simple images to normal ones.
+The figure that the literature reports for generative models. Each time an image is seen, its
+pixels are sampled as black or white with their grey value as the probability (Salakhutdinov and
+Murray 2008), and the decoder's output is such a probability. −log p(x) is estimated by the IWAE
+bound with 5,000 samples (Burda, Grosse and Salakhutdinov 2016); training ends by optimizing the
+same bound with few samples. None of this is served, as a Bernoulli likelihood prefers simple images
+to normal ones.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from model.vae import VAE
 SAMPLES: Final = 5_000
 TEST_IMAGES: Final = 10_000
 CHUNK: Final = 20
-"""Images in one pass of the test: × `SAMPLES` decoded images, 300 MB."""
+"""Images in one pass of the test; with `SAMPLES` decoded images for each, 300 MB."""
 
 STAGES: Final = ((1, 100), (5, 40), (20, 12))
-"""Samples of the bound that is trained, and epochs of it."""
+"""Training: samples of the bound, and the epochs with as many."""
 
 BATCH: Final = 128
 RATE: Final = 2e-3
 
 
 def log_weights(network: VAE, pixels: Tensor, samples: int) -> Tensor:
-    """log p(x|z) + log p(z) − log q(z|x) of draws z ~ q(z|x): (N, P) to (N, K), nats."""
+    """log p(x|z) + log p(z) − log q(z|x) in nats of K samples z ~ q(z|x): (N, P) to (N, K)."""
     posterior = network.encode(pixels)
     noise = torch.randn(samples, *posterior.mean.shape)
     z = posterior.mean + posterior.std * noise  # (K, N, D)
-    # Logits, as log of a sigmoid that has reached 0 or 1 is not finite.
+    # From logits, as the log of a sigmoid that has saturated at 0 or 1 is not finite.
     logits = network.logits(z.flatten(0, 1)).view(samples, *pixels.shape)  # (K, N, P)
-    # log of a Bernoulli probability: x·l − log(1 + exp l) for logits l.
+    # The log of a Bernoulli probability: x·l − log(1 + exp l) for logits l.
     likelihood = torch.einsum("knp,np->kn", logits, pixels) - softplus(logits).sum(dim=2)
     prior = -0.5 * z.square().sum(dim=2)
     proposal = -0.5 * noise.square().sum(dim=2) - posterior.std.log().sum(dim=1)
@@ -57,12 +58,12 @@ def log_weights(network: VAE, pixels: Tensor, samples: int) -> Tensor:
 
 
 def bound(weights: Tensor) -> Tensor:
-    """−log p(x) from above: (N, K) to (N,)."""
+    """The IWAE upper bound of −log p(x): (N, K) to (N,)."""
     return math.log(weights.shape[1]) - weights.logsumexp(dim=1)
 
 
 def train(images: Tensor, seed: int) -> VAE:
-    """Train on uint8 `images`, (N, P)."""
+    """Train on `images`, uint8 (N, P)."""
     torch.manual_seed(seed)
     network = VAE(VAEConfig())
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
@@ -92,11 +93,11 @@ def train(images: Tensor, seed: int) -> VAE:
 def evaluate(network: VAE, images: Tensor, seed: int) -> dict[str, Any]:
     """The bound with `SAMPLES` samples, and its standard error over the images."""
     torch.manual_seed(seed)
-    found = [
+    bounds = [
         bound(log_weights(network, torch.bernoulli(part.float() / 255), SAMPLES))
         for part in torch.split(images[:TEST_IMAGES], CHUNK)
     ]
-    values = torch.cat(found).double()
+    values = torch.cat(bounds).double()
     return {
         "nats": values.mean().item(),
         "standard_error": values.std().item() / math.sqrt(len(values)),
@@ -110,7 +111,7 @@ def _flat(data: Path, split: Split) -> Tensor:
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train, evaluate, and write benchmarks/results/likelihood.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.likelihood", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -131,7 +132,7 @@ def main() -> None:
         "samples": SAMPLES,
         "stages": STAGES,
         "seeds": seeds,
-        "mean_nats": float(np.mean([found["nats"] for found in seeds.values()])),
+        "mean_nats": float(np.mean([figures["nats"] for figures in seeds.values()])),
     }
     (RESULTS / "likelihood.json").write_text(json.dumps(report, indent=2) + "\n")
 

@@ -1,11 +1,11 @@
-"""Load on a server, and what it answers: a closed loop by wrk, an open one by our own generator.
+"""Puts load on a server: a closed loop by wrk, an open loop by `benchmarks.open_loop`.
 
-In the closed loop each connection sends its next request when the last one is answered: it finds
-out how much a server can do. Under it a server that stalls is asked less, so it flatters latencies
-(wrk adds the samples it believes it missed, which is a guess). In the open loop
-(`benchmarks.open_loop`) requests come whether the server is ready for them or not.
+In a closed loop each connection sends its next request when the last one is answered, which
+measures how much a server can do. It flatters latencies, as a server that stalls gets fewer
+requests (wrk adds the samples it believes it missed, which is a guess). In an open loop requests
+are sent on time however the server answers.
 
-Both take a process of their own, and tell the share of a core it used.
+Each generator runs in a process of its own, and reports the share of a core that it used.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from benchmarks.peers.table import Request
 SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 
 LATE_S: Final = 5
-"""When wrk counts an answer as an error, a timeout. It still waits for it."""
+"""When wrk counts an answer as a timeout, which is an error. It still waits for the answer."""
 
 GRACE_S: Final = 60.0
-"""For a generator to end after what it was told to take."""
+"""For a generator to end, beyond the seconds that it is to run."""
 
 
 class LoadError(Exception):
@@ -38,23 +38,26 @@ class LoadError(Exception):
 
 
 def wrk() -> str:
-    """Where it is. Ends the program with a line if it is nowhere."""
-    if found := shutil.which("wrk"):
-        return found
-    raise SystemExit("wrk is not installed; it makes the load: apt-get install wrk, or your own")
+    """The path of wrk. Ends the program with a message if there is none."""
+    if path := shutil.which("wrk"):
+        return path
+    raise SystemExit(
+        "error: wrk is not installed, which generates the load: apt-get install wrk, or build it "
+        "from github.com/wg/wrk"
+    )
 
 
 def wrk_version() -> str:
-    """As it tells it."""
+    """The version that wrk reports."""
     done = subprocess.run([wrk(), "-v"], capture_output=True, text=True, check=False)  # noqa: S603 - wrk
     words = done.stdout.split()
     return words[1] if len(words) > 1 else "unknown"
 
 
 def closed_loop(port: int, request: Request, connections: int, seconds: int) -> dict[str, Any]:
-    """Send the same request over so many connections; see `summary` for what is returned.
+    """Send the same request over `connections` connections. Returns what `summary` does.
 
-    wrk takes whole seconds.
+    Raises `LoadError`.
     """
     path, headers, body = request
     with tempfile.NamedTemporaryFile(prefix="vae-body-") as file:
@@ -63,22 +66,24 @@ def closed_loop(port: int, request: Request, connections: int, seconds: int) -> 
         options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={LATE_S}s"]
         command = [wrk(), *options, f"--script={SCRIPT}", f"http://{HOST}:{port}{path}"]
         command += ["--", file.name, *(f"{name}: {value}" for name, value in headers.items())]
-        found, cpu_s = _run(command, b"", seconds)
-    return summary(found, cpu_s)
+        figures, cpu_s = _run(command, b"", seconds)
+    return summary(figures, cpu_s)
 
 
-def summary(found: dict[str, Any], cpu_s: float) -> dict[str, Any]:
-    """wrk's figures. `errors` are of connections, answers that are late, and answers that are not
-    2xx or 3xx; these are no `requests_per_s`. `generator_cpu` is in cores.
+def summary(figures: dict[str, Any], cpu_s: float) -> dict[str, Any]:
+    """wrk's figures. `generator_cpu` is in cores.
+
+    `errors` counts failed connections, late answers, and answers other than 2xx and 3xx. The last
+    do not count in `requests_per_s`.
     """
     kinds = ("connect", "read", "write", "timeout", "status")
-    answered = found["requests"] - found["status"]
+    answered = figures["requests"] - figures["status"]
     return {
-        "requests_per_s": answered / found["seconds"],
-        **{name: found[name] for name in ("seconds", "requests", "p50_ms", "p99_ms", "p999_ms")},
-        "errors": sum(found[kind] for kind in kinds),
-        "error_kinds": {kind: found[kind] for kind in kinds if found[kind]},
-        "generator_cpu": cpu_s / found["seconds"],
+        "requests_per_s": answered / figures["seconds"],
+        **{name: figures[name] for name in ("seconds", "requests", "p50_ms", "p99_ms", "p999_ms")},
+        "errors": sum(figures[kind] for kind in kinds),
+        "error_kinds": {kind: figures[kind] for kind in kinds if figures[kind]},
+        "generator_cpu": cpu_s / figures["seconds"],
     }
 
 
@@ -91,40 +96,43 @@ def open_loop(
     schedule: str,
     connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
-    """Send the request `rate` times a second; see `benchmarks.open_loop.Report`."""
+    """Send the request `rate` times a second. Returns a `benchmarks.open_loop.Report` as a dict.
+
+    Raises `LoadError`.
+    """
     command = [sys.executable, "-m", "benchmarks.open_loop", "--port", str(port)]
     command += ["--rate", str(rate), "--seconds", str(seconds), "--schedule", schedule]
     command += ["--connections", str(connections)]
-    found, _ = _run(command, raw_http(port, request), seconds)
-    return found
+    figures, _ = _run(command, raw_http(port, request), seconds)
+    return figures
 
 
 def raw_http(port: int, request: Request) -> bytes:
-    """The request as it goes over the wire."""
+    """The bytes of the request on the wire."""
     path, headers, body = request
     lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}:{port}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _run(command: list[str], given: bytes, seconds: float) -> tuple[dict[str, Any], float]:
-    """The last line that it prints, which is JSON, and the processor seconds that it took."""
+def _run(command: list[str], stdin: bytes, seconds: float) -> tuple[dict[str, Any], float]:
+    """The last line that the command prints, which is JSON, and the processor seconds it used."""
     before = _children_cpu_s()
     try:
         done = subprocess.run(  # noqa: S603 - our own commands
-            command, input=given, cwd=ROOT, capture_output=True, timeout=seconds + GRACE_S
+            command, input=stdin, cwd=ROOT, capture_output=True, timeout=seconds + GRACE_S
         )
     except subprocess.TimeoutExpired as error:
-        raise LoadError(f"{Path(command[0]).name} does not end: {error}") from error
+        raise LoadError(f"{Path(command[0]).name} did not end: {error}") from error
     lines = done.stdout.decode(errors="replace").strip().splitlines()
     if done.returncode or not lines or not lines[-1].startswith("{"):
-        said = " | ".join(lines + done.stderr.decode(errors="replace").strip().splitlines())
-        raise LoadError(f"{Path(command[0]).name}, status {done.returncode}: {said[-500:]}")
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found, _children_cpu_s() - before
+        output = " | ".join(lines + done.stderr.decode(errors="replace").strip().splitlines())
+        raise LoadError(f"{Path(command[0]).name}, status {done.returncode}: {output[-500:]}")
+    figures: dict[str, Any] = json.loads(lines[-1])
+    return figures, _children_cpu_s() - before
 
 
 def _children_cpu_s() -> float:
-    """Of children that have ended: while a generator runs, no other child does."""
+    """Processor time of all children that have ended; no other ends while a generator runs."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

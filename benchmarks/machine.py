@@ -1,4 +1,4 @@
-"""What a benchmark's results say of the machine that they were measured on, and where they go."""
+"""The machine that figures are measured on, which cores a process may use, and where results go."""
 
 from __future__ import annotations
 
@@ -6,29 +6,44 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 RESULTS: Final = Path(__file__).parent / "results"
 
+VECTOR_UNITS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Those that change how fast float32 and bfloat16 products are."""
+
+
+@contextmanager
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and every process that it starts meanwhile, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
 
 def cpu_model() -> str:
     """The processor's name."""
     path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
-    return found[1] if found else platform.processor()
+    name = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
+    return name[1] if name else platform.processor()
 
 
 def vector_units() -> list[str]:
-    """What it has for products of float32 and of bfloat16, of what makes a difference."""
+    """Which of `VECTOR_UNITS` the processor has."""
     path = Path("/proc/cpuinfo")
-    found = re.search(r"^flags\s*: (.*)", path.read_text(), re.MULTILINE) if path.exists() else None
-    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return [name for name in known if found and name in found[1].split()]
+    flags = re.search(r"^flags\s*: (.*)", path.read_text(), re.MULTILINE) if path.exists() else None
+    return [name for name in VECTOR_UNITS if flags and name in flags[1].split()]
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, and how many processes wanted to run on it in the minute before."""
+    """The machine, and its load average over the minute before."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": cpu_model(),
@@ -41,7 +56,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the code that is measured; with a `+` if files differ from it."""
+    """The commit of the code that is measured; with a `+` if files differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(RESULTS.parent), *arguments]

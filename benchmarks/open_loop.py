@@ -1,15 +1,15 @@
-"""An open loop: requests are sent at times that were fixed before, however the server does.
+"""An open loop: requests are sent at times fixed in advance, however the server answers.
 
 ::
 
     python -m benchmarks.open_loop --port 8000 --rate 2000 --seconds 2 <request.http
 
-Latency counts from the time a request was meant to be sent. So one that had to wait for a free
-connection, or for this generator, has waited; a stall of the server counts against all who should
-have been served in it, not only against who was (Tene, "How NOT to measure latency").
+Latency counts from the time at which a request was due, so it includes the wait for a free
+connection or for this generator. A stall of the server thus counts against every request that was
+due while it lasted, not only against the one in progress (Tene, "How NOT to measure latency").
 
-Plain sockets and epoll: asyncio's timers, and uvloop's, come in whole milliseconds, in which a
-server answers ten requests.
+It uses plain sockets and epoll: timers of asyncio and uvloop have a resolution of a millisecond, in
+which a server answers ten requests.
 """
 
 from __future__ import annotations
@@ -35,65 +35,67 @@ from typing import Final
 HOST: Final = "127.0.0.1"
 
 CONNECTIONS: Final = 128
-"""Most requests under way at once. Others wait, and their time counts."""
+"""Max requests in progress at once. Others wait, and their wait counts."""
 
 NEVER: Final = "none"
-"""Instead of the status of an answer that did not come."""
+"""Counted instead of a status for a request that got no answer."""
 
 DRAIN_S: Final = 5.0
-"""For answers that are missing when the last request was sent."""
+"""For answers still missing when the last request has been sent."""
 
 CONNECT_S: Final = 10.0
-"""For a connection to be made."""
+"""To open a connection."""
 
 LEAD_S: Final = 0.05
-"""Before the first request, so that it is not late because of the start."""
+"""Before the first request, so that the start does not make it late."""
 
 LATE_MS: Final = 1.0
-"""A generator that sends one request of a hundred later than this has not kept up."""
+"""A generator that sends more than one request in a hundred later than this has not kept up."""
 
 BUSY: Final = 0.95
-"""Nor has one that took more than this of a core."""
+"""Nor has one that used more than this share of a core."""
 
 SCHEDULES: Final = ("poisson", "even")
 
 CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 PR_SET_TIMERSLACK: Final = 29
-"""From Linux's <sys/prctl.h>: how much later than asked for a sleep may end, by default 50 µs."""
+"""From Linux's <sys/prctl.h>: how late a sleep may end; 50 µs by default."""
 
 clock = time.perf_counter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What came of it. Latencies are of requests answered with 2xx, and of those never answered, as
-    long as they were waited for; both kinds of failure are `errors`.
+    """The figures of one run.
+
+    Latencies are of requests answered with 2xx and of those never answered, which count with the
+    time they were waited for. Requests without a 2xx answer are `errors`.
     """
 
     schedule: str
     rate: float
-    """Requests a second that were meant to be sent."""
+    """Requests per second that were due."""
     requests: int
     answered_per_s: float
-    """With 2xx, from the first request to the last answer."""
+    """Answers of 2xx, over the time from the first request to the last answer."""
     errors: int
     statuses: Mapping[str, int]
-    """How many of each; `NEVER` of those that were closed, or not answered in time."""
+    """The number of each; `NEVER` if the connection was closed or the answer not there in time."""
     p50_ms: float
     p99_ms: float
     p999_ms: float
     late_p99_ms: float
-    """How late requests were taken up by the generator itself."""
+    """How late the generator itself took requests up."""
     late_max_ms: float
     generator_cpu: float
-    """Cores."""
+    """In cores."""
     kept_up: bool
-    """Whether the figures are the server's. If not, they are the generator's too."""
+    """Whether the figures are the server's alone; otherwise the generator's delays are in them."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least of the values that `share` of them do not exceed; NaN of none.
+    """The smallest value that a `share` of the values do not exceed; NaN if there are none.
 
     >>> percentile([4, 1, 3, 2], 0.5), percentile([4, 1, 3, 2], 0.99)
     (2, 4)
@@ -105,23 +107,23 @@ def percentile(values: Sequence[float], share: float) -> float:
 def times(schedule: str, rate: float, seconds: float, seed: int = 0) -> list[float]:
     """When requests are due, in seconds from the start.
 
-    `poisson` is as many callers that know nothing of each other send: at random, so that several
-    come at once. `even` has gaps of the same length.
+    `poisson` is how many independent clients send: at random, so that several requests may come
+    at once. `even` has gaps of equal length.
     """
     count = max(1, round(rate * seconds))
     if schedule == "even":
         return [number / rate for number in range(count)]
-    draws = random.Random(seed)  # noqa: S311 - to be repeated
-    due, found = 0.0, []
+    draws = random.Random(seed)  # noqa: S311 - reproducible
+    at, due = 0.0, []
     for _ in range(count):
-        due += draws.expovariate(rate)
-        found.append(due)
-    return found
+        at += draws.expovariate(rate)
+        due.append(at)
+    return due
 
 
 @dataclass(eq=False)
 class Connection:
-    """One that is kept; `due` is when the request on it was meant to be sent."""
+    """A connection that is kept open; `due` is when the request on it was due."""
 
     port: int
     socket: socket.socket = field(init=False)
@@ -133,14 +135,14 @@ class Connection:
         self.open()
 
     def open(self) -> None:
-        """Connect, at first or again."""
+        """Connect, for the first time or again."""
         self.socket = socket.create_connection((HOST, self.port), timeout=CONNECT_S)
-        self.socket.settimeout(None)  # with one, each call asks first whether it would block
+        self.socket.settimeout(None)  # with a timeout, each call polls first
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
 
     def receive(self) -> bytes | None:
-        """The status if the answer has all come, empty if it will not; None if it may still."""
+        """The status if the answer is complete, empty if it never will be, None while it may."""
         try:
             data = self.socket.recv(65536, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -155,7 +157,7 @@ class Connection:
             return None
         length = CONTENT_LENGTH.search(self.received, 0, head + 2)
         if not length:
-            raise SystemExit("an answer has no Content-Length, which is all that is read here")
+            raise SystemExit("an answer has no Content-Length, and others are not supported")
         if len(self.received) < head + 4 + int(length[1]):
             return None
         status, self.received = self.received[9:12], b""
@@ -163,9 +165,9 @@ class Connection:
 
 
 class Generator:
-    """Sends a request at each of the times `due`, in seconds from now, and waits for answers.
+    """Sends a request at each of the times `due`, in seconds from now, and waits for the answers.
 
-    Of several requests one comes after the other, again and again.
+    Several requests are sent in turn.
     """
 
     def __init__(self, port: int, *requests: bytes, connections: int = CONNECTIONS) -> None:
@@ -181,7 +183,7 @@ class Generator:
             self._register(Connection(port))
 
     def run(self, due: Sequence[float]) -> float:
-        """Seconds that it took, until the last answer or until no more are waited for."""
+        """Send all requests. Returns the seconds until the last answer, or until giving up."""
         start = clock() + LEAD_S
         waiting: deque[float] = deque()
         sent, total = 0, len(due)
@@ -198,7 +200,7 @@ class Generator:
             now = clock()
             if now > give_up:
                 break
-            # select() sleeps for microseconds where epoll has whole milliseconds.
+            # select() sleeps for microseconds; the resolution of epoll is a millisecond.
             until = start + due[sent] if sent < total else give_up
             if until > now:
                 select.select([self._poller], [], [], until - now)
@@ -212,7 +214,7 @@ class Generator:
         return now - start
 
     def close(self) -> None:
-        """Leave all connections."""
+        """Close all connections."""
         for connection in self._connections.values():
             connection.socket.close()
         self._poller.close()
@@ -225,7 +227,7 @@ class Generator:
 
     def _send(self, connection: Connection, due: float) -> None:
         connection.due, connection.busy = due, True
-        with suppress(OSError):  # then it was closed, which is met when reading
+        with suppress(OSError):  # it was closed, which the next read notices
             connection.socket.sendall(next(self._requests))
 
     def _receive(self, number: int) -> None:
@@ -265,7 +267,7 @@ def measure(
     schedule: str = "poisson",
     connections: int = CONNECTIONS,
 ) -> Report:
-    """Send for so many seconds, and tell what came back."""
+    """Send for `seconds`, and return the figures."""
     due = times(schedule, rate, seconds)
     generator = Generator(port, request, connections=connections)
     before = time.process_time()
@@ -294,8 +296,10 @@ def measure(
 
 
 def main() -> None:
-    """Send the HTTP request that stands at the standard input; print the report as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Send the HTTP request that is read from standard input; print a report as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.open_loop", description=main.__doc__
+    )
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
@@ -304,7 +308,7 @@ def main() -> None:
     given = parser.parse_args()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)  # nanoseconds
-    gc.disable()  # nothing here has cycles, and a collection would be lateness
+    gc.disable()  # nothing here has cycles, and a collection would make requests late
     report = measure(
         given.port,
         sys.stdin.buffer.read(),

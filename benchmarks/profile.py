@@ -1,200 +1,320 @@
-"""Where the time of one request goes: a row a stage, which add up to what the caller waits.
+"""Where the time of one request goes: a row for each stage, which add up to what the client waits.
 
-`python -m benchmarks.profile` serves in this process, from a thread, and asks from another process,
-one request at a time over one connection. What marks the stages are the calls between the service's
-own parts: each notes the time as it begins or ends, 0.1 µs a mark. Both processes have one clock
-(CLOCK_MONOTONIC). Medians over the requests, so that the sum of the rows may differ from the total
-by a little.
+::
+
+    python -m benchmarks.profile >benchmarks/results/profile.md
+
+The service runs in a process of its own, started by the same `serve` as `python -m service`. This
+process sends requests one at a time over one connection. A stage ends where one part of the service
+calls the next: each such call notes the time, which costs 0.1 µs. Both processes read the same
+clock (CLOCK_MONOTONIC). Figures are medians over the requests, so their sum differs a little from
+the median of the totals.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import inspect
+import os
+import socket
 import statistics
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from http.client import HTTPConnection
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-import uvicorn
-
+from benchmarks.machine import commit, cpu_model
 from benchmarks.peers.common import HOST
-from benchmarks.peers.sample import sample_images
+from benchmarks.peers.environment import last_lines
+from benchmarks.peers.sample import IMAGES, sample_images
 from benchmarks.peers.table import SERVERS, Request
-from benchmarks.workloads import BULK, own_workloads
-from service.api import images as routes
-from service.app import create_app
-from service.codecs import registry as media
-from service.http.lifecycle import RequestLifecycle
-from service.inference.admission import Inference
-from service.inference.batching import MicroBatcher
-from service.server.http_protocol import Protocol
+from benchmarks.workloads import BULK, MANY, ONE, own_workloads
 from service.settings import Settings
 
 REQUESTS: Final = 2000
 WARM_UP: Final = 300
+"""Requests at first that do not count; as many as `--requests` where those are fewer."""
+
+START_S: Final = 60.0
+"""From the start of the service until it takes requests."""
+
+ANSWER_S: Final = 30.0
+"""For one answer, and for the service to stop."""
+
+BACKLOG: Final = 16
 
 STAGES: Final = (
-    ("sent", "the caller writes, and the kernel wakes the service"),
-    ("parsed", "uvicorn reads the socket, parses HTTP, and begins a task"),
-    ("begun", "context, route and query"),
-    ("body", "the body's bytes"),
+    ("sent", "the client writes, and the kernel wakes the service"),
+    ("parsed", "uvicorn reads the socket, parses HTTP and starts a task"),
+    ("begun", "context, authorization, route and query"),
+    ("body", "the body is read"),
     ("pixels", "bytes to pixels"),
-    ("queued", "into the queue, and the batch begins"),
+    ("queued", "into the queue, until the batch begins"),
     ("computed", "network, score and p-values"),
-    ("resumed", "back to the request"),
-    ("answered", "verdict, answer and headers, written; the kernel wakes the caller, who reads"),
+    ("resumed", "back to the request's task"),
+    ("answered", "verdict, answer and headers are written, and the kernel wakes the client"),
 )
-"""What each mark ends, in the order of a request; the first begins and the last ends by the
-caller's clock."""
+"""The mark that ends each stage, in the order of a request. The first stage begins, and the last
+one ends, by the client's clock."""
 
 END: Final = "end"
-"""Of a request's marks."""
+"""The mark that ends a request in the service."""
+
+
+class ProfileError(Exception):
+    """The service cannot be profiled. One line says why."""
 
 
 class Marks:
-    """Times of the request that is being served, by the names in `STAGES`."""
+    """The times at which each request passed the marks in `STAGES`."""
 
     def __init__(self) -> None:
         self.of_each: list[dict[str, float]] = []
-        self._now: dict[str, float] = {}
+        self._current: dict[str, float] = {}
 
-    def begin(self, name: str) -> None:
-        """Note the time, if it is the first so far: a large body comes in several pieces."""
-        self._now.setdefault(name, perf_counter())
+    def first(self, name: str) -> None:
+        """Note the time unless it is noted: a large body arrives in several pieces."""
+        self._current.setdefault(name, perf_counter())
 
-    def end(self, name: str) -> None:
-        """Note the time: the last counts, as a large request is computed in several batches."""
+    def last(self, name: str) -> None:
+        """Note the time, replacing an earlier one: a large request runs in several batches."""
         if name == END:
-            self.of_each.append(self._now)
-            self._now = {}
+            self.of_each.append(self._current)
+            self._current = {}
         else:
-            self._now[name] = perf_counter()
+            self._current[name] = perf_counter()
 
     def around(self, owner: Any, name: str, before: str = "", after: str = "") -> None:
-        """Mark as `owner.name` is called, and as it returns."""
+        """Set a mark whenever `owner.name` is called, and another when it returns."""
         inner = getattr(owner, name)
 
         def marked(*args: Any, **options: Any) -> Any:
             if before:
-                self.begin(before)
+                self.first(before)
             result = inner(*args, **options)
             if after:
-                self.end(after)
+                self.last(after)
             return result
 
-        async def marked_later(*args: Any, **options: Any) -> Any:
+        async def marked_coroutine(*args: Any, **options: Any) -> Any:
             if before:
-                self.begin(before)
+                self.first(before)
             result = await inner(*args, **options)
             if after:
-                self.end(after)
+                self.last(after)
             return result
 
-        setattr(owner, name, marked_later if asyncio.iscoroutinefunction(inner) else marked)
+        setattr(owner, name, marked_coroutine if inspect.iscoroutinefunction(inner) else marked)
 
 
 def instrument(marks: Marks) -> None:
-    """Put the marks where one part calls the next."""
-    marks.around(Protocol, "data_received", before="sent")
+    """Set marks where one part of the service calls the next."""
+    from service.api import images
+    from service.codecs import registry
+    from service.http.lifecycle import RequestLifecycle
+    from service.inference.admission import Inference
+    from service.inference.batching import MicroBatcher
+    from service.server.http_protocol import HttpProtocol
+
+    marks.around(HttpProtocol, "data_received", before="sent")
     marks.around(RequestLifecycle, "serve", before="parsed")
-    marks.around(routes, "read_body", before="begun", after="body")
-    marks.around(media, "read_images", after="pixels")
-    marks.around(Inference, "_score_and_compare", before="queued", after="computed")
+    marks.around(images, "read_body", before="begun", after="body")
+    marks.around(registry, "read_images", after="pixels")
+    marks.around(Inference, "_score_with_p_values", before="queued", after="computed")
     marks.around(MicroBatcher, "submit", after="resumed")
     marks.around(RequestLifecycle, "_end", after=END)
 
 
-def ask(request: Request, port: int, told: Connection) -> None:
-    """Send a request again and again, and tell when each was begun and answered."""
-    path, headers, data = request
-    connection = HTTPConnection(HOST, port)
-    times = []
-    for _ in range(WARM_UP + REQUESTS):
-        began = perf_counter()
-        connection.request("POST", path, data, dict(headers))
-        answer = connection.getresponse()
-        answer.read()
-        times.append((began, perf_counter()))
-        if answer.status != 200:
-            raise SystemExit(f"{path} is answered with {answer.status}")
-    told.send(times)
+def serve_marked(
+    settings: Settings, listener: socket.socket, pipe: Connection, log_path: str
+) -> None:
+    """The service's process: says when it is ready, and sends all marks when it has stopped."""
+    from service.server.server import serve
+    from service.telemetry.request_log import set_up_logging
+
+    with open(log_path, "wb") as log:  # noqa: PTH123 - for its descriptor
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    marks = Marks()
+    instrument(marks)
+    set_up_logging(settings.log_level, settings.log_format)
+    try:
+        serve(settings, listener, lambda: pipe.send(None))
+    finally:
+        pipe.send(marks.of_each)
 
 
-def times_of(request: Request, port: int) -> Sequence[tuple[float, float]]:
-    """When the caller, in a process of its own, began each request and had its answer."""
+@dataclass(frozen=True)
+class Service:
+    """The service that is profiled. `stop` returns the marks of all requests, in their order."""
+
+    port: int
+    stop: Callable[[], Sequence[Mapping[str, float]]]
+
+
+@contextmanager
+def running(serve: Callable[..., None] = serve_marked) -> Iterator[Service]:
+    """Run the service in a process of its own, which is ended in any case.
+
+    Raises `ProfileError` with the end of its log if it does not get ready, or does not stop.
+    """
     spawn = get_context("spawn")
-    told, theirs = spawn.Pipe(duplex=False)
-    caller = spawn.Process(target=ask, args=(request, port, theirs))
-    caller.start()
-    theirs.close()
-    times: Sequence[tuple[float, float]] = told.recv()
-    caller.join()
+    pipe, child_end = spawn.Pipe()
+    settings = Settings(device="cpu", threads=1)
+    with (
+        tempfile.TemporaryDirectory(prefix="vae-profile-") as scratch,
+        socket.create_server((HOST, 0), backlog=BACKLOG) as listener,
+    ):
+        log = Path(scratch, "log.txt")
+        process = spawn.Process(target=serve, args=(settings, listener, child_end, str(log)))
+        process.start()
+        try:
+            child_end.close()  # so that the end of the process is the end of the pipe
+            _receive(pipe, START_S, log, "does not start")
+
+            def stop() -> Sequence[Mapping[str, float]]:
+                process.terminate()
+                marks: Sequence[Mapping[str, float]] = _receive(pipe, ANSWER_S, log, "did not stop")
+                return marks
+
+            yield Service(listener.getsockname()[1], stop)
+        finally:
+            _end(process)
+
+
+def _receive(pipe: Connection, timeout_s: float, log: Path, what: str) -> Any:
+    """What the service says next."""
+    try:
+        if pipe.poll(timeout_s):
+            return pipe.recv()
+        reason = f"no word within {timeout_s:.0f} s"
+    except (EOFError, OSError):
+        reason = "its process ended"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    raise ProfileError(f"the service {what}, {reason}: {last_lines(text, 2)}")
+
+
+def _end(process: BaseProcess) -> None:
+    process.terminate()
+    process.join(ANSWER_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def times_of(request: Request, port: int, count: int) -> list[tuple[float, float]]:
+    """When each of `count` requests was begun, and when its answer was there.
+
+    Raises `ProfileError` if one is not answered with 200.
+    """
+    path, headers, data = request
+    connection = HTTPConnection(HOST, port, timeout=ANSWER_S)
+    times = []
+    try:
+        for _ in range(count):
+            began = perf_counter()
+            connection.request("POST", path, data, dict(headers))
+            response = connection.getresponse()
+            text = response.read()
+            times.append((began, perf_counter()))
+            if response.status != 200:
+                raise ProfileError(f"{path} is answered with {response.status}: {text[:200]!r}")
+    except (OSError, HTTPException) as error:
+        raise ProfileError(f"{path} is not answered: {type(error).__name__} {error}") from error
+    finally:
+        connection.close()
     return times
 
 
 def stages(
     times: Sequence[tuple[float, float]], marks: Sequence[Mapping[str, float]]
 ) -> list[float]:
-    """Median µs of each stage, and of the whole."""
+    """Median µs of each stage, and of the total. Raises `ProfileError` if a mark is missing."""
     rows = []
     for (began, answered), marked in zip(times, marks, strict=True):
+        if missing := [name for name, _ in STAGES[:-1] if name not in marked]:
+            raise ProfileError(
+                f"a request passed no mark named {', '.join(missing)}: the service no longer makes "
+                "the calls that benchmarks.profile.instrument marks"
+            )
         at = [began, *(marked[name] for name, _ in STAGES[:-1]), answered]
         rows.append([*(later - sooner for sooner, later in pairwise(at)), answered - began])
-    return [statistics.median(column) * 1e6 for column in zip(*rows[WARM_UP:], strict=True)]
+    return [statistics.median(column) * 1e6 for column in zip(*rows, strict=True)]
 
 
-def table(found: Mapping[str, Sequence[float]]) -> str:
-    """A column a request."""
-    lines = [
-        f"| µs, one connection | {' | '.join(found)} |",
-        "| --- " + "| ---: " * len(found) + "|",
-    ]
-    names = [what for _, what in STAGES]
-    for row, name in enumerate([*names, "**as the caller sees it**"]):
-        lines.append(f"| {name} | {' | '.join(f'{of[row]:.1f}' for of in found.values())} |")
-    sums = " | ".join(f"{sum(of[:-1]):.1f}" for of in found.values())
-    return "\n".join([*lines, f"| the rows' sum | {sums} |"]) + "\n"
-
-
-def main() -> None:
-    """Serve, ask, and print the table."""
-    images = sample_images()
-    works = {
-        "1 image, JSON": SERVERS["ours"].request(images[:1]),
-        "64 images, JSON": SERVERS["ours"].request(images),
-        BULK: next(work for work in own_workloads() if work.name == BULK).request,
+def measure(requests: int) -> dict[str, list[float]]:
+    """`stages` of each workload, of `requests` requests after those that warm up."""
+    ours = SERVERS["ours"]
+    workloads = {
+        ONE: ours.request(sample_images()[:1]),
+        MANY: ours.request(sample_images()[:IMAGES]),
+        BULK: next(workload for workload in own_workloads() if workload.name == BULK).request,
     }
-    marks = Marks()
-    instrument(marks)
-    app = create_app(Settings(device="cpu", threads=1, log_level="warning"))
-    # As `service.server.server` has it, but in a thread.
-    config = uvicorn.Config(
-        app, host=HOST, port=0, log_config=None, access_log=False, server_header=False,
-        http=Protocol, ws="none",
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    served = threading.Thread(target=server.run)
-    served.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    found = {}
+    count = requests + min(WARM_UP, requests)
+    with running() as service:
+        times = {
+            name: times_of(request, service.port, count) for name, request in workloads.items()
+        }
+        marks = service.stop()
+    if len(marks) != count * len(workloads):
+        raise ProfileError(f"{count * len(workloads)} requests were sent, {len(marks)} were marked")
+    return {
+        name: stages(
+            times[name][-requests:], marks[number * count : (number + 1) * count][-requests:]
+        )
+        for number, name in enumerate(workloads)
+    }
+
+
+def table(figures: Mapping[str, Sequence[float]]) -> str:
+    """Markdown, with a column for each workload."""
+    lines = [
+        f"| µs, one connection | {' | '.join(figures)} |",
+        "| --- " + "| ---: " * len(figures) + "|",
+    ]
+    for row, name in enumerate([*(what for _, what in STAGES), "**total, as the client sees it**"]):
+        cells = " | ".join(f"{column[row]:.1f}" for column in figures.values())
+        lines.append(f"| {name} | {cells} |")
+    sums = " | ".join(f"{sum(column[:-1]):.1f}" for column in figures.values())
+    return "\n".join([*lines, f"| sum of the rows | {sums} |"]) + "\n"
+
+
+def markdown(figures: Mapping[str, Sequence[float]], requests: int) -> str:
+    """All of benchmarks/results/profile.md."""
+    return (
+        "# Where the time of one request goes\n\n"
+        f"`python -m benchmarks.profile`, commit {commit()}, {cpu_model()}: µs, medians of "
+        f"{requests:,} requests,\n"
+        "one after another over one connection of Python's http.client.\n\n"
+        f"{table(figures)}"
+    )
+
+
+def main() -> int:
+    """Profile the service, and print benchmarks/results/profile.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=main.__doc__)
+    parser.add_argument(
+        "--requests", type=int, default=REQUESTS, help=f"of each workload; {REQUESTS} by default"
+    )
+    requests = parser.parse_args().requests
+    if requests < 1:
+        parser.error(f"--requests is {requests}: at least 1 is needed")
     try:
-        for name, request in works.items():
-            marks.of_each.clear()
-            times = times_of(request, port)
-            found[name] = stages(times, marks.of_each)
-    finally:
-        server.should_exit = True
-        served.join()
-    print(table(found))
+        print(markdown(measure(requests), requests), end="")
+    except ProfileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

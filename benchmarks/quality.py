@@ -1,9 +1,9 @@
-"""How well anomalies are told from clean images: the tables of the literature, over several seeds.
+"""How well anomalies are detected: the benchmarks of the literature, over several seeds.
 
     python -m benchmarks.quality --data data      writes results/quality.json and quality.md
 
-`data` holds the directories mnist, fashion-mnist and kmnist. Every task is a training and takes
-minutes on a core; what is done is kept in runs/quality, so that a run that was stopped goes on.
+`data` holds the directories mnist, fashion-mnist and kmnist. Every task trains a network, which
+takes minutes on a core. Finished tasks are kept in runs/quality, so a run that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHAPE: Final = (1, 28, 28)
 OTHERS: Final = {"mnist": ("fashion-mnist", "kmnist"), "fashion-mnist": ("mnist", "kmnist")}
 
 RECIPES: Final = {"mlp": "mnist", "conv": "mnist-conv"}
-"""Which of `model/training/recipes` trains a kind of network; those of Fashion-MNIST are alike."""
+"""The file in `model/training/recipes` for each architecture; Fashion-MNIST's recipes are alike."""
 
 CHANGES: Final[dict[str, dict[str, Any]]] = {
     "full/mlp": {},
@@ -53,16 +53,16 @@ CHANGES: Final[dict[str, dict[str, Any]]] = {
     "left-out/mlp": {"epochs": 30},
     "left-out/conv": {"epochs": 8},
 }
-"""What each kind of task changes of its recipe: one-class is longer, as there are a tenth of the
-images, and left-out shorter, as there are ten of them."""
+"""What each kind of task changes in its recipe. One-class trains longer, as it has a tenth of the
+images; left-out trains shorter, as there are ten such tasks."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training and what is measured with it."""
+    """One training, and the anomalies that its network has to detect."""
 
     kind: str
-    """full: all classes; one-class: `label` alone is clean; left-out: all but `label` are."""
+    """full: all classes are clean; one-class: only `label` is; left-out: all but `label` are."""
     data_set: str
     arch: str
     seed: int
@@ -70,13 +70,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file in runs/quality."""
         label = "" if self.label is None else f"-{self.label}"
         return f"{self.kind}-{self.data_set}-{self.arch}{label}-seed{self.seed}"
 
 
 def options_of(task: Task) -> TrainOptions:
-    """How a task is trained."""
+    """The options that a task is trained with."""
     recipe = tomllib.loads((RECIPE_FILES / f"{RECIPES[task.arch]}.toml").read_text())
     names = {field.name for field in fields(TrainOptions)}
     chosen = {name: value for name, value in recipe.items() if name in names}
@@ -84,7 +84,7 @@ def options_of(task: Task) -> TrainOptions:
 
 
 def tasks(seeds: Sequence[int]) -> Iterator[Task]:
-    """All of them, seed by seed."""
+    """All tasks, seed by seed."""
     for seed in seeds:
         for arch in ("mlp", "conv"):
             for data_set in OTHERS:
@@ -96,7 +96,7 @@ def tasks(seeds: Sequence[int]) -> Iterator[Task]:
 
 
 def measure(task: Task, data: Path) -> dict[str, Any]:
-    """Train, then AUROC of every deterministic score for each set of anomalies."""
+    """Train, then compute the AUROC of every deterministic score for each set of anomalies."""
     torch.set_num_threads(1)
     directory = data / task.data_set
     images = load_images(directory, "train", image_shape=SHAPE).images
@@ -112,7 +112,7 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
     else:
         labels, test_labels = load_labels(directory, "train"), load_labels(directory, "test")
         if labels is None or test_labels is None:
-            raise ValueError(f"{directory} has no labels, which {task.kind} needs")
+            raise ValueError(f"{directory} has no labels, which {task.kind} tasks need")
         wanted = task.kind == "one-class"
         images = images[(labels == task.label) == wanted]
         clean = (test_labels == task.label) == wanted
@@ -126,15 +126,15 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
         "made_with": made_with(),
         "fit": asdict(evaluate_fit(engine.bundle.network(), torch.from_numpy(_flat(test)))),
         "auroc": {
-            name: _aurocs(clean_scores, _scores(engine, found, names))
-            for name, found in anomalies.items()
+            name: _aurocs(clean_scores, _scores(engine, strange, names))
+            for name, strange in anomalies.items()
         },
     }
 
 
 def _trained(task: Task, images: Images) -> Bundle:
     conv = task.arch == "conv"
-    if task.kind == "full" and task.seed == 0:  # the one that ships was made just so
+    if task.kind == "full" and task.seed == 0:  # the shipped bundle was trained exactly so
         return load_bundle(find_bundle(f"{task.data_set}-conv" if conv else task.data_set))
     config = VAEConfig(
         architecture="conv" if conv else "mlp",
@@ -142,13 +142,13 @@ def _trained(task: Task, images: Images) -> Bundle:
         hidden_sizes=conv_sizes(SHAPE) if conv else VAEConfig().hidden_sizes,
         latent_size=32 if conv else VAEConfig().latent_size,
     )
-    found = train(config, images, options_of(task))
+    trained = train(config, images, options_of(task))
     return Bundle(
         name=task.name,
         config=config,
-        weights=found.network.state_dict(),
-        pixel_variance=found.pixel_variance,
-        statistics=found.statistics,
+        weights=trained.network.state_dict(),
+        pixel_variance=trained.pixel_variance,
+        statistics=trained.statistics,
     )
 
 
@@ -178,7 +178,7 @@ def _flat(images: Images) -> Images:
 
 
 def made_with() -> dict[str, str]:
-    """The machine and the versions that figures come from."""
+    """The machine and the versions that produced the figures."""
     return {
         "cpu": cpu_model(),
         "python": platform.python_version(),
@@ -187,18 +187,23 @@ def made_with() -> dict[str, str]:
 
 
 def is_done(task: Task) -> bool:
-    """Whether a result is kept, of a training as it would be done now."""
+    """Whether a result is kept, from a training with the options it would have now."""
     path = KEPT / f"{task.name}.json"
     return path.exists() and json.loads(path.read_text())["options"] == asdict(options_of(task))
 
 
 def main() -> None:
-    """Run what is not done yet, then write the tables."""
+    """Run the tasks that are not done yet, then write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("VAE_DATA_DIR", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time")
-    parser.add_argument("--only", help="tasks whose names begin so")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="trainings at a time; by default as many as there are cores",
+    )
+    parser.add_argument("--only", help="run only tasks whose names begin with this")
     arguments = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     todo = [
@@ -213,12 +218,12 @@ def main() -> None:
             task = running[future]
             (KEPT / f"{task.name}.json").write_text(json.dumps(future.result()))
             print(f"{number} of {len(todo)}: {task.name}", flush=True)
-    found = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
+    finished = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
     results = {
         "command": "make bench-quality",
         "date": today(),
         **made_with(),
-        "tasks": found,
+        "tasks": finished,
     }
     (RESULTS / "quality.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "quality.md").write_text(markdown(results))

@@ -1,4 +1,4 @@
-"""The results of `benchmarks.quality` as Markdown: measured figures beside the goals."""
+"""The results of `benchmarks.quality` as Markdown tables, with the goals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOALS: Final[Mapping[tuple[str, str, str], tuple[float | None, float | None, str
     ("one-class", "fashion-mnist", "the others"): (0.925, 0.935, ".892–.940"),
     ("left-out", "mnist", "the one"): (0.86, 0.90, ".72–.855"),
 }
-"""AUROC to reach by the fully connected network and the convolutional one; the best in print."""
+"""AUROC goals for the fully connected and the convolutional network, and the best published."""
 
 ERROR_GOALS: Final = {
     ("mnist", "mlp"): 0.0120,
@@ -39,7 +39,7 @@ ERROR_GOALS: Final = {
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """All the tables."""
+    """All tables."""
     rows: Sequence[Row] = results["tasks"]
     lines = [
         "# How well anomalies are told from clean images",
@@ -81,15 +81,15 @@ _ARCHS: Final = ("mlp", "conv")
 def _aurocs(
     rows: Sequence[Row], key: tuple[str, str, str], arch: str, score: str
 ) -> dict[int, float]:
-    """By seed; over the classes where the task has such, and only where all ten are there."""
+    """AUROC by seed, averaged over the task's classes if all ten are there; else it is omitted."""
     kind, data_set, strange = key
     chosen = [r for r in rows if (r["kind"], r["data_set"], r["arch"]) == (kind, data_set, arch)]
-    found: dict[int, float] = {}
+    by_seed: dict[int, float] = {}
     for seed in sorted({r["seed"] for r in chosen}):
         values = [r["auroc"][strange][score] for r in chosen if r["seed"] == seed]
         if len(values) == (1 if kind == "full" else 10):
-            found[seed] = mean(values)
-    return found
+            by_seed[seed] = mean(values)
+    return by_seed
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -100,7 +100,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _figure(value: float, digits: int = 4) -> str:
-    """Not rounded up to 1: that would say that no image at all was mistaken."""
+    """Never rounded up to 1, which would claim that no image was misjudged."""
     shown = f"{value:.{digits}f}"
     return f"> {1 - 10**-digits:.{digits}f}" if float(shown) == 1 > value else shown
 
@@ -145,7 +145,7 @@ def _score_row(rows: Sequence[Row], key: tuple[str, str, str], arch: str) -> str
 
 
 def _average_rows(rows: Sequence[Row]) -> list[str]:
-    """Means over the rows above that are there for both kinds of network."""
+    """Means over the rows that were measured for both architectures."""
     lines = []
     keys = [key for key in GOALS if all(_aurocs(rows, key, arch, "fused") for arch in _ARCHS)]
     for arch in _ARCHS:

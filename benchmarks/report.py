@@ -1,10 +1,11 @@
-"""The results of `benchmarks.serving` as tables, a chart and a file.
+"""The results of `benchmarks.serving` as tables, a chart and a JSON file.
 
-`python -m benchmarks.report` makes tables and chart anew of the file that is there.
+`python -m benchmarks.report` makes the tables and the chart again from the JSON file.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -21,16 +22,20 @@ from benchmarks.workloads import CONNECTIONS, FEW, MANY, ONE
 
 NAME: Final = "serving"
 
-FLAGS: Final = {TWO_WORKERS: "this service, 2 workers", ENGINE: "the network without a server"}
+OTHER_TITLES: Final = {
+    TWO_WORKERS: "this service, 2 workers",
+    ENGINE: "the network without a server",
+}
+"""Of what is measured and is no entry of `SERVERS`."""
 
 LATENCIES: Final = (("p50 ms", "p50_ms", 2), ("p99 ms", "p99_ms", 2), ("p99.9 ms", "p999_ms", 2))
-"""Columns: head, figure, digits."""
+"""Columns: heading, figure, digits."""
 
 Results = Mapping[str, Any]
 
 
 def versions(names: Iterable[str]) -> dict[str, Any]:
-    """Of what is measured, and what it is measured by."""
+    """The versions of what is measured, and of what measures it."""
     ours = {name: version(name) for name in ("torch", "numpy", "uvloop", "httptools")}
     return {
         "python": platform.python_version(),
@@ -41,7 +46,7 @@ def versions(names: Iterable[str]) -> dict[str, Any]:
 
 
 def write(results: Results) -> None:
-    """All three, side by side."""
+    """Write the JSON file, the tables and the chart to benchmarks/results/."""
     from benchmarks.chart import draw
 
     RESULTS.mkdir(exist_ok=True)
@@ -51,7 +56,7 @@ def write(results: Results) -> None:
 
 
 def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
-    """The median, with least and most where they are several."""
+    """The median of the values, and (min–max) if there are several."""
     if not values:
         return "–"
     median = f"{statistics.median(values):,.{digits}f}{unit}"
@@ -61,39 +66,39 @@ def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
 
 
 def markdown(results: Results) -> str:
-    """The tables. Of several rounds, medians; in brackets least and most."""
+    """All tables, as Markdown. Figures are medians over the rounds, with (min–max)."""
     machine, plan = results["hardware"], results["plan"]
     rounds: Sequence[Results] = results["rounds"]
     units = ", ".join(machine["vector_units"])
     parts = [
-        "# How fast it answers, beside others",
+        "# How fast it answers, compared with others",
         f"`{results['command']}`, {results['date']}, commit {results['commit']}: "
         f"{machine['cores']} cores of an {machine['cpu']} ({units}), {machine['memory_GiB']} GiB, "
         f"{machine['system']}, load before {machine['load_before']}. {plan['rounds']} "
-        f"round{'s' * (plan['rounds'] > 1)}, {plan['seconds']} s a measurement; medians, in "
-        "brackets least and most; ratios are of the same round.",
+        f"round{'s' * (plan['rounds'] > 1)}, {plan['seconds']} s a measurement. Medians, with "
+        "(min–max) over the rounds; ratios are of figures of the same round.",
         _goals_table([g for g in goals(results) if g.values or not plan["partial"]]),
         *_failures(rounds),
         f"## {ONE}",
-        "The last number of a column's head is that of connections.",
+        "The last number in a column's heading is the number of connections.",
         _one_table(rounds),
         f"## {MANY}",
         _many_table(rounds),
-        "## Memory, start and idling",
+        "## Memory, start and idle load",
         _lives_table(rounds),
-        "## This service, each type of work",
-        _works_table(rounds, "ours"),
+        "## This service, each workload",
+        _workloads_table(rounds, "ours"),
     ]
     if any(TWO_WORKERS in figures for figures in rounds):
-        parts += ["## With two workers", _works_table(rounds, TWO_WORKERS)]
+        parts += ["## With two workers", _workloads_table(rounds, TWO_WORKERS)]
     parts += [
         "## Open loop",
-        "One-image JSON at fixed rates, whether the server is ready or not; latencies count from "
-        "the time a request was meant to be sent.",
+        "One-image JSON, sent at fixed rates however the server answers; latencies count from the "
+        "time at which a request was due.",
         _open_table(rounds),
         "## The network without a server",
-        "`Engine.score` of uint8 images in a loop on one core, images/s, and its FLOP/s against "
-        "a 2048³ product of the same type on the same core.",
+        "`Engine.score` of uint8 images in a loop on one core: images/s, and its FLOP/s against a "
+        "2048³ product of the same type on the same core.",
         _engine_table(rounds),
         "## Versions",
         _versions(results["versions"]),
@@ -102,26 +107,26 @@ def markdown(results: Results) -> str:
 
 
 WORDS: Final = frozenset({"", "what", "reached", "requests come"})
-"""Heads of columns that hold no numbers."""
+"""Headings of columns without numbers."""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    rule = ["---" if head in WORDS else "---:" for head in header]
+    """A Markdown table."""
+    rule = ["---" if heading in WORDS else "---:" for heading in header]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
-def _goals_table(found: Sequence[Goal]) -> str:
-    said = {True: "yes", False: "**no**", None: "not measured"}
+def _goals_table(shown: Sequence[Goal]) -> str:
+    reached = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
         (
             f"{goal.number}. {goal.what}",
             f"{'≤' if goal.at_most else '≥'} {goal.limit:g}{goal.unit}",
             spread(goal.values, 2, goal.unit),
-            said[goal.reached],
+            reached[goal.reached],
             goal.note,
         )
-        for goal in found
+        for goal in shown
     ]
     return _table(("what", "goal", "measured", "reached", ""), rows)
 
@@ -130,9 +135,9 @@ def _failures(rounds: Sequence[Results]) -> list[str]:
     """A line for each server and reason."""
     failed: dict[tuple[str, str], list[str]] = {}
     for number, figures in enumerate(rounds, 1):
-        for name, found in figures.items():
-            if "error" in found:
-                failed.setdefault((name, found["error"]), []).append(str(number))
+        for name, measured in figures.items():
+            if "error" in measured:
+                failed.setdefault((name, measured["error"]), []).append(str(number))
     return [
         f"**{title(name)} failed** in round {', '.join(numbers)}: {reason}"
         for (name, reason), numbers in failed.items()
@@ -140,8 +145,8 @@ def _failures(rounds: Sequence[Results]) -> list[str]:
 
 
 def title(name: str) -> str:
-    """For people."""
-    return SERVERS[name].title if name in SERVERS else FLAGS[name]
+    """How the tables name a server."""
+    return SERVERS[name].title if name in SERVERS else OTHER_TITLES[name]
 
 
 def _servers(rounds: Sequence[Results]) -> list[str]:
@@ -182,32 +187,32 @@ def _many_table(rounds: Sequence[Results]) -> str:
 
 def _servers_table(
     rounds: Sequence[Results],
-    work: str,
+    workload: str,
     names: Iterable[str],
     columns: Sequence[tuple[str, str, str, int]],
 ) -> str:
-    """A row a server; of each column its head, the connections, the figure and its digits."""
+    """A row for each server; columns are heading, number of connections, figure and digits."""
     rows = [
         [title(name)]
         + [
-            _cell(rounds, at(name, "works", work, connections, key), digits)
+            _cell(rounds, at(name, "workloads", workload, connections, key), digits)
             for _, connections, key, digits in columns
         ]
-        + [_errors(rounds, name, work)]
+        + [_errors(rounds, name, workload)]
         for name in names
     ]
     return _table(["", *(column[0] for column in columns), "errors"], rows)
 
 
-def _errors(rounds: Sequence[Results], server: str, work: str) -> str:
-    """Of all rounds and numbers of connections, as a share of what was asked."""
-    found = [
+def _errors(rounds: Sequence[Results], server: str, workload: str) -> str:
+    """Errors of requests, over all rounds and numbers of connections."""
+    measured = [
         figures
         for each_round in rounds
-        for figures in each_round.get(server, {}).get("works", {}).get(work, {}).values()
+        for figures in each_round.get(server, {}).get("workloads", {}).get(workload, {}).values()
     ]
-    errors, requests = (sum(f[key] for f in found) for key in ("errors", "requests"))
-    if not found:
+    errors, requests = (sum(f[key] for f in measured) for key in ("errors", "requests"))
+    if not measured:
         return "–"
     return f"{errors:,} of {requests:,}" if errors else "0"
 
@@ -231,7 +236,7 @@ def _lives_table(rounds: Sequence[Results]) -> str:
     return _table(["", *(column[0] for column in columns)], rows)
 
 
-def _works_table(rounds: Sequence[Results], server: str) -> str:
+def _workloads_table(rounds: Sequence[Results], server: str) -> str:
     columns = (
         ("requests/s", "requests_per_s", 0),
         ("images/s", "images_per_s", 0),
@@ -241,17 +246,17 @@ def _works_table(rounds: Sequence[Results], server: str) -> str:
         ("generator's cores", "generator_cpu", 2),
         ("errors", "errors", 0),
     )
-    works: dict[str, Results] = {ONE: {}, MANY: {}}  # these first
+    workloads: dict[str, Results] = {ONE: {}, MANY: {}}  # these first
     for figures in rounds:
-        works |= figures.get(server, {}).get("works", {})
+        workloads |= figures.get(server, {}).get("workloads", {})
     rows = [
-        [work, connections]
+        [workload, connections]
         + [
-            _cell(rounds, at(server, "works", work, connections, key), digits)
+            _cell(rounds, at(server, "workloads", workload, connections, key), digits)
             for _, key, digits in columns
         ]
-        for work in works
-        for connections in sorted(works[work], key=int)
+        for workload in workloads
+        for connections in sorted(workloads[workload], key=int)
     ]
     return _table(["", "connections", *(column[0] for column in columns)], rows)
 
@@ -264,7 +269,7 @@ def _open_table(rounds: Sequence[Results]) -> str:
         ("errors", "errors", 0),
         ("generator's cores", "generator_cpu", 2),
         ("its p99 lateness, ms", "late_p99_ms", 2),
-        ("its most, ms", "late_max_ms", 2),
+        ("its max lateness, ms", "late_max_ms", 2),
         ("kept up", "kept_up", 0),
     )
     rows = []
@@ -279,20 +284,20 @@ def _open_table(rounds: Sequence[Results]) -> str:
                 row += [_cell(rounds, at(*place, key), digits) for _, key, digits in columns[:-1]]
                 kept_up = each(rounds, at(*place, "kept_up"))
                 rows.append([*row, f"{sum(kept_up):.0f} of {len(kept_up)}"])
-    header = ("", "requests come", "of capacity", *(column[0] for column in columns))
+    header = ("", "requests come", "share of capacity", *(column[0] for column in columns))
     return _table(header, rows)
 
 
 def _engine_table(rounds: Sequence[Results]) -> str:
-    found = next((r[ENGINE] for r in rounds if "dtypes" in r.get(ENGINE, {})), None)
-    if not found:
+    engine = next((r[ENGINE] for r in rounds if "dtypes" in r.get(ENGINE, {})), None)
+    if not engine:
         return "Not measured."
-    kinds = [(dtype, score) for dtype, scores in found["dtypes"].items() for score in scores]
+    kinds = [(dtype, score) for dtype, scores in engine["dtypes"].items() for score in scores]
     header = ["batch"]
     for dtype, score in kinds:
         header += [f"{score}, {dtype}, images/s", "of the product"]
     rows = []
-    for batch in found["dtypes"][kinds[0][0]][kinds[0][1]]:
+    for batch in engine["dtypes"][kinds[0][0]][kinds[0][1]]:
         row = [batch]
         for kind in kinds:
             place = (ENGINE, "dtypes", *kind, batch)
@@ -301,26 +306,28 @@ def _engine_table(rounds: Sequence[Results]) -> str:
         rows.append(row)
     peaks = [
         f"{dtype} {spread([v / 1e9 for v in each(rounds, at(*_PRODUCT, dtype))], 0)} GFLOP/s"
-        for dtype in found["product_flops_per_s"]
+        for dtype in engine["product_flops_per_s"]
     ]
     text = _table(header, rows) + f"\n\nThe products: {', '.join(peaks)}."
-    return text if BFLOAT16 in found["dtypes"] else text + " bfloat16: not measured."
+    return text if BFLOAT16 in engine["dtypes"] else text + " bfloat16: not measured."
 
 
 _PRODUCT: Final = (ENGINE, "product_flops_per_s")
 
 
-def _versions(found: Results) -> str:
-    own = ", ".join(f"{name} {value}" for name, value in found.items() if name != "servers")
+def _versions(versions: Results) -> str:
+    own = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "servers")
     lines = [f"{own}."]
-    for name, packages in found["servers"].items():
-        told = ", ".join(f"{package} {value}" for package, value in packages.items())
-        lines.append(f"- {title(name)}: {told}")
+    for name, packages in versions["servers"].items():
+        listed = ", ".join(f"{package} {value}" for package, value in packages.items())
+        lines.append(f"- {title(name)}: {listed}")
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def main() -> None:
-    """Read the file, and write the others anew."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the tables and the chart again from benchmarks/results/serving.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=main.__doc__)
+    parser.parse_args(argv)
     write(json.loads((RESULTS / f"{NAME}.json").read_text()))
 
 

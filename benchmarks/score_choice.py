@@ -1,14 +1,15 @@
-"""Why `fused` is the default score: candidates on anomalies made of clean images.
+"""Why `fused` is the default score: candidates compared on anomalies made from clean images.
 
     python -m benchmarks.score_choice --data data      writes results/score_choice.{json,md}
 
-No image of another data set, no label and no test image is used: the strange images are made of
-validation images, which the network was not trained on, by cutting, mixing, bending and blurring
-them, and the clean ones are other validation images. A candidate's figure is the mean AUROC over
-the kinds of change and the bundles. Here the errors relative to contrast are far above `mse_top5`;
-the latent part neither gains nor loses. It was added for turned images and one-class tasks, with
-those in sight, as were the usual pairs of data sets when candidates were thought of: `fused`'s
-figures on these flatter it a little. The left-out tasks of `benchmarks.quality` were not looked at.
+No other data set, no label and no test image is used. The anomalies are validation images, which
+the network was not trained on, that are cut, mixed, bent or blurred; the clean images are other
+validation images. A candidate's figure is its mean AUROC over the kinds of change and the bundles.
+By it, errors relative to contrast are far better than `mse_top5`, and the latent part makes no
+difference. That part was added for rotated images and one-class tasks, while looking at their
+results; likewise, candidates were thought of with the usual pairs of data sets in mind. So the
+figures of `fused` on these are slightly optimistic. The left-out tasks of `benchmarks.quality` were
+not looked at.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from model.training.train import split_indices
 
 Images = NDArray[np.uint8]
 Features = Mapping[str, NDArray[np.float64]]
-"""By name, a value an image."""
+"""By name, a value for each image."""
 
 BUNDLES: Final = {
     "mnist": "mnist",
@@ -51,17 +52,17 @@ BUNDLES: Final = {
     "fashion-mnist": "fashion-mnist",
     "fashion-mnist-conv": "fashion-mnist",
 }
-"""And what they were trained on."""
+"""Each bundle, and the data set it was trained on."""
 
 NAMED: Final = ("log mse", "log mse_top5", "kl", "‖μ‖", "Σ log σ", "latent_mahalanobis")
-"""Parts that a fusion could be made of, as the literature has them."""
+"""The features that the literature combines."""
 
 
 RELATIVE: Final = ("relative whole", "relative worst")
 
 
 def strange_images(clean: Images, seed: int = 0) -> dict[str, Images]:
-    """Kinds of change, each of every image: (N, 28, 28) to as many of the same shape."""
+    """Every image changed in each of several ways: (N, 28, 28) to the same shape, by kind."""
     rng = np.random.default_rng(seed)
     n, height, width = clean.shape
     other = clean[rng.permutation(n)]
@@ -96,10 +97,10 @@ def strange_images(clean: Images, seed: int = 0) -> dict[str, Images]:
 
 @torch.inference_mode()
 def features(bundle: Bundle, images: Images) -> Features:
-    """What candidates are made of."""
+    """The features that candidates are made of."""
     assert bundle.statistics is not None and bundle.pixel_variance is not None  # noqa: S101, PT018
     network = bundle.network()
-    found: dict[str, list[Tensor]] = {}
+    by_name: dict[str, list[Tensor]] = {}
     for part in np.array_split(images.reshape(len(images), -1), max(1, len(images) // 1000)):
         pixels = torch.from_numpy(part).float() / 255
         output = network(pixels)
@@ -118,12 +119,12 @@ def features(bundle: Bundle, images: Images) -> Features:
             "fused": fused(bundle.statistics)(pixels, output),
         }
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
-    return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+            by_name.setdefault(name, []).append(value)
+    return {name: torch.cat(parts).double().numpy() for name, parts in by_name.items()}
 
 
 def candidates(trained: Features) -> dict[str, Callable[[Features], NDArray[np.float64]]]:
-    """Scores by name, with what they need to know of the images trained on."""
+    """Scores by name, fitted to the features of the training images where they need it."""
 
     def smallest_p_value(*names: str) -> Callable[[Features], NDArray[np.float64]]:
         median, tail = (
@@ -156,8 +157,8 @@ def candidates(trained: Features) -> dict[str, Callable[[Features], NDArray[np.f
     }
 
 
-def _columns(found: Features, names: tuple[str, ...]) -> NDArray[np.float64]:
-    return np.stack([found[name] for name in names], axis=1)
+def _columns(values: Features, names: tuple[str, ...]) -> NDArray[np.float64]:
+    return np.stack([values[name] for name in names], axis=1)
 
 
 def measure(name: str, data: Path) -> dict[str, dict[str, float]]:
@@ -175,29 +176,29 @@ def measure(name: str, data: Path) -> dict[str, dict[str, float]]:
             kind: float(
                 roc_auc_score(
                     np.repeat([0, 1], [len(clean), len(spoilt)]),
-                    np.concatenate([score(clean_features), score(found)]),
+                    np.concatenate([score(clean_features), score(strange)]),
                 )
             )
-            for kind, found in changed.items()
+            for kind, strange in changed.items()
         }
         for candidate, score in scores.items()
     }
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure the candidates, and write benchmarks/results/score_choice.json and .md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.score_choice", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    found = {name: measure(name, arguments.data) for name in BUNDLES}
+    auroc = {name: measure(name, arguments.data) for name in BUNDLES}
     report: dict[str, Any] = {
         "command": "python -m benchmarks.score_choice --data data",
-        "auroc": found,
+        "auroc": auroc,
     }
     (RESULTS / "score_choice.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    names = list(found[next(iter(BUNDLES))])
+    names = list(auroc[next(iter(BUNDLES))])
     lines = [
-        "# The default score, chosen on anomalies made of clean images",
+        "# The default score, chosen on anomalies made from clean images",
         "",
         "Mean AUROC over eleven kinds of change of validation images: no other data set, no label, "
         "no test image. `python -m benchmarks.score_choice --data data`",
@@ -206,7 +207,7 @@ def main() -> None:
         f"| --- |{' ---: |' * (len(BUNDLES) + 1)}",
     ]
     for name in names:
-        means = [mean(found[bundle][name].values()) for bundle in BUNDLES]
+        means = [mean(auroc[bundle][name].values()) for bundle in BUNDLES]
         cells = [f"{value:.4f}" for value in (*means, mean(means))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"

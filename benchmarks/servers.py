@@ -1,4 +1,4 @@
-"""The service and the servers it is compared with: installed, started, checked and stopped.
+"""Starts, checks and stops the service and the servers it is compared with.
 
 ::
 
@@ -6,13 +6,14 @@
         path, headers, body = live.server.request(images)
         before = live.cpu_seconds()
 
-All hold the same network on one thread in one worker, so that only the server differs; what is
-tuned in each, and why, is said in its file in `benchmarks/peers/`. `python -m benchmarks.servers`
-tries all of them, or those that are named.
+Each has the same network on one thread in one worker, so only the server differs. What is tuned in
+each, and why, is described in its file in `benchmarks/peers/`. `python -m benchmarks.servers` tries
+all of them, or those that are named.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import socket
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -31,23 +32,24 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks.machine import pinned
 from benchmarks.peers import environment
 from benchmarks.peers.common import HOST
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.sample import IMAGES, expected_scores, sample_images
 from benchmarks.peers.table import SERVERS, Request, Server
-from benchmarks.peers.tree import ProcessTree
+from benchmarks.peers.tree import ProcessTree, uninterrupted
 
 READY_S: Final = 120.0
 """From the start to the first right answer; Ray takes the longest."""
 
 STOP_S: Final = 20.0
-"""From SIGTERM to the end of the process that was started; after it, SIGKILL."""
+"""From SIGTERM until the server has exited; then SIGKILL."""
 
 POLL_S: Final = 0.02
 
 TOLERANCE: Final = 1e-4
-"""Of a score, relative: another numpy or batch size changes the last bits."""
+"""Relative, of a score: the last bits depend on numpy's version and on the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether one could listen on it."""
+    """Whether one could listen on the port."""
     try:
         socket.create_server((HOST, port)).close()
     except OSError:
@@ -93,12 +95,18 @@ def install(server: Server) -> None:
 
 @contextmanager
 def running(
-    server: Server, port: int | None = None, flags: Sequence[str] = ()
+    server: Server,
+    port: int | None = None,
+    flags: Sequence[str] = (),
+    *,
+    root: Path = ROOT,
+    cores: Collection[int] | None = None,
 ) -> Iterator[Running]:
-    """Start it, wait until it answers rightly, and stop it and all that it started.
+    """Start a server, wait until it answers correctly, and finally stop all of its processes.
 
-    `flags` are added to its command line. Raises `PeerError` with the end of its log if it does not
-    get ready, answers wrongly, or leaves something behind.
+    `flags` are added to its command line. `root` is the checkout that it is run from, and `cores`
+    are the only ones that it may use. Raises `PeerError`, with the end of its log, if it does not
+    get ready, answers wrongly, ends by itself or leaves a process behind.
     """
     install(server)
     port = port or free_port()
@@ -109,45 +117,51 @@ def running(
     with tempfile.TemporaryDirectory(prefix="vae-", ignore_cleanup_errors=True) as scratch:
         log = Path(scratch, "log.txt")
         mark = {"VAE_BENCH_ID": uuid.uuid4().hex}
-        # What a server writes on its way stays where it is removed with it.
+        # What a peer writes to its home or its temporary directory is removed with `scratch`.
         places = {"HOME": scratch, "TMPDIR": scratch} if server.is_peer else {}
         own = {
             name: value.format(scratch=scratch, spare_port=free_port())
             for name, value in server.environment.items()
         }
-        paths = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        started = time.perf_counter()
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603 - commands of the table
-                command,
-                cwd=ROOT,
-                env=os.environ | paths | places | own | mark,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        tree = ProcessTree(process, mark["VAE_BENCH_ID"])
-        live = None
+        paths = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+        # The service's settings are its flags alone, whatever is set where the benchmark runs.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("VAE_")}
+        tree = live = None
         try:
+            started = time.perf_counter()
+            with (
+                log.open("wb") as output,
+                pinned(cores or os.sched_getaffinity(0)),
+                uninterrupted(),
+            ):
+                process = subprocess.Popen(  # noqa: S603 - commands of the table
+                    command,
+                    cwd=root,
+                    env=inherited | paths | places | own | mark,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                tree = ProcessTree(process, mark["VAE_BENCH_ID"])
             _wait_until_ready(server, port, process, log)
             ready_s = time.perf_counter() - started
             check(server, port, IMAGES)
             live = Running(server=server, pid=process.pid, port=port, ready_s=ready_s, _tree=tree)
             yield live
         finally:
-            status = process.poll()
-            left = tree.stop(STOP_S)
+            status = process.poll() if tree else None
+            left = tree.stop(STOP_S) if tree else []
             if live and status is not None:
                 raise PeerError(f"{server.name} ended by itself, status {status}: {_end_of(log)}")
             if left:
                 raise PeerError(f"{server.name} left processes behind: {left}")
             if not is_free(port):
-                raise PeerError(f"{server.name} has ended, and port {port} is taken still")
+                raise PeerError(f"{server.name} has ended, but port {port} is still taken")
 
 
 def check(server: Server, port: int, count: int) -> None:
-    """Send the first `count` of the images, and compare. Raises `PeerError`."""
+    """Send the first `count` of the sample images, and check the scores. Raises `PeerError`."""
     images = sample_images()[:count]
     connection = HTTPConnection(HOST, port, timeout=30)
     try:
@@ -158,25 +172,27 @@ def check(server: Server, port: int, count: int) -> None:
         connection.close()
     if status != 200:
         raise NoAnswerError(f"{server.name} answers with {status}: {answer[:200]!r}")
-    right = expected_scores(server.score)[: 1 if server.fixed else count]
+    expected = expected_scores(server.score)[: 1 if server.fixed else count]
     try:
-        given = server.scores(answer)
+        scores = server.scores(answer)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise PeerError(f"{server.name} answers {answer[:200]!r}") from error
-    if len(given) != len(right) or not np.allclose(given, right, rtol=TOLERANCE, atol=0):
-        raise PeerError(f"{server.name} gives other scores: {given[:3]}, not {right[:3].tolist()}")
+    if len(scores) != len(expected) or not np.allclose(scores, expected, rtol=TOLERANCE, atol=0):
+        raise PeerError(
+            f"{server.name} gives other scores: {scores[:3]}, not {expected[:3].tolist()}"
+        )
 
 
 class NoAnswerError(PeerError):
-    """It answers not at all, or not with 200, as before it is ready."""
+    """No answer, or one with another status than 200, as before the server is ready."""
 
 
 def ask(connection: HTTPConnection, request: Request) -> tuple[int, bytes]:
-    """Status and body of the answer."""
+    """Send a request. Returns status and body of the answer."""
     path, headers, body = request
     connection.request("POST", path, body, headers)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def _wait_until_ready(
@@ -211,24 +227,32 @@ def _median_ms(server: Server, port: int, requests: int = 20) -> float:
     return statistics.median(times) * 1e3
 
 
-def main(names: Sequence[str]) -> int:
-    """Try each; a line for each. Returns the exit status, 1 if one failed."""
+def main() -> int:
+    """Start each server, check its scores, and print a line about it. Status 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=main.__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"of {', '.join(SERVERS)}; all of them by default"
+    )
+    names = parser.parse_args().names
+    if unknown := sorted(set(names) - set(SERVERS)):
+        parser.error(f"no such server: {', '.join(unknown)}; there are {', '.join(SERVERS)}")
     failed = 0
-    for server in [SERVERS[name] for name in names] or SERVERS.values():
+    for name in names or SERVERS:
+        server = SERVERS[name]
         try:
             with running(server) as live:
-                told = (
+                figures = (
                     f"ready in {live.ready_s:.1f} s, "
                     f"{live.resident_bytes() / 2**20:.0f} MiB resident, "
                     f"{_median_ms(server, live.port):.2f} ms for one image, "
                     f"{live.cpu_seconds():.1f} s of processor time"
                 )
-            print(f"{server.name}: OK, {next(iter(server.versions.values()))}, {told}")
+            print(f"{name}: OK, {next(iter(server.versions.values()))}, {figures}")
         except PeerError as error:
             failed = 1
-            print(f"{server.name}: FAILED, {error}")
+            print(f"{name}: FAILED, {error}")
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

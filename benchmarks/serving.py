@@ -1,14 +1,14 @@
-"""This service beside others: the rounds in which each is started, measured and stopped.
+"""This service compared with others: in each round every server is started, measured and stopped.
 
-`make bench` runs all of it, `make bench-quick` what is needed to see a change of this service. One
-server at a time is alive, as some take a core even when idle. The order is the same in each round,
-and ratios are of the same round: a machine that is slow for a while is slow for neighbours. A
-server that fails is reported with the reason, and the others are measured still.
+`make bench` runs all of it, `make bench-quick` only this service and the fixed answers. One server
+runs at a time, as some use a core even when idle. The order is the same in each round, and ratios
+are of figures of the same round: a machine that is slow for a while is slow for neighbours. A
+server that fails is reported with the reason, and the others are still measured.
 
-In the closed loop nothing is pinned to a core: the generator and all the processes of a server
-share the machine as the kernel likes, the same for all. In the open loop, which is of single
-processes, the generator keeps to one core and the server to the others: where they share one, the
-generator is late by the kernel's time slices.
+In the closed loop nothing is pinned: the kernel spreads the generator and all processes of a server
+over the cores, alike for all servers. In the open loop, where servers have a single process, the
+generator has one core and the server the others: where they share one, the generator sends late by
+the kernel's time slices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import goals, load, report
-from benchmarks.machine import commit, hardware
+from benchmarks.machine import commit, hardware, pinned
 from benchmarks.open_loop import SCHEDULES
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.table import SERVERS
@@ -34,15 +34,15 @@ from benchmarks.servers import Running, install, running
 from benchmarks.workloads import BULK, MANY, ONE, Workload, own_workloads, shared_workloads
 
 SHARES: Final = (0.5, 0.8, 1.2)
-"""Of capacity, that the open loop sends."""
+"""Of capacity, sent by the open loop."""
 
 CAPACITY_CONNECTIONS: Final = 32
-"""Capacity is what the closed loop gets with so many."""
+"""Capacity is the closed loop's requests/s with these."""
 
 SCALING_CONNECTIONS: Final = 32
-"""For two workers: the kernel spreads connections at random, and few of them unevenly."""
+"""For two workers: the kernel assigns connections at random, so a few are spread unevenly."""
 
-SCALED_WORKS: Final = (ONE, MANY, BULK)
+SCALED_WORKLOADS: Final = (ONE, MANY, BULK)
 
 ORDER: Final = (
     *(goals.ENGINE, goals.TWO_WORKERS, "ours", "null"),  # neighbours, where goals compare them
@@ -54,15 +54,15 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is done. Seconds are whole where wrk counts them."""
+    """What is measured. Seconds are integers where wrk measures."""
 
     servers: tuple[str, ...] = ORDER
     rounds: int = 3
     seconds: int = 2
     warm_s: int = 1
     idle_s: float = 6.0
-    """Processor time comes in hundredths of a second, so this is measured to a sixth of a percent
-    of a core."""
+    """Processor time is counted in hundredths of a second, so the resolution is a sixth of a
+    percent of a core."""
     idle: tuple[str, ...] = tuple(SERVERS)
     open_loop: tuple[str, ...] = ("ours", "null")
     shares: tuple[float, ...] = SHARES
@@ -82,9 +82,9 @@ QUICK: Final = Plan(
 
 
 def measure_rounds(plan: Plan) -> Figures:
-    """All of it; what `benchmarks.report` takes."""
+    """Measure everything. Returns what `benchmarks.report` takes."""
     started = time.time()
-    found: Figures = {
+    results: Figures = {
         "command": _command(plan),
         "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
         "commit": commit(),
@@ -106,22 +106,22 @@ def measure_rounds(plan: Plan) -> Figures:
             else:
                 figures = measure_server(name, plan, own)
             rounds[-1][name] = figures
-            said = figures.get("error") or "done"
+            outcome = figures.get("error") or "done"
             _tell(
                 f"round {number + 1} of {plan.rounds}, {time.monotonic() - since:.0f} s: "
-                f"{report.title(name)}: {said}"
+                f"{report.title(name)}: {outcome}"
             )
-    return found | {"took_s": round(time.time() - started), "rounds": rounds}
+    return results | {"took_s": round(time.time() - started), "rounds": rounds}
 
 
 def _command(plan: Plan) -> str:
-    """What gives the same again."""
+    """The command that repeats this measurement."""
     flags = " ".join(argument for argument in sys.argv[1:] if argument != "--quick")
     return f"make bench{'-quick' * plan.quick}" + (f" ARGS='{flags}'" if flags else "")
 
 
 def _install(names: Sequence[str]) -> dict[str, str]:
-    """Before the rounds, for pip would take a core from others. Why those failed that did."""
+    """Install before the rounds, as pip would take a core from a server. Returns the failures."""
     broken = {}
     for name in names:
         if name in SERVERS:
@@ -133,39 +133,41 @@ def _install(names: Sequence[str]) -> dict[str, str]:
 
 
 def measure_engine(*, quick: bool) -> Figures:
-    """In a process of its own, on one core."""
+    """Run `benchmarks.engine` in a process of its own, on one core."""
     command = [sys.executable, "-m", "benchmarks.engine", *(["--quick"] if quick else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603 - ours
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return {"error": said[-1] if said else f"it ended with status {done.returncode}"}
-    found: Figures = json.loads(done.stdout)
-    return found
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"it ended with status {done.returncode}"}
+    figures: Figures = json.loads(done.stdout)
+    return figures
 
 
 def measure_server(name: str, plan: Plan, own: Sequence[Workload]) -> Figures:
-    """One server's life. What was measured before it failed is kept beside the `error`."""
+    """Start, measure and stop a server. Figures from before a failure are kept beside `error`."""
     workers = ("--workers", "2") if name == goals.TWO_WORKERS else ()
     server = SERVERS["ours" if workers else name]
-    works = shared_workloads(server)
+    workloads = shared_workloads(server)
     if name == "ours":
-        works = [*own, *reversed(works)]  # what is compared comes last: nearest to the next server
+        # What is compared comes last: nearest in time to the next server.
+        workloads = [*own, *reversed(workloads)]
     elif workers:
         many = (SCALING_CONNECTIONS,)
-        works = [replace(w, connections=many) for w in (*works, *own) if w.name in SCALED_WORKS]
-    figures: Figures = {"works": {}}
+        scaled = [w for w in (*workloads, *own) if w.name in SCALED_WORKLOADS]
+        workloads = [replace(w, connections=many) for w in scaled]
+    figures: Figures = {"workloads": {}}
     try:
         with running(server, flags=workers) as live:
-            _measure_live(name, live, plan, works, figures)
+            _measure_live(name, live, plan, workloads, figures)
     except (PeerError, load.LoadError, OSError) as error:
         figures["error"] = str(error)
     return figures
 
 
 def _measure_live(
-    name: str, live: Running, plan: Plan, works: Sequence[Workload], figures: Figures
+    name: str, live: Running, plan: Plan, workloads: Sequence[Workload], figures: Figures
 ) -> None:
-    one = next(work for work in works if work.name == ONE)
+    one = next(workload for workload in workloads if workload.name == ONE)
     figures["ready_s"] = live.ready_s
     figures["ready_MiB"] = live.resident_bytes() / 2**20
     load.closed_loop(live.port, one.request, CAPACITY_CONNECTIONS, plan.warm_s)
@@ -173,67 +175,70 @@ def _measure_live(
         figures["idle_cpu"] = _idle(live, plan.idle_s)
     if name in plan.open_loop:
         figures["open_loop"] = _open_loop(live, plan, one)
-    for work in works:
-        work.try_once(live.port)
-        found = figures["works"].setdefault(work.name, {})
-        for connections in work.connections:
-            found[str(connections)] = _closed_loop(live, work, connections, plan.seconds)
+    for workload in workloads:
+        workload.try_once(live.port)
+        by_connections = figures["workloads"].setdefault(workload.name, {})
+        for connections in workload.connections:
+            measured = _closed_loop(live, workload, connections, plan.seconds)
+            by_connections[str(connections)] = measured
     figures["used_MiB"] = live.resident_bytes() / 2**20
 
 
-def _closed_loop(live: Running, work: Workload, connections: int, seconds: int) -> Figures:
-    """wrk's figures, and those of the server; `cpu` is in cores."""
+def _closed_loop(live: Running, workload: Workload, connections: int, seconds: int) -> Figures:
+    """wrk's figures, and the server's processor time; `cpu` is in cores."""
     before = live.cpu_seconds()
-    found = load.closed_loop(live.port, work.request, connections, seconds)
+    figures = load.closed_loop(live.port, workload.request, connections, seconds)
     cpu_s = live.cpu_seconds() - before
-    answered = found["requests_per_s"] * found["seconds"]
-    return found | {
-        "images_per_s": found["requests_per_s"] * work.images,
-        "cpu": cpu_s / found["seconds"],
-        "cpu_s_per_1000_images": cpu_s / (answered * work.images) * 1e3 if answered else None,
+    images = figures["requests_per_s"] * figures["seconds"] * workload.images
+    return figures | {
+        "images_per_s": figures["requests_per_s"] * workload.images,
+        "cpu": cpu_s / figures["seconds"],
+        "cpu_s_per_1000_images": cpu_s / images * 1e3 if images else None,
     }
 
 
-def _open_loop(live: Running, plan: Plan, work: Workload) -> Figures:
-    """At shares of a capacity that is measured just before, with the same cores."""
+def _open_loop(live: Running, plan: Plan, workload: Workload) -> Figures:
+    """Send at shares of the capacity, which is measured just before on the same cores."""
     with _apart(live.pid):
-        closed = load.closed_loop(live.port, work.request, CAPACITY_CONNECTIONS, plan.seconds)
+        closed = load.closed_loop(live.port, workload.request, CAPACITY_CONNECTIONS, plan.seconds)
         capacity = closed["requests_per_s"]
-        found: Figures = {"capacity_per_s": capacity}
+        figures: Figures = {"capacity_per_s": capacity}
         for schedule in plan.schedules:
-            found[schedule] = {
+            figures[schedule] = {
                 str(share): load.open_loop(
                     live.port,
-                    work.request,
+                    workload.request,
                     rate=share * capacity,
                     seconds=plan.seconds,
                     schedule=schedule,
                 )
                 for share in plan.shares
             }
-    return found
+    return figures
 
 
 @contextmanager
 def _apart(pid: int) -> Iterator[None]:
-    """Keep a process from the last core, and what is started meanwhile on it, if there are two."""
+    """Give the last core to what is started meanwhile, and the others to a process.
+
+    With a single core they share it.
+    """
     cores = os.sched_getaffinity(0)
     last = {max(cores)}
     threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
     for thread in threads:
         os.sched_setaffinity(thread, cores - last or cores)
-    os.sched_setaffinity(0, last)
     try:
-        yield
+        with pinned(last):
+            yield
     finally:
-        os.sched_setaffinity(0, cores)
         for thread in threads:
             with suppress(OSError):  # it may have ended
                 os.sched_setaffinity(thread, cores)
 
 
 def _idle(live: Running, seconds: float) -> float:
-    """Cores that it takes with nothing to do, a second after the last request."""
+    """Cores that the server uses with nothing to do, from a second after the last request."""
     time.sleep(1)
     before, started = live.cpu_seconds(), time.perf_counter()
     time.sleep(seconds)
@@ -245,12 +250,14 @@ def _tell(line: str) -> None:
 
 
 def main() -> None:
-    """Measure, print the tables, and unless it is quick write them beside the figures."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Measure all servers and print the tables; a full run writes benchmarks/results/serving.*."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="this service and fixed answers, once")
-    parser.add_argument("--rounds", type=int, help="how often each is measured")
-    parser.add_argument("--seconds", type=int, help="of a measurement")
-    parser.add_argument("--servers", help="some only, as ours,null,triton; nothing is written then")
+    parser.add_argument("--rounds", type=int, help="how often each server is measured")
+    parser.add_argument("--seconds", type=int, help="of each measurement")
+    parser.add_argument(
+        "--servers", help="only these, as in ours,null,triton; nothing is written then"
+    )
     given = parser.parse_args()
     load.wrk()
     plan = QUICK if given.quick else Plan()
@@ -262,7 +269,7 @@ def main() -> None:
         if unknown := set(changed["servers"]) - set(Plan().servers):
             parser.error(f"no such server: {', '.join(unknown)}; there are {Plan().servers}")
     if os.getloadavg()[0] > 1:
-        _tell("others use this machine: the figures will be less than they could be")
+        _tell("the load average is above 1: other processes will make the figures worse")
     results = measure_rounds(replace(plan, **changed))
     if not (given.quick or given.servers):
         report.write(results)

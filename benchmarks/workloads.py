@@ -1,4 +1,4 @@
-"""What is asked of the servers: a request, the images in it, and how many are sent at once."""
+"""What is sent to the servers: a request, its number of images, and over how many connections."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.body_types import digits, png
 from benchmarks.peers.common import BUNDLE, HOST, PIXELS, SCORE
 from benchmarks.peers.environment import PeerError
-from benchmarks.peers.sample import IMAGES, sample_images
+from benchmarks.peers.sample import IMAGES, digits, png, sample_images
 from benchmarks.peers.table import Request, Server
 from benchmarks.servers import ask
 
 ONE: Final = "1 image, JSON"
 MANY: Final = f"{IMAGES} images, JSON"
+PNG: Final = "1 image, PNG"
 BULK: Final = "256 images, raw uint8"
 BULK_IMAGES: Final = 256
 
 CONNECTIONS: Final = (1, 8, 32, 128)
-"""Of one-image requests."""
+"""How many send one-image requests at once."""
 
 FEW: Final = (8, 32)
-"""Of larger ones: a server is compared by which of the two suits it."""
+"""For larger requests: servers are compared by whichever of the two suits each."""
 
 RAW_IMAGES: Final = (
     (1, "1 image, raw uint8", (32,)),
@@ -38,7 +38,7 @@ RAW_IMAGES: Final = (
 )
 
 TOLERANCE: Final = 1e-4
-"""Of an answer, relative; and a tenth of it absolute, for numbers near zero."""
+"""Relative, of a number in an answer; a tenth of it is allowed absolutely, for those near zero."""
 
 JSON: Final = "application/json"
 RAW: Final = "application/octet-stream"
@@ -46,7 +46,7 @@ RAW: Final = "application/octet-stream"
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A request that is sent again and again. `check` raises `ValueError` for a wrong answer."""
+    """A request that is sent repeatedly. `check` raises `ValueError` for a wrong answer."""
 
     name: str
     images: int
@@ -72,52 +72,55 @@ class Workload:
 
 
 def shared_workloads(server: Server) -> list[Workload]:
-    """Those of all servers, which `benchmarks.servers` has checked. A fixed answer is to one."""
+    """The workloads that all servers take; one with a fixed answer gets one image only.
+
+    `benchmarks.servers.check` has checked the answers.
+    """
     images = sample_images()
-    works = [
+    workloads = [
         Workload(name=ONE, images=1, connections=CONNECTIONS, request=server.request(images[:1])),
         Workload(name=MANY, images=IMAGES, connections=FEW, request=server.request(images)),
     ]
-    return works[: 1 if server.fixed else 2]
+    return workloads[: 1 if server.fixed else 2]
 
 
 Row = tuple[str, tuple[int, ...], str, str, bytes, str | None, NDArray[Any]]
-"""Arguments of `_own`."""
+"""The arguments of `_own`."""
 
 
 def bulk_pixels() -> NDArray[np.uint8]:
-    """The images of the raw works, (1024, 784)."""
+    """The images of the raw workloads, (1024, 784)."""
     return np.concatenate([digits()] * 4).reshape(-1, PIXELS)
 
 
 def own_workloads() -> list[Workload]:
-    """Those of this service alone, each with the answer that the network gives without it."""
+    """The workloads of this service alone, checked against what the engine returns without it."""
     from model.bundle.bundle import find_bundle, load_bundle
     from model.engine.engine import Engine
 
     engine = Engine(load_bundle(find_bundle(BUNDLE)), device="cpu", threads=1)
     pixels = bulk_pixels()
-    some = pixels[:IMAGES]
+    first = pixels[:IMAGES]
     scores = engine.score(pixels, SCORE).score
-    files = [png(image.reshape(28, 28)) for image in some]
+    files = [png(image.reshape(28, 28)) for image in first]
     base64 = _dump([b64encode(file).decode() for file in files])
-    floats = (some / 255).round(4).astype(np.float32)
+    floats = (first / 255).round(4).astype(np.float32)
     as_json = _dump(sample_images().tolist())
     encoded = engine.encode(floats)
-    pictures = [engine.reconstruct(images).images for images in (floats, some)]
-    posterior = np.stack(engine.encode(some), axis=1)  # (N, 2, D)
+    pictures = [engine.reconstruct(images).images for images in (floats, first)]
+    posterior = np.stack(engine.encode(first), axis=1)  # (N, 2, D)
     encode, reconstruct, score = "/encode", "/reconstruct", "/anomaly-score"
     rows: list[Row] = [
-        ("1 image, PNG", (1, 32), score, "image/png", files[0], "score", scores[:1]),
+        (PNG, (1, 32), score, "image/png", files[0], "score", scores[:1]),
         ("64 images, JSON of PNG", (8,), score, JSON, base64, "score", scores[:IMAGES]),
         ("encode 64, JSON", (8,), encode, JSON, as_json, "mu", encoded.mu),
-        ("encode 64, raw", (8,), encode, RAW, some.tobytes(), None, posterior),
+        ("encode 64, raw", (8,), encode, RAW, first.tobytes(), None, posterior),
         ("reconstruct 64, JSON", (8,), reconstruct, JSON, as_json, "images", pictures[0]),
-        ("reconstruct 64, raw", (8,), reconstruct, RAW, some.tobytes(), None, pictures[1]),
+        ("reconstruct 64, raw", (8,), reconstruct, RAW, first.tobytes(), None, pictures[1]),
     ]
     rows += [
-        (name, at_once, score, RAW, pixels[:count].tobytes(), "score", scores[:count])
-        for count, name, at_once in RAW_IMAGES
+        (name, connections, score, RAW, pixels[:count].tobytes(), "score", scores[:count])
+        for count, name, connections in RAW_IMAGES
     ]
     return [_own(*row) for row in rows]
 
@@ -135,14 +138,14 @@ def _own(
     key: str | None,
     expected: NDArray[Any],
 ) -> Workload:
-    """The answer is JSON with the numbers under a key, or is to be raw float32."""
+    """A workload whose answer is JSON with the numbers under `key`, or raw float32 without one."""
 
     def check(answer: bytes) -> None:
-        given = np.frombuffer(answer, "<f4") if key is None else np.array(json.loads(answer)[key])
-        if given.size != expected.size:
-            raise ValueError(f"{given.size} numbers, not {expected.size}")
-        if not np.allclose(given.ravel(), expected.ravel(), TOLERANCE, TOLERANCE / 10):
-            raise ValueError(f"{given.ravel()[:3]}, not {expected.ravel()[:3]}")
+        numbers = np.frombuffer(answer, "<f4") if key is None else np.array(json.loads(answer)[key])
+        if numbers.size != expected.size:
+            raise ValueError(f"{numbers.size} numbers, not {expected.size}")
+        if not np.allclose(numbers.ravel(), expected.ravel(), TOLERANCE, TOLERANCE / 10):
+            raise ValueError(f"{numbers.ravel()[:3]}, not {expected.ravel()[:3]}")
 
     headers = {"Content-Type": content_type} | ({} if key else {"Accept": RAW})
     return Workload(

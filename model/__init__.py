@@ -1,1 +1,4 @@
-"""The network: knows nothing of HTTP. Importing this imports nothing."""
+"""The network, its bundles and its training. Nothing in here knows about HTTP.
+
+Importing `model` itself loads none of its modules.
+"""

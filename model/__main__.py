@@ -8,17 +8,22 @@ from collections.abc import Sequence
 
 from model.bundle.bundle import BundleError
 from model.commands import calibrate, download, evaluate, import_checkpoint, train
-from model.commands.common import INTERRUPTED
+from model.commands.common import INTERRUPTED, HelpFormatter
 from model.engine.device import DeviceError
 from model.training.checkpoint import CheckpointError
 from model.training.data import DataError
 from model.training.download import DownloadError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for input that cannot be used, or 130."""
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m model") -> int:
+    """Run one command. `prog` is the program's name in its help.
+
+    Returns the exit status: 0, 2 for input that cannot be used, or 130 after Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = command_line(prog).parse_known_args(argv)
+    if unknown:  # reported by the command's own parser, which shows the command's own usage
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.argv = list(argv[1:])
     try:
         status: int = arguments.run(arguments)
@@ -39,11 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(
-        prog="python -m model", description="Train networks for the service and look after them."
+        prog=prog,
+        description="Train networks for the service, calibrate and evaluate them.",
+        formatter_class=HelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command in (train, calibrate, evaluate, import_checkpoint, download):
         command.add(commands)
     return parser

@@ -1,4 +1,4 @@
-"""What a network looks like, apart from its weights."""
+"""The architecture of a network: everything about it but its weights."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ Architecture = Literal["mlp", "conv"]
 """Fully connected or convolutional layers; see `model.vae`."""
 
 Head = Literal["log_variance", "relu"]
-"""How the last encoder layer becomes μ and σ; see `model.vae`."""
+"""How the output of the last encoder layer becomes μ and σ; see `model.vae`."""
 
 MAX_PIXELS = 3 * 1024 * 1024
-"""Largest C·H·W. More is a mistake in a config: its first layer alone would be gigabytes."""
+"""Largest C·H·W. More is a mistake in a config: the first layer alone would take gigabytes."""
 
 MAX_WIDTH = 65_536
 """Largest hidden or latent size, for the same reason."""
 
 CONV_SIDES = (16, 256)
-"""Least and most of an image's sides for `conv`: smaller has nothing to halve, larger is slow."""
+"""Smallest and largest side of an image for `conv`: smaller ones cannot be halved, larger ones are
+slow."""
 
 PATCH = 4
-"""Side of the squares of pixels that `conv` begins and ends with."""
+"""Side of the squares of pixels that `conv` starts and ends with."""
 
 MAX_CONV_GRID = 8
-"""`conv_sizes` halves the grid until its sides are at most so many."""
+"""`conv_sizes` halves the grid until no side is longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,25 +40,25 @@ class VAEConfig:
     >>> VAEConfig(architecture="conv", hidden_sizes=(64, 128), latent_size=32).grid
     (7, 7)
 
-    Raises `ValueError`, naming the field, the value and the limit, for anything that is no network.
+    Raises `ValueError`, naming the field, the value and the limit, for an invalid architecture.
     """
 
     architecture: Architecture = "mlp"
     image_shape: tuple[int, int, int] = (1, 28, 28)
     """C, H, W."""
     hidden_sizes: tuple[int, ...] = (256, 64)
-    """Widths between pixels and latent, from the encoder's side; the decoder mirrors them.
+    """Widths of the encoder's hidden layers, from pixels to latents; the decoder mirrors them.
 
-    Of `conv`, the last is that of a fully connected layer, and those before it are channels: of the
-    grid of patches, then after each time that the grid's sides are halved.
+    For `conv`, the last is the width of a fully connected layer. The others are channels: those of
+    the grid of patches, then those after each halving of the grid's sides.
     """
     latent_size: int = 10
     head: Head = "log_variance"
 
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
-            known = ", ".join(get_args(Architecture))
-            raise ValueError(f"architecture is {self.architecture!r}, this version knows {known}")
+            names = ", ".join(get_args(Architecture))
+            raise ValueError(f"architecture is {self.architecture!r}, this version knows {names}")
         if self.head not in get_args(Head):
             raise ValueError(f"head is {self.head!r}, expected one of {', '.join(get_args(Head))}")
         if len(self.image_shape) != 3 or not all(_is_size(n) for n in self.image_shape):
@@ -75,15 +76,15 @@ class VAEConfig:
                 raise ValueError(f"{name} holds {size!r}, expected whole numbers 1..{MAX_WIDTH:,}")
 
     def _check_conv(self) -> None:
-        least, most = CONV_SIDES
-        if not all(least <= side <= most for side in self.image_shape[1:]):
+        min_side, max_side = CONV_SIDES
+        if not all(min_side <= side <= max_side for side in self.image_shape[1:]):
             sides = " × ".join(map(str, self.image_shape[1:]))
-            raise ValueError(f"image_shape has sides {sides}, conv takes {least} to {most}")
+            raise ValueError(f"image_shape has sides {sides}, conv takes {min_side} to {max_side}")
         if len(self.hidden_sizes) < 2:
             raise ValueError(f"hidden_sizes is {self.hidden_sizes!r}, conv needs at least two")
         if self.reduction >= 2 * max(self.image_shape[1:]):
             raise ValueError(
-                f"hidden_sizes is {self.hidden_sizes!r}: so many halve a side of "
+                f"hidden_sizes is {self.hidden_sizes!r}: that many channels halve a side of "
                 f"{max(self.image_shape[1:])} to less than 1"
             )
         if self.head != "log_variance":
@@ -91,33 +92,33 @@ class VAEConfig:
 
     @property
     def pixels(self) -> int:
-        """C·H·W: numbers in one image."""
+        """P = C·H·W, the numbers in one image."""
         return math.prod(self.image_shape)
 
     @property
     def encoder_sizes(self) -> tuple[int, ...]:
-        """Layer widths of the encoder; the last holds μ and what becomes σ."""
+        """Layer widths of an `mlp` encoder; the last, 2D, holds μ and what becomes σ."""
         return (self.pixels, *self.hidden_sizes, 2 * self.latent_size)
 
     @property
     def decoder_sizes(self) -> tuple[int, ...]:
-        """Layer widths of the decoder."""
+        """Layer widths of an `mlp` decoder."""
         return (self.latent_size, *reversed(self.hidden_sizes), self.pixels)
 
     @property
     def reduction(self) -> int:
-        """How many pixels of a side become one place of `grid`."""
+        """Pixels, along one side, in one cell of `grid`."""
         reduction: int = PATCH << (len(self.hidden_sizes) - 2)
         return reduction
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Of `conv`: places between the convolutions and the fully connected layers."""
+        """Rows and columns of cells between the convolutions and the dense layers of `conv`."""
         _, height, width = self.image_shape
         return (math.ceil(height / self.reduction), math.ceil(width / self.reduction))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, ready for a JSON file."""
+        """Plain values for a JSON file."""
         lists = {"image_shape": list(self.image_shape), "hidden_sizes": list(self.hidden_sizes)}
         return asdict(self) | lists
 
@@ -135,7 +136,7 @@ class VAEConfig:
 
 
 def conv_sizes(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """`hidden_sizes` that suit `conv` for images of a shape.
+    """Suitable `hidden_sizes` of `conv` for images of shape (C, H, W).
 
     >>> conv_sizes((1, 28, 28)), conv_sizes((3, 64, 64))
     ((64, 128), (64, 64, 128))

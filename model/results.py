@@ -1,4 +1,7 @@
-"""What the network gives, as named tuples of numpy arrays. Needs no torch."""
+"""The network's results, as named tuples of float32 numpy arrays. Needs no torch.
+
+N images or latents, R rows, C·H·W pixels, D latent dimensions, K draws.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,27 @@ Floats = NDArray[np.float32]
 
 
 class Encoding(NamedTuple):
-    """The posterior of each image."""
+    """The posterior N(μ, diag σ²) of each image."""
 
     mu: Floats  # (N, D)
     sigma: Floats  # (N, D), standard deviations
 
 
 class Decoding(NamedTuple):
-    """Images in [0, 1]."""
+    """The image of each latent."""
 
-    images: Floats  # (N, C, H, W)
+    images: Floats  # (N, C, H, W), in [0, 1]
 
 
 class Reconstructions(NamedTuple):
-    """Images encoded and decoded again, and how far they are off."""
+    """Images encoded and decoded again, and their distance from the input."""
 
     images: Floats  # (N, C, H, W), in [0, 1]
-    mse: Floats  # (N,)
+    mse: Floats  # (N,), mean squared error of a pixel
 
 
 class Scores(NamedTuple):
-    """How strange each image is, by the score that was asked for."""
+    """How anomalous each image is, by the score that was asked for."""
 
     score: Floats  # (N,)
     mse: Floats  # (N,), mean squared error of a pixel at z = μ
@@ -39,7 +42,7 @@ class Scores(NamedTuple):
 
 
 class ScoreMaps(NamedTuple):
-    """`Scores`, and where in each image they come from."""
+    """`Scores`, and the error of each pixel."""
 
     score: Floats  # (N,)
     mse: Floats  # (N,)
@@ -48,7 +51,7 @@ class ScoreMaps(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """How likely each row's image is given each of its draws, and how it looks at z = μ."""
+    """The likelihood of each row's image given each of its draws, and its errors at z = μ."""
 
     log_likelihood: Floats  # (R, K), log p(x|z), nats
     log_weight: Floats  # (R, K), log p(x|z) + log p(z) − log q(z|x), nats

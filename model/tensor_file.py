@@ -1,7 +1,8 @@
-"""What a safetensors file says that is in it, read before any of that is.
+"""The header of a safetensors file, checked before any tensor is read.
 
-The format: eight bytes, little-endian, are the length of the header that follows, which is a JSON
-object with the type, shape and place of each tensor; then come the tensors.
+The format: eight little-endian bytes hold the length of the header, which is a JSON object with the
+type, shape and position of each tensor; the tensors follow. Source:
+https://huggingface.co/docs/safetensors.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from typing import Final, NamedTuple
 LENGTH_BYTES: Final = 8
 
 MAX_HEADER_BYTES: Final = 1 << 20
-"""Room for names and shapes; a real header here has under 4 kB."""
+"""The header of a bundle has less than 4 kB."""
 
 
-class Stored(NamedTuple):
-    """A tensor as the header tells of it; its type in the format's word, `F32`."""
+class TensorHeader(NamedTuple):
+    """Type and shape of one tensor; the type as the format names it, such as `F32`."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 class HeaderError(ValueError):
-    """This is no such header. The message names the value and the limit."""
+    """The file has no valid header. The message names the value and the limit."""
 
 
-def stored_tensors(path: Path) -> dict[str, Stored]:
-    """Name, type and shape of each tensor in a file, of which only the header is read.
+def read_tensor_headers(path: Path) -> dict[str, TensorHeader]:
+    """Type and shape of each tensor in a file, by name. Reads the header only.
 
     Raises `HeaderError` or `OSError`.
     """
@@ -45,15 +46,15 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     except ValueError as error:
         raise HeaderError("its header is not JSON") from error
     if not isinstance(header, dict):
-        raise HeaderError("its header is no JSON object")
+        raise HeaderError("its header holds no JSON object")
     header.pop("__metadata__", None)
-    return {name: _stored(name, entry) for name, entry in header.items()}
+    return {name: _tensor_header(name, entry) for name, entry in header.items()}
 
 
-def _stored(name: str, entry: object) -> Stored:
+def _tensor_header(name: str, entry: object) -> TensorHeader:
     dtype = entry.get("dtype") if isinstance(entry, dict) else None
     shape = entry.get("shape") if isinstance(entry, dict) else None
     sized = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not isinstance(dtype, str) or not isinstance(shape, list) or not sized:
-        raise HeaderError(f"its header has no dtype and shape of {name[:64]!r}")
-    return Stored(dtype, tuple(shape))
+        raise HeaderError(f"its header has no dtype and shape for {name[:64]!r}")
+    return TensorHeader(dtype, tuple(shape))

@@ -1,1 +1,1 @@
-"""The HTTP side: knows nothing of training. Importing this imports nothing."""
+"""The HTTP service. Importing this package imports none of its modules."""

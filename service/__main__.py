@@ -1,13 +1,18 @@
-"""Command line: `python -m service`."""
+"""Command line: `python -m service`, or `vae serve`."""
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import logging
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
 from service.access.keys import KeysError
 from service.access.policy import Access
@@ -17,15 +22,74 @@ from service.settings import Settings
 from service.telemetry.log_writer import open_standard_streams
 from service.telemetry.request_log import set_up_logging
 
-WRONG_SETTING = 2
+log = logging.getLogger("service")
+
+WRONG_SETTING: Final = 2
 """Exit status for a setting or a bundle that cannot be used."""
 
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C before the service was ready, as in shells: 128 + SIGINT."""
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C. Returns the exit status: 0, or 2 for a wrong setting."""
+METAVARS: Final = {
+    "bytes": "BYTES",
+    "file": "FILE",
+    "keys": "KEYS",
+    "origins": "ORIGINS",
+    "pixels": "PIXELS",
+    "port": "PORT",
+    "s": "SECONDS",
+}
+"""What the help calls a value, by the last word of its setting's name."""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m service") -> int:
+    """Serve until SIGTERM or Ctrl-C. Returns the exit status.
+
+    That is 0 after a stop, 2 for a setting or a bundle that cannot be used, and 130 after Ctrl-C
+    before the service was ready. `prog` is the command's name in its help.
+    """
     open_standard_streams()
     try:
-        settings = CliApp.run(Settings, cli_args=list(sys.argv[1:] if argv is None else argv))
+        return _serve(sys.argv[1:] if argv is None else argv, prog)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def settings_source(prog: str) -> CliSettingsSource[argparse.ArgumentParser]:
+    """The flags, one for each setting; its `root_parser` has the help."""
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+        Settings, cli_prog_name=prog
+    )
+    parser = source.root_parser
+    parser.usage = "%(prog)s [--FLAG VALUE ...]"  # the list of 29 flags is no help
+    parser.description = inspect.cleandoc(Settings.__doc__ or "")
+    for action in parser._actions:
+        field = Settings.model_fields.get(action.dest)
+        if field is None:
+            continue  # --help
+        if field.default is None:  # its description says what happens when it is unset
+            action.help = (action.help or "").removesuffix(" (default: null)")
+        action.metavar = _metavar(action.dest, field.annotation, action.metavar)
+    return source
+
+
+def _metavar(name: str, annotation: Any, metavar: Any) -> str:
+    """`SECONDS` instead of pydantic's `float`, `N` instead of `{int,null}`."""
+    if known := METAVARS.get(name.rpartition("_")[2]):
+        return known
+    if annotation is bool:
+        return "{true,false}"
+    if annotation in (int, int | None):
+        return "N"
+    choices = str(metavar)
+    return choices if choices.startswith("{") and "null" not in choices else name.upper()
+
+
+def _serve(argv: Sequence[str], prog: str) -> int:
+    try:
+        settings = CliApp.run(
+            Settings, cli_args=list(argv), cli_settings_source=settings_source(prog)
+        )
     except ValidationError as error:
         return _refuse("; ".join(_explain(item) for item in error.errors()))
     except SettingsError as error:
@@ -47,16 +111,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
         refused = workers.run()
         return 0 if refused is None else _refuse(refused)
-    # Not before it is needed: a parent of workers has no use for torch.
+    # Imported here because the supervisor above does not need torch.
     from model.bundle.bundle import BundleError
     from model.engine.device import DeviceError
     from service.server.server import serve
 
     try:
-        serve(settings, buckets=access.buckets)
+        serve(settings, on_ready=partial(_announce_docs, settings), buckets=access.buckets)
     except (BundleError, DeviceError, KeysError) as error:
         return _refuse(str(error))
     return 0
+
+
+def _announce_docs(settings: Settings) -> None:
+    """Log the address to open in a browser, once requests are answered."""
+    if settings.port == 0:
+        return  # only the line "running on" has the port that the system chose
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - any address; a browser needs one
+    shown = f"[{host}]" if ":" in host else host
+    log.info("open %s://%s:%d/docs in a browser", scheme, shown, settings.port)
 
 
 def _refuse(reason: str) -> int:

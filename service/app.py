@@ -1,4 +1,4 @@
-"""Puts the parts together."""
+"""Composes the app from its parts."""
 
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("service")
 
-DECODERS = 2
-"""Threads that decode image files: each may hold some hundred megabytes while it does.
-There is one more for small bodies."""
+DECODER_THREADS = 2
+"""Threads that decode large bodies, each of which may need several hundred megabytes meanwhile. One
+more thread decodes small bodies."""
 
-DECODERS_NICE = 5
-"""Those of large bodies are nice to the rest: of a core that all want, one gets a quarter."""
+DECODER_NICENESS = 5
+"""Niceness of these threads. On a contended core, one of them gets about a quarter of the time."""
 
-LEAST_PRIORITY = 19
-"""Of Linux."""
+MAX_NICENESS = 19
+"""The maximum on Linux."""
 
-WRITERS = 2
-"""Threads that write large answers: more would keep the interpreter from the event loop."""
+WRITER_THREADS = 2
+"""Threads that encode large answers. More would keep the interpreter from the event loop."""
 
-EXPOSED = (
+EXPOSED_HEADERS = (
     *("X-Request-ID", "X-Model-Version", "Server-Timing", "X-Tensor-Shape", "X-Tensor-Dtype"),
     *("Inference-Header-Content-Length", "RateLimit", "RateLimit-Policy", "Retry-After"),
     *("Traceparent", "WWW-Authenticate"),
 )
-"""Headers of answers that a page of another origin may read, where such pages may ask at all."""
+"""Response headers that pages of the origins in `cors_origins` may read."""
 
 DESCRIPTION = """\
 A Variational Autoencoder behind HTTP. Images go in as JSON, arrays or image files; latents, images
-and anomaly scores come out as JSON, arrays or PNG. Every problem is `application/problem+json` and
-names the value and the limit that it broke.
+and anomaly scores come out as JSON, arrays or PNG. Every error is `application/problem+json` and
+names the value and the limit that it exceeds.
 """
 
 
 class App:
-    """The fast routes, and FastAPI for all others."""
+    """The fast routes, and FastAPI for all others. CORS wraps both."""
 
     def __init__(
         self,
@@ -86,28 +86,31 @@ class App:
         self._is_full = is_full
         self._fast = fast_routes(images.router, open_inference.router)
         self._serve: ASGIApp = self._route
-        self._is_bare = not cors_origins
+        self._has_cors = bool(cors_origins)
         if cors_origins:
             self._serve = CORSMiddleware(
                 self._route,
                 allow_origins=cors_origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=("*",),
-                expose_headers=EXPOSED,
+                expose_headers=EXPOSED_HEADERS,
             )
 
     def refuse(self, scope: Scope) -> PreparedResponse | None:
-        """The answer to a fast request that finds the queue full, if it needs no middleware."""
-        if not self._is_bare or not self._is_full():
+        """The refusal of a request for a fast route while the queue is full; None to serve it.
+
+        With CORS, refusals need its headers, so requests take the normal way.
+        """
+        if self._has_cors or not self._is_full():
             return None
-        found = self._fast.get((scope["method"], scope["path"]))
-        if found is None:
+        fast_route = self._fast.get((scope["method"], scope["path"]))
+        if fast_route is None:
             return None
-        scope["route"] = found.route
+        scope["route"] = fast_route.route
         return self._lifecycle.refuse(scope)
 
     def openapi(self) -> dict[str, Any]:
-        """The page that describes it."""
+        """The OpenAPI document."""
         return self._fastapi.openapi()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,22 +118,22 @@ class App:
         await self._serve(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = None
+        fast_route = None
         if scope["type"] == "http":
-            found = self._fast.get((scope["method"], scope["path"]))
-        if found is None:
+            fast_route = self._fast.get((scope["method"], scope["path"]))
+        if fast_route is None:
             await self._fastapi(scope, receive, send)
         else:
             scope["app"] = self
-            scope["route"] = found.route
-            await self._lifecycle.serve(scope, receive, send, found.handler)
+            scope["route"] = fast_route.route
+            await self._lifecycle.serve(scope, receive, send, fast_route.handler)
 
 
 def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
-    """An app with its network in memory, warmed up: it is ready when this returns.
+    """Create the app and load its network. The app is ready when this returns.
 
-    `buckets` are what its API keys may send, if it shares them with other processes. Raises
-    `BundleError`, `DeviceError` or `KeysError`, each with a message of one line.
+    `buckets` holds the rate limits of API keys if other processes share them. Raises
+    `BundleError`, `DeviceError` or `KeysError`, each with a one-line message.
     """
     access = Access(settings, buckets)
     engine = load_engine(settings)
@@ -154,9 +157,11 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         metrics.observe_batch(images, seconds)
         health.note_pass()
 
-    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder", initializer=_stand_back)
+    decoders = ThreadPoolExecutor(
+        DECODER_THREADS, thread_name_prefix="decoder", initializer=_lower_priority
+    )
     small_decoders = ThreadPoolExecutor(1, thread_name_prefix="small-decoder")
-    writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
+    writers = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="writer")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -166,7 +171,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         for threads in (decoders, small_decoders, writers):
             threads.shutdown(wait=False, cancel_futures=True)
         if not await asyncio.to_thread(batcher.close, CLOSE_S):
-            log.error("the batch that runs does not end: it is left behind")
+            log.error("the current batch did not finish in time and is abandoned")
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -180,8 +185,8 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     app.include_router(images.router)
     app.include_router(operations.router)
     app.include_router(open_inference.router)
-    for kind in (HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, _raise)
+    for error_type in (HTTPException, RequestValidationError):
+        app.add_exception_handler(error_type, _raise)
     lifecycle = RequestLifecycle(
         metrics=metrics,
         access=access,
@@ -191,13 +196,13 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     )
 
     def use(service: Service) -> None:
-        """From here on requests that begin are answered by this one."""
+        """Answer requests that begin from now on with `service`."""
         engine = service.inference.engine
         app.state.service = service
         lifecycle.use(service, engine.bundle.version)
         metrics.set_model(engine.bundle.name, engine.bundle.version)
         app.openapi_schema = None
-        app.openapi = openapi_of(  # type: ignore[method-assign] # as FastAPI's documentation does
+        app.openapi = openapi_of(  # type: ignore[method-assign] # as in FastAPI's documentation
             app,
             engine.bundle.config,
             engine.scores,
@@ -208,15 +213,15 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     loading = asyncio.Lock()
 
     async def reload() -> Service:
-        """Put the bundle, as it is on disk now, in the place of the one in memory.
+        """Replace the bundle in memory with the one on disk.
 
-        It is loaded, checked and warmed up beside it first. Requests under way keep theirs, and
-        batches are of one of them each. Raises `BundleError`; then all is as before.
+        The new one is loaded, checked and warmed up first. Running requests keep the old one, and
+        no batch mixes the two. If this raises `BundleError` or `DeviceError`, the old one stays.
         """
         async with loading:
             engine = await asyncio.to_thread(load_engine, settings)
             use(replace(app.state.service, inference=Inference(engine, batcher, metrics)))
-            log.info("%s, version %s, was loaded", engine.bundle.name, engine.bundle.version)
+            log.info("bundle %s, version %s, was loaded", engine.bundle.name, engine.bundle.version)
             current: Service = app.state.service
             return current
 
@@ -232,25 +237,25 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
             reload=reload,
         )
     )
-    # Middleware is put around what is there already: the last one is the first to see a request.
+    # Each middleware wraps the earlier ones: the last one added is the first to see a request.
     app.add_middleware(PageHeaders)
     app.add_middleware(LifecycleMiddleware, lifecycle=lifecycle)
     return App(app, lifecycle, lambda: batcher.is_full, settings.cors_origin_list)
 
 
 async def _raise(_: Request, error: Exception) -> Response:
-    """Leave the framework's own errors to the lifecycle, which answers all others too."""
+    """Leave the framework's errors to the lifecycle, which answers all errors."""
     raise error
 
 
-def _stand_back() -> None:
-    """Give this thread less of the processor than the others, where threads have priorities.
+def _lower_priority() -> None:
+    """Lower the priority of this thread, on systems where threads have priorities of their own.
 
-    A kernel that shares a core evenly has the event loop and the inference thread wait some
+    With equal priorities on one core, the event loop and the inference thread would wait for a few
     milliseconds for each decoder.
     """
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may forbid it
-            itself = get_native_id()
-            least = min(LEAST_PRIORITY, os.getpriority(os.PRIO_PROCESS, itself) + DECODERS_NICE)
-            os.setpriority(os.PRIO_PROCESS, itself, least)
+            thread = get_native_id()
+            niceness = min(MAX_NICENESS, os.getpriority(os.PRIO_PROCESS, thread) + DECODER_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)

@@ -1,25 +1,25 @@
-"""The errors that callers are told about. `service.http.problems` makes responses of them.
+"""The errors that clients see. `service.http.problems` turns them into responses.
 
 ::
 
     ServiceError
-    ├── BadBodyError 400            the body is not what its type says
+    ├── BadBodyError 400            the body does not match its type
     ├── UnauthorizedError 401       no API key, or a wrong one
-    ├── ForbiddenError 403          the key is not for this
+    ├── ForbiddenError 403          the key lacks the scope
     ├── NotFoundError 404           no such model or version
     ├── NotAcceptableError 406      no answer type the caller accepts
     ├── BodyTimeoutError 408        the body did not arrive in time
     ├── BundleRefusedError 409      the bundle on disk cannot be used
     ├── TooLargeError 413           bytes, images or pixels over a limit
-    ├── UnsupportedTypeError 415    a body type that this route does not read
+    ├── UnsupportedTypeError 415    the route does not read this body type
     ├── InvalidContentError 422     right syntax, wrong content
-    ├── RateLimitError 429          the key has used up its images; with Retry-After
+    ├── RateLimitError 429          the key has used up its rate; with Retry-After
     ├── UnavailableError 503
     │   ├── QueueFullError          with Retry-After
     │   └── NotReadyError           with the reason
-    └── DeadlineError 504           the request's time is over
+    └── DeadlineError 504           the request timed out
 
-A message names the value and the limit that it broke.
+A message names the value and the limit that it exceeds.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import Any, Literal
 
 
 class ServiceError(Exception):
-    """Base class. `detail` is for people."""
+    """Base class. `detail` is the message for people."""
 
     status: int = 500
     refusal: str | None = None
-    """Reason under which `vae_refusals` counts it, if it does."""
+    """The reason under which `vae_refusals` counts the error; None if it does not."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -41,7 +41,7 @@ class ServiceError(Exception):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of the answer."""
+        """Extra headers of the response."""
         return {}
 
     @property
@@ -51,7 +51,7 @@ class ServiceError(Exception):
 
 
 class BadBodyError(ServiceError):
-    """The body is not what its type says."""
+    """The body does not match its content type."""
 
     status = 400
 
@@ -64,55 +64,55 @@ class UnauthorizedError(ServiceError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """How to name a key (RFC 6750)."""
+        """The authentication scheme (RFC 6750)."""
         return {"WWW-Authenticate": "Bearer"}
 
 
 class ForbiddenError(ServiceError):
-    """The caller may not do this."""
+    """The caller is not allowed to do this."""
 
     status = 403
     refusal = "forbidden"
 
 
 class NotFoundError(ServiceError):
-    """There is no such thing here."""
+    """There is no such model or version."""
 
     status = 404
 
 
 class NotAcceptableError(ServiceError):
-    """None of the answer types on offer is one that the caller accepts."""
+    """The caller accepts none of the answer types on offer."""
 
     status = 406
 
 
 class BodyTimeoutError(ServiceError):
-    """The body did not arrive within the request's time."""
+    """The body did not arrive before the request timed out."""
 
     status = 408
 
 
 class BundleRefusedError(ServiceError):
-    """The bundle on disk cannot take the place of the one in memory."""
+    """The bundle on disk cannot be used, so the one in memory stays."""
 
     status = 409
 
 
 class TooLargeError(ServiceError):
-    """The request is over a limit on bytes, images or pixels."""
+    """The request exceeds a limit on bytes, images or pixels."""
 
     status = 413
 
 
 class UnsupportedTypeError(ServiceError):
-    """This route does not read such a body."""
+    """This route does not read this type of body."""
 
     status = 415
 
 
 class InvalidContentError(ServiceError):
-    """Something in the request has a wrong value. `loc` is the path to it: `("body", "z", 3)`."""
+    """A value in the request is wrong. `loc` is the path to it, such as `("body", "z", 3)`."""
 
     status = 422
 
@@ -122,12 +122,12 @@ class InvalidContentError(ServiceError):
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """The one place that is wrong."""
+        """The one value that is wrong."""
         return [{"loc": self.loc, "msg": self.detail}]
 
 
 class RateLimitError(ServiceError):
-    """The key has used up its images of this second, or of more."""
+    """The key has used up its images per second."""
 
     status = 429
     refusal = "rate_limit"
@@ -138,12 +138,12 @@ class RateLimitError(ServiceError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """When all of them are there again."""
+        """Seconds until the key has its full rate again."""
         return {"Retry-After": str(self.retry_after_s)}
 
 
 class UnavailableError(ServiceError):
-    """Not now."""
+    """The service cannot answer now."""
 
     status = 503
 
@@ -153,12 +153,12 @@ class UnavailableError(ServiceError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """When to come back."""
+        """Seconds after which to try again."""
         return {"Retry-After": str(self.retry_after_s)}
 
 
 class QueueFullError(UnavailableError):
-    """This request does not fit beside those that wait; nothing of it was taken."""
+    """The request does not fit into the queue. No part of it was queued."""
 
     def __init__(
         self, detail: str, *, of: Literal["images", "bytes"], retry_after_s: int = 1
@@ -168,10 +168,10 @@ class QueueFullError(UnavailableError):
 
 
 class NotReadyError(UnavailableError):
-    """The network did not answer a forward pass lately."""
+    """No recent forward pass has succeeded, or the service is stopping."""
 
 
 class DeadlineError(ServiceError):
-    """The request's time is over; what was queued of it is dropped."""
+    """The request timed out. Its queued rows are dropped."""
 
     status = 504

@@ -1,37 +1,45 @@
 """`python -m service.healthcheck`: exit status 0 if the service on this machine is ready.
 
-For a container's HEALTHCHECK, where there is no curl. Reads VAE_HOST and VAE_PORT.
+Made for a container's HEALTHCHECK, where there is no curl. Reads VAE_HOST, VAE_PORT and
+VAE_TLS_CERT_FILE, as the service does.
 """
 
 from __future__ import annotations
 
+import argparse
 import ssl
 import sys
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Final
 
 from pydantic import ValidationError
 
 from service.settings import Settings
 
-TIMEOUT_S = 4
-"""Under the HEALTHCHECK's own limit, so that the reason is told."""
+TIMEOUT_S: Final = 4
+"""Less than the HEALTHCHECK's own timeout, so that the reason is still printed."""
 
 
-def main() -> int:
-    """Ask `/readyz`. Returns 0 for ready; 1, with the reason on stderr, for anything else."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask `/readyz`. Returns 0 if ready; otherwise 1, with the reason on stderr."""
+    argparse.ArgumentParser(
+        prog="python -m service.healthcheck",
+        description="Check whether the service on this machine is ready: exit status 0 if it is, "
+        "1 and the reason on stderr if it is not. The address comes from the service's own "
+        "settings, VAE_HOST, VAE_PORT and VAE_TLS_CERT_FILE.",
+    ).parse_args(argv)
     try:
         settings = Settings()
     except ValidationError as error:
-        print(
-            f"{error.error_count()} settings are wrong; python -m service says which",
-            file=sys.stderr,
-        )
+        n = error.error_count()
+        print(f"{n} settings cannot be used; python -m service names them", file=sys.stderr)
         return 1
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - it listens on all
     connection = HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     if settings.tls_cert_file is not None:
-        # The certificate is for a name that others know this machine by.
-        unverified = ssl._create_unverified_context()  # noqa: S323 - it asks itself
+        # The certificate names the machine as others know it, not the loopback address.
+        unverified = ssl._create_unverified_context()  # noqa: S323 - it asks its own machine
         connection = HTTPSConnection(host, settings.port, timeout=TIMEOUT_S, context=unverified)
     try:
         connection.request("GET", "/readyz")

@@ -1,4 +1,4 @@
-"""Command line: `python -m service.keys NAME` makes an API key."""
+"""Command line: `python -m service.keys NAME`, or `vae keys NAME`, makes an API key."""
 
 from __future__ import annotations
 
@@ -11,24 +11,15 @@ from typing import Final
 from service.access.keys import SCOPES, digest_of, read_line
 
 KEY_BYTES: Final = 32
-"""Random bytes of a new key."""
+"""Random bytes in a new key."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m service.keys NAME`: the key on stderr, its line for the file on stdout."""
-    parser = argparse.ArgumentParser(
-        prog="python -m service.keys",
-        description="Make an API key. The key is shown once, on stderr; on stdout is its line for "
-        "the file that VAE_API_KEYS_FILE names, which holds the key's SHA-256 only.",
-        epilog="example: python -m service.keys alice --rate 1000 >> api-keys",
-    )
-    parser.add_argument("name", metavar="NAME", help="whose it is; stands in the log")
-    parser.add_argument(
-        "--scopes",
-        default="infer",
-        help=f"comma-separated, of {', '.join(SCOPES)}; default: %(default)s",
-    )
-    parser.add_argument("--rate", help="images a second at most; default: no limit")
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m service.keys") -> int:
+    """Make a key: the key itself goes to stderr, its line for the keys file to stdout.
+
+    `prog` is the command's name in its help.
+    """
+    parser = command_line(prog)
     arguments = parser.parse_args(argv)
     options = [f"scopes={arguments.scopes}"]
     if arguments.rate is not None:
@@ -39,9 +30,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_line(words)
     except ValueError as error:
         parser.error(str(error))
-    print(f"The key, which is not kept anywhere: {key}", file=sys.stderr)
+    print(f"The key, shown only this once: {key}", file=sys.stderr)
     print(" ".join(words))
     return 0
+
+
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Make an API key. The key is printed to stderr, and only once. Its line for "
+        "the file named by VAE_API_KEYS_FILE is printed to stdout; it holds the SHA-256 of the "
+        "key, never the key.",
+        epilog=f"example: {prog} alice --rate 1000 >> api-keys",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the key's owner, as shown in the log")
+    parser.add_argument(
+        "--scopes",
+        default="infer",
+        help=f"what the key is for: one or more of {', '.join(SCOPES)}, separated by commas "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate", metavar="N", help="maximum images per second (default: no maximum)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

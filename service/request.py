@@ -1,4 +1,4 @@
-"""The state of one request, from its head to the end of its answer."""
+"""The state of one request, from its head to the end of its response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RequestContext:
     """Set if the caller sent a valid `traceparent`. No trace is started here: the service records
     no spans, and the request id already identifies the request."""
     key_name: str | None = None
-    """Name of the API key."""
+    """Name of the API key, if the request has one."""
     quota: Quota | None = None
     """The key's rate limit, if it has one."""
     reserved_bytes: int = 0
@@ -69,7 +69,7 @@ class RequestContext:
         self.reserved_bytes += n
 
     def reserve_answer(self, n: int) -> None:
-        """Count `n` bytes of a result or an answer, which exists already."""
+        """Reserve `n` bytes of a result or an answer that already exists, even past the limit."""
         self.budget.reserve(n)
         self.reserved_bytes += n
 
@@ -79,13 +79,13 @@ class RequestContext:
         self.reserved_bytes = 0
 
     def leave(self) -> None:
-        """The client has disconnected: cancel what has not begun."""
+        """Note that the client has disconnected, and cancel what has not begun."""
         self.left = True
         if self.task is not None:
             self.task.cancel()
 
     def shorten_timeout(self, text: str) -> None:
-        """Apply the caller's `X-Request-Timeout` if it is shorter than the limit.
+        """Apply the caller's `X-Request-Timeout`, in seconds, if it is shorter than the limit.
 
         Raises `InvalidContentError`.
         """
@@ -95,13 +95,13 @@ class RequestContext:
             seconds = math.nan
         if not 0 < seconds < math.inf:
             raise InvalidContentError(
-                f"X-Request-Timeout is {text!r}, expected seconds above 0",
+                f"X-Request-Timeout is {text!r}, expected a number of seconds above 0",
                 ("header", "X-Request-Timeout"),
             )
         self.timeout_s = min(self.timeout_s, seconds)
 
     def shorten_timeout_us(self, microseconds: object) -> None:
-        """Apply an infer request's `timeout` if it is shorter. None and 0 mean no timeout.
+        """Apply an infer request's `timeout`, if it is shorter. None and 0 mean no timeout.
 
         Raises `InvalidContentError`.
         """
@@ -109,7 +109,7 @@ class RequestContext:
             return
         if type(microseconds) is not int or microseconds < 0:
             raise InvalidContentError(
-                f"timeout is {str(microseconds)[:32]}, expected whole microseconds",
+                f"timeout is {str(microseconds)[:32]}, expected a whole number of microseconds",
                 ("body", "parameters", "timeout"),
             )
         self.timeout_s = min(self.timeout_s, microseconds / 1e6)

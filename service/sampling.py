@@ -1,24 +1,22 @@
-"""Draws, each from its request's own seed: the same whatever shared its batch."""
+"""Random draws, seeded per request, so that they do not depend on what shares a batch."""
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # its module loads torch
-    from model.results import Encoding, Floats
+from model.results import Encoding, Floats
 
 MAX_SEED = 2**64 - 1
 
 
 def standard_normal(shape: tuple[int, ...], seed: int | None) -> Floats:
-    """ε ~ N(0, I), float32. The same `seed` gives the same numbers; None takes a fresh one."""
+    """Draw ε ~ N(0, I), float32. The same `seed` gives the same numbers; None takes a new seed."""
     generator = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     return generator.standard_normal(shape, dtype=np.float32)
 
 
 def draw(posterior: Encoding, seed: int | None) -> Floats:
-    """z = μ + σ·ε."""
+    """Draw z = μ + σ·ε from each posterior: (N, D)."""
     return posterior.mu + posterior.sigma * standard_normal(posterior.mu.shape, seed)

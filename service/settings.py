@@ -1,4 +1,4 @@
-"""What can be set: `VAE_PORT=9000` in the environment, or `--port 9000`."""
+"""The settings: `VAE_PORT=9000` in the environment, or `--port 9000` as a flag."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
-"""Scheme, host and port, as browsers send them: no path, not even a slash."""
+"""Scheme, host and port, as browsers send them, without a path or a trailing slash."""
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -23,8 +23,8 @@ def _cores() -> int:
 class Settings(BaseSettings):
     """Serve a Variational Autoencoder over HTTP.
 
-    Each flag can be set in the environment too: --max-batch-images 64 is VAE_MAX_BATCH_IMAGES=64.
-    A flag wins over the environment, and that over the default.
+    Each flag can also be set in the environment: --max-batch-images 64 is VAE_MAX_BATCH_IMAGES=64.
+    A flag overrides the environment, which overrides the default.
     """
 
     model_config = SettingsConfigDict(
@@ -32,60 +32,63 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         cli_kebab_case=True,
-        cli_prog_name="python -m service",
-        hide_input_in_errors=True,  # the keys are among it
+        hide_input_in_errors=True,  # the input may be an API key
     )
 
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="address to listen on; the default is reached from this machine only",
+        description="address to listen on; the default accepts connections from this machine only",
     )
-    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
     api_keys_file: str | None = Field(
         None,
         min_length=1,
-        description="who may ask: a file with a line for each API key, made by python -m "
-        "service.keys; read again when it changes",
+        description="file with one line per API key, as made by vae keys; read again when it "
+        "changes",
     )
     api_keys: str | None = Field(
         None,
         repr=False,
-        description="comma-separated API keys of 16 characters or more that may do everything; "
-        "for secret managers, and not as a flag, which other users of the machine see",
+        description="comma-separated API keys of 16 characters or more, valid for everything; for "
+        "secret managers. Never as a flag, which other users of the machine can see",
     )
     allow_anonymous: bool = Field(
         False,
-        description="without API keys, let anyone ask who reaches an address that is not loopback",
+        description="if no API keys are set, answer anyone who can reach the service, even on an "
+        "address that is not loopback",
     )
     tls_cert_file: str | None = Field(
         None,
         min_length=1,
-        description="certificate in PEM, with those that lead to its root; makes it https",
+        description="PEM file with the certificate and its chain; turns on HTTPS",
     )
     tls_key_file: str | None = Field(
-        None, min_length=1, description="the certificate's private key in PEM, without a password"
+        None,
+        min_length=1,
+        description="PEM file with the certificate's private key, without a password",
     )
     cors_origins: str | None = Field(
         None,
         min_length=1,
-        description="comma-separated origins whose pages may ask from a browser, as "
-        "https://example.org; * is any",
+        description="comma-separated origins whose web pages may call the service from a browser, "
+        "such as https://example.org; * allows any",
     )
     bundle: str = Field(
         "mnist",
         min_length=1,
-        description="the network: a name that ships (mnist, mnist-conv, mnist-2d, fashion-mnist, "
-        "fashion-mnist-conv) or a bundle's directory",
+        description="network to serve: the name of a shipped bundle (mnist, mnist-conv, mnist-2d, "
+        "fashion-mnist, fashion-mnist-conv) or a bundle's directory",
     )
     device: str = Field(
         "auto",
-        description="auto, cpu, cuda or cuda:N; auto takes the first GPU if there is one",
+        description="auto, cpu, cuda or cuda:N; auto takes the first GPU, or the CPU if there is "
+        "none",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="what products are computed in; bfloat16 is faster on a GPU, and on a CPU with "
-        "AMX. Scores differ a little, and have their own calibration",
+        description="data type of the matrix products; bfloat16 is faster on a GPU and on a CPU "
+        "with AMX. Scores change slightly, so each type has its own calibration",
     )
     workers: int = Field(
         1,
@@ -97,111 +100,116 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of one forward pass; unset is the cores divided by the workers, "
-        "or half of them for a single worker, and at most 4: small networks gain nothing from more",
+        description="CPU threads per forward pass; if unset, the cores divided by the workers "
+        "(half the cores for a single worker), but at most 4, since small networks gain nothing "
+        "from more",
     )
     max_batch_images: int | None = Field(
         None,
         ge=1,
         le=65_536,
-        description="images in one forward pass; unset is 128 on a CPU, where more is no faster "
-        "and others wait for it, and 8192 on a GPU",
+        description="images per forward pass; if unset, 128 on a CPU, where larger batches are no "
+        "faster and make others wait, and 8192 on a GPU",
     )
     max_queue_images: int = Field(
         16_384,
         ge=1,
-        description="images that may wait; past it requests get 503 at once, not a long wait",
+        description="images that may wait in the queue; requests beyond that get 503 at once "
+        "instead of a long wait",
     )
     max_queue_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1,
-        description="bytes that may wait: of bodies on their way in, of images in the queue, and "
-        "of results and answers on their way out",
+        description="bytes that may be held at once: bodies being received, images in the queue, "
+        "and results and responses being sent",
     )
     max_images_per_request: int = Field(
-        8_192, ge=1, description="images in one request; bounds the memory that one answer takes"
+        8_192, ge=1, description="images per request; bounds the memory that one response takes"
     )
     max_body_bytes: int = Field(
         32 * 1024 * 1024,
         ge=1,
-        description="bytes of one body; room for 8,192 float images of 28x28 as raw numbers",
+        description="bytes per request body; the default fits 8,192 float32 images of 28x28 as "
+        "raw numbers",
     )
     max_image_pixels: int = Field(
         25_000_000,
         ge=1,
-        le=89_478_485,  # past it Pillow warns, and soon refuses
-        description="pixels of one image file, read off its header, and of one PNG answer; room "
-        "for large photographs",
+        le=89_478_485,  # beyond this, Pillow warns, and at twice this it refuses
+        description="pixels per image file, checked in its header before decoding, and per PNG "
+        "response; the default fits large photographs",
     )
     request_timeout_s: float = Field(
         30.0,
         gt=0,
         le=86_400,
-        description="seconds a request may take, then 504; a caller may ask for less by "
-        "X-Request-Timeout",
+        description="seconds that a request may take before it gets 504; a caller can ask for "
+        "less with X-Request-Timeout",
     )
     header_timeout_s: float = Field(
         10.0,
         gt=0,
         le=86_400,
-        description="seconds for a TLS handshake; for a request's head to arrive, then 408; for "
-        "what is left of a body whose request is answered; and for an answer to get on",
+        description="seconds for a TLS handshake, for the headers of a request (then 408), for "
+        "the rest of a body whose request is already answered, and for a response to make "
+        "progress",
     )
     keep_alive_s: float = Field(
         65.0,
         gt=0,
         le=86_400,
-        description="seconds that a connection may idle between requests; more than the idle time "
-        "of a load balancer in front",
+        description="seconds that a connection may be idle between requests; should be longer "
+        "than the idle timeout of a load balancer in front",
     )
     max_connections: int = Field(
         10_000,
         ge=1,
-        description="connections of one process; past it the one that idles longest is closed, or "
-        "the new one gets 503; fewer, with a warning, where the system allows fewer open files",
+        description="connections per process; beyond that, the connection that has been idle "
+        "longest is closed, or the new one gets 503. Lowered, with a warning, to what the limit "
+        "on open files allows",
     )
     stall_timeout_s: float = Field(
         30.0,
         gt=0,
         le=86_400,
-        description="seconds in which no forward pass works though one is wanted, after which "
-        "/livez fails and, soon, the process ends with status 70, to be started again",
+        description="seconds without a successful forward pass, while one is wanted, before "
+        "/livez fails; soon after, the process exits with status 70 to be restarted",
     )
     alpha: float = Field(
         0.01,
         gt=0,
         lt=1,
-        description="false-alarm rate on clean images, where a request names none: an image is an "
+        description="false-alarm rate on clean images if the request sets none; an image is an "
         "anomaly if p_value ≤ alpha",
     )
     shutdown_delay_s: float = Field(
         0.0,
         ge=0,
         le=86_400,
-        description="seconds after SIGTERM in which new connections are still answered, while "
-        "/readyz says 503: as long as a load balancer takes to notice",
+        description="seconds after SIGTERM in which new connections are still answered while "
+        "/readyz says 503; as long as a load balancer takes to notice",
     )
     shutdown_timeout_s: int = Field(
         30,
         ge=1,
         le=86_400,
-        description="seconds to finish what was accepted when the listener has closed",
+        description="seconds to finish the accepted requests once the listener has closed",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="what is logged to stderr; info has a line for each request"
+        "info", description="lowest level logged to stderr; info logs one line per request"
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="of the log: text for people, json for machines, an object a line"
+        "text", description="text for people, or json for machines, one object per line"
     )
 
     @property
     def cors_origin_list(self) -> list[str]:
-        """`cors_origins`, one by one."""
+        """`cors_origins` as a list."""
         return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
 
     @property
     def inference_threads(self) -> int:
-        """`threads`, or what suits this machine: a single worker leaves half the cores to HTTP."""
+        """`threads`, or a default: a single worker leaves half the cores to HTTP."""
         return self.threads or max(1, min(4, _cores() // max(2, self.workers)))
 
     @field_validator("cors_origins")
@@ -209,7 +217,9 @@ class Settings(BaseSettings):
     def _origins_are_origins(cls, text: str | None) -> str | None:
         for origin in (text or "*").split(","):
             if origin.strip() != "*" and not ORIGIN.fullmatch(origin.strip()):
-                raise ValueError(f"{origin.strip()[:64]!r} is no origin, as https://example.org is")
+                raise ValueError(
+                    f"{origin.strip()[:64]!r} is not an origin such as https://example.org"
+                )
         return text
 
     @model_validator(mode="after")
@@ -231,6 +241,6 @@ class Settings(BaseSettings):
         if self.max_body_bytes > self.max_queue_bytes:
             raise ValueError(
                 f"max_body_bytes is {self.max_body_bytes} > max_queue_bytes "
-                f"{self.max_queue_bytes}: such a body could never be taken in"
+                f"{self.max_queue_bytes}: such a body could never be accepted"
             )
         return self

@@ -1,6 +1,6 @@
-"""ASGI with nothing behind it: an application that reads the body and returns fixed bytes.
+"""Bare ASGI: an application that reads the body and returns fixed bytes.
 
-What uvicorn costs before any work is done: no service under it can be faster.
+This is what uvicorn costs before any work is done; no service on top of it can be faster.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from benchmarks.peers.common import HOST, arguments
 
 
 class FixedAnswer:
-    """The application that answers with these bytes."""
+    """An application that answers every request with the same JSON."""
 
     def __init__(self, answer: bytes) -> None:
         self._start = {
@@ -27,7 +27,7 @@ class FixedAnswer:
         self._body = {"type": "http.response.body", "body": answer}
 
     async def __call__(self, _scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """One request; the body is read to its end."""
+        """Read one request to its end, and answer it."""
         while (await receive()).get("more_body", False):
             pass
         await send(self._start)

@@ -1,8 +1,8 @@
 """BentoML, with the same network inside.
 
-It finds the batch window by itself; `max_latency_ms` only bounds it, and what is estimated to take
-longer is answered with 503, so it is far above what a request takes here. uvloop and httptools are
-installed beside it, as uvicorn takes them if they are there.
+It chooses the batch window itself. `max_latency_ms` only bounds it, and requests that are estimated
+to take longer get 503, so it is far above what a request takes here. uvloop and httptools are
+installed too, as uvicorn uses them if they are there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Score:
         batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=10_000
     )
     def score(self, images: np.ndarray) -> np.ndarray:
-        """The scores of a batch of images, (N, 784)."""
+        """The scores (N,) of a batch of images, (N, 784)."""
         return self._scorer(images.astype(np.float32))
 
 

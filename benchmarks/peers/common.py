@@ -1,7 +1,6 @@
-"""What every server of the comparison shares, so that only the server differs.
+"""What all compared servers share, so that only the server differs.
 
-The same weights and the same score on one thread: `model.engine.engine.Engine`, as the service has
-it.
+The same weights and the same score on one thread: `model.engine.engine.Engine`, as in the service.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ PIXELS: Final = 784
 HOST: Final = "127.0.0.1"
 
 MAX_BATCH: Final = 128
-"""The service's own `max_batch_images`; of images where a peer counts them, else of requests."""
+"""The service's `max_batch_images`. It counts images where the peer can, and else requests."""
 
 SCORE: Final = "fused"
-"""The default of the bundle, and so of the service."""
+"""The default score of the bundle, and so of the service."""
 
 
 class Scorer:
-    """The engine behind one call."""
+    """The engine as one callable."""
 
     def __init__(self) -> None:
         from model.bundle.bundle import find_bundle, load_bundle
@@ -39,19 +38,19 @@ class Scorer:
     def __call__(
         self, images: NDArray[Any] | Sequence[NDArray[Any]], score: str = SCORE
     ) -> NDArray[np.float32]:
-        """The scores (N,) of images (N, 784), or of several such arrays in one forward pass."""
+        """The scores (N,) of images (N, 784), or of a list of such arrays in one forward pass."""
         return self._engine.score(images, score).score
 
 
 def score_many(scorer: Scorer, requests: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """The scores of each request of a batch."""
+    """The scores of each request in a batch."""
     ends = np.cumsum([len(images) for images in requests])
     return np.split(scorer(requests), ends[:-1])
 
 
 def arguments() -> argparse.Namespace:
-    """The command line: `--port`, and `--answer` for the servers that always say the same."""
-    parser = argparse.ArgumentParser()
+    """Parse the command line: `--port`, and `--answer` for the servers with a fixed answer."""
+    parser = argparse.ArgumentParser(description="Serve on 127.0.0.1 until SIGTERM.")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--answer", default="{}")
+    parser.add_argument("--answer", default="{}", help="the fixed answer, if the server has one")
     return parser.parse_args()

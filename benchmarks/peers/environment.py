@@ -1,6 +1,6 @@
-"""A virtual environment for each peer, made on demand below .venv-peers/.
+"""A virtual environment for each peer, made on demand in .venv-peers/.
 
-They cannot share one, nor the service's: MLServer has an older FastAPI, Triton an older numpy.
+They cannot share one, or the service's: MLServer needs an older FastAPI, Triton an older numpy.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ REQUIREMENTS: Final = Path(__file__).parent / "requirements"
 TIMEOUT_S: Final = 1800
 """For one installation; PyTorch alone is large."""
 
-
 MAX_QUOTE: Final = 500
-"""Characters of a log in a message."""
+"""Characters of a log that a message quotes."""
 
 
 class PeerError(Exception):
@@ -35,16 +34,16 @@ def python(name: str) -> Path:
 
 
 def requirements(name: str) -> dict[str, str]:
-    """The packages that are asked for, and their versions; the peer's own is the first."""
+    """The pinned packages and their versions, the peer's own first."""
     lines = (REQUIREMENTS / f"{name}.txt").read_text().split()
     return dict(line.split("==") for line in lines)
 
 
 def install(name: str) -> None:
-    """Make the environment if there is none, or another one is asked for. Raises `PeerError`."""
+    """Make the environment if it is missing or its requirements changed. Raises `PeerError`."""
     wanted = REQUIREMENTS / f"{name}.txt"
     directory = ENVIRONMENTS / name
-    stamp = directory / "installed.txt"  # written last: a broken install is no install
+    stamp = directory / "installed.txt"  # written last, so a failed install is repeated
     if stamp.exists() and stamp.read_text() == wanted.read_text():
         return
     ENVIRONMENTS.mkdir(exist_ok=True)
@@ -56,7 +55,7 @@ def install(name: str) -> None:
 
 
 def last_lines(text: str, count: int = 1) -> str:
-    """The end of a log as one line, or the last of its errors."""
+    """The last lines of a log as one line; only those with errors if it has any."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)  # without colours
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]

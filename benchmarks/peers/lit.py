@@ -1,8 +1,9 @@
 """LitServe, with the same network inside.
 
-`fast_queue` is what its documentation asks for above 100 requests/s. No batch window, as is its
-default: a batch is what came while the last one ran. The worker then asks its queue in a busy loop
-and takes a core even when idle, and still it answers more than with a window of a millisecond.
+`fast_queue` is what its documentation recommends above 100 requests/s. There is no batch window,
+which is its default: a batch is what arrived while the last one ran. The worker then polls its
+queue in a busy loop, which uses a core even when idle, yet it answers more requests than with a
+window of a millisecond.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ Rows = NDArray[np.float32]
 
 
 class ScoreAPI(litserve.LitAPI):  # type: ignore[misc] # no types here
-    """A batch is a list of requests, each with images of its own."""
+    """A batch is a list of requests, each with its own images."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - its own name
         """Load the network, once in the worker."""
         self._scorer = Scorer()
 
-    # Without types: LitServe would take them for the body's schema.
+    # No annotations: LitServe would use them as the body's schema.
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         """JSON to pixels."""
         return np.asarray(request["images"], dtype=np.float32)
 
     def batch(self, inputs: list[Rows]) -> list[Rows]:
-        """Leave them apart: the engine puts them together."""
+        """Leave the requests apart: the engine joins them."""
         return inputs
 
     def predict(self, x: list[Rows]) -> list[Rows]:
@@ -39,7 +40,7 @@ class ScoreAPI(litserve.LitAPI):  # type: ignore[misc] # no types here
         return score_many(self._scorer, x)
 
     def unbatch(self, output: list[Rows]) -> list[Rows]:
-        """They are apart already."""
+        """The requests are still apart."""
         return output
 
     def encode_response(self, output: Rows) -> dict[str, Any]:

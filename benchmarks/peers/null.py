@@ -1,6 +1,6 @@
-"""FastAPI with nothing behind it: a handler that reads the body and returns fixed bytes.
+"""FastAPI with a fixed answer: a handler that reads the body and returns the same bytes.
 
-What FastAPI costs before any work is done: no service written with it can be faster.
+This is what FastAPI costs before any work is done; no service whose routes it runs can be faster.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from benchmarks.peers.common import HOST, arguments
 
 
 def create_app(answer: bytes) -> FastAPI:
-    """The application that answers with these bytes."""
+    """An application that answers every POST to /score with these bytes."""
     app = FastAPI()
 
     @app.post("/score")

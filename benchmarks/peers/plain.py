@@ -1,7 +1,7 @@
-"""FastAPI as one writes it in an afternoon: a pydantic body, and a forward pass for each request.
+"""FastAPI as one would write it in an afternoon: a pydantic body, a forward pass for each request.
 
-The same weights; the score is the plain mean squared error, which is less work than the default of
-the others.
+The weights are the same. The score is the mean squared error, which is less work than the default
+score of the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scores(BaseModel):
 
 
 def create_app() -> FastAPI:
-    """The application with the network in memory."""
+    """An application with the network in memory."""
     app = FastAPI()
     torch.set_num_threads(1)
     network = load_bundle(find_bundle(BUNDLE)).network()

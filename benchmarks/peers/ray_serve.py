@@ -1,12 +1,12 @@
 """Ray Serve, with the same network inside.
 
-One replica. With no batch window a batch is what came while the last one ran: a window is waited
-out by every request that is alone. No access log, no dashboard.
+One replica, no access log and no dashboard. There is no batch window, which every lone request
+would have to wait out: a batch is what arrived while the last one ran.
 
-`RAY_SERVE_THROUGHPUT_OPTIMIZED` and `RAY_SERVE_ENABLE_HA_PROXY` are what its documentation asks for
-where throughput matters: HAProxy, here with one thread, hands requests to the replica in place of
-Ray's own proxy, and several times as many. With it, Ray listens on all of the machine's addresses
-whatever `host` says.
+`RAY_SERVE_THROUGHPUT_OPTIMIZED` and `RAY_SERVE_ENABLE_HA_PROXY` are what its documentation
+recommends for throughput: HAProxy, here with one thread, replaces Ray's own proxy and handles
+several times as many requests. With it, Ray listens on all addresses of the machine whatever `host`
+is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Rows = NDArray[np.float32]
 
 
 def images_in(batch: list[Any]) -> int:
-    """How large a batch is. Ray counts requests unless told otherwise."""
+    """The size of a batch in images. Ray counts requests by default."""
     return sum(len(item) for item in batch)
 
 
@@ -45,7 +45,7 @@ class Score:
         return score_many(self._scorer, requests)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """One request."""
+        """Answer one request."""
         images = np.asarray((await request.json())["images"], dtype=np.float32)
         return {"score": (await self._score(images)).tolist()}
 

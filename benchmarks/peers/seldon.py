@@ -1,9 +1,9 @@
 """MLServer, with the same network inside.
 
-`parallel_workers=0` keeps the network in the HTTP process: its own documentation has the pool for
-models that keep a core busy, and a second process costs more here than a forward pass. Batching is
-off unless there is a window, which every request that is alone waits out; so it is a tenth of a
-millisecond. Past it a batch still takes all that has come.
+`parallel_workers=0` keeps the network in the HTTP process: its documentation recommends the pool
+for models that keep a core busy, and here a second process costs more than a forward pass. Batching
+is off without a batch window, which every lone request waits out, so the window is a tenth of a
+millisecond. A batch also takes requests that arrived after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments
 
 
 class ScoreRuntime(MLModel):  # type: ignore[misc] # no types here
-    """A runtime of its own kind; the batch comes as one request."""
+    """A custom runtime, which gets a batch as one request."""
 
     async def load(self) -> bool:
         """Load the network."""
@@ -29,7 +29,7 @@ class ScoreRuntime(MLModel):  # type: ignore[misc] # no types here
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """The scores of the first tensor's rows."""
+        """The scores of the rows of the first tensor."""
         images = self.decode(payload.inputs[0], default_codec=NumpyCodec)
         scores = self._scorer(images.astype(np.float32, copy=False))
         return InferenceResponse(
@@ -38,16 +38,16 @@ class ScoreRuntime(MLModel):  # type: ignore[misc] # no types here
 
 
 async def serve(port: int) -> None:
-    """Until SIGTERM."""
+    """Serve until SIGTERM."""
     settings = Settings(
         host=HOST,
         http_port=port,
-        grpc_port=0,  # cannot be switched off, so any that is free
+        grpc_port=0,  # cannot be disabled; 0 is any free port
         metrics_endpoint=None,
         parallel_workers=0,
-        environments_dir=tempfile.gettempdir(),  # else in the working directory, as the next
+        environments_dir=tempfile.gettempdir(),  # as the next: else in the working directory
         metrics_dir=tempfile.gettempdir(),
-        debug=False,  # with it, there is an access log
+        debug=False,  # would enable the access log
     )
     model = ModelSettings(
         name="score", implementation=ScoreRuntime, max_batch_size=MAX_BATCH, max_batch_time=0.0001
@@ -56,5 +56,5 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    install_uvloop_event_loop()  # as its own command does
+    install_uvloop_event_loop()  # as MLServer's own command does
     asyncio.run(serve(arguments().port))

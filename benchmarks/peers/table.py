@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, asked and understood."""
+"""The servers that are compared: how each is started, how requests and answers look."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _first_output(answer: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One of those that are compared.
+    """One of the compared servers.
 
-    `packages` are those whose versions are told where the server runs beside the service; a peer
-    has an environment of its own, and its versions are those of its requirements. A `fixed` answer
-    is the same whatever was sent. `environment` may name a `{scratch}` directory that is removed in
-    the end, and a `{spare_port}`.
+    A server without `packages` is a peer: it has an environment of its own, with the versions in
+    its requirements. Others run in the service's environment, and the versions of `packages` are
+    reported. A server is `fixed` if it gives the same answer whatever was sent. `environment` may
+    refer to a `{scratch}` directory, which is removed in the end, and to a `{spare_port}`.
     """
 
     name: str
@@ -65,24 +65,24 @@ class Server:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Its packages, its own first."""
+        """Versions of its packages, its own first."""
         if self.is_peer:
             return environment.requirements(self.name)
         return {name: version(name) for name in self.packages}
 
     def command(self, port: int, flags: Sequence[str] = ()) -> list[str]:
-        """How it is started."""
+        """The command that starts it."""
         python = str(environment.python(self.name)) if self.is_peer else sys.executable
         answer = ["--answer", fixed_answer()] if self.fixed else []
         return [python, "-m", self.module, "--port", str(port), *self.flags, *answer, *flags]
 
     def request(self, images: NDArray[Any]) -> Request:
-        """JSON of images (N, 784) in [0, 1], the numbers as they are."""
+        """A request with images (N, 784) in [0, 1] as JSON numbers."""
         body = json.dumps(self.to_json(images), separators=(",", ":")).encode()
         return self.path, {"Content-Type": "application/json"}, body
 
     def scores(self, answer: bytes) -> list[float]:
-        """The scores in an answer, for comparing."""
+        """The scores in an answer."""
         return [float(score) for score in self.from_json(json.loads(answer))]
 
 
@@ -101,11 +101,11 @@ RAY: Final = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{scratch}/haproxy",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{scratch}/haproxy/server-state",
 }
-"""It reads them as it is imported. Why these, is said in `benchmarks/peers/ray_serve.py`."""
+"""Read when Ray is imported. `benchmarks/peers/ray_serve.py` says why these."""
 
 
 def _v2_server(name: str, title: str, module: str) -> Server:
-    """One that speaks the Open Inference Protocol."""
+    """A server that implements the Open Inference Protocol."""
     return Server(
         name=name,
         title=title,
@@ -166,4 +166,4 @@ SERVERS: Final = {
         _v2_server("triton", "Triton", "benchmarks.peers.triton"),
     )
 }
-"""All of them, each under its name."""
+"""All servers by name."""

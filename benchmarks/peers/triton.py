@@ -1,10 +1,10 @@
-"""Triton with its Python backend, as PyTriton starts it, with the same network inside.
+"""Triton with its Python backend, started by PyTriton, with the same network inside.
 
-Dynamic batching by its defaults, which are what its documentation says to begin with: as large as
-possible up to the maximum, and no delay. No gRPC and no metrics.
+Dynamic batching has its defaults, which its documentation recommends to begin with: batches as
+large as possible up to the maximum, and no delay. No gRPC and no metrics.
 
-Its backend loads libpython by name. Where this Python has none (it was built without
-`--enable-shared`), the system's has to be there, of just this version: Debian's libpython3.11.
+The backend loads libpython by name. A Python that was built without `--enable-shared` has none; the
+system then needs one of exactly the same version, such as Debian's libpython3.11.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if __name__ == "__main__":
 
     @batch  # type: ignore[untyped-decorator] # no types here
     def score(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The scores of a batch of images, (N, 1)."""
+        """The scores (N, 1) of a batch of images."""
         return {"score": scorer(images)[:, None]}
 
-    # This Python's own libpython before the system's: another patch release of it finds a standard
-    # library that it does not fit.
+    # This Python's own libpython before the system's: another patch release would not fit the
+    # standard library that it finds.
     libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that it stops its server
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `with` stops its server
     config = TritonConfig(
         http_address=HOST, http_port=given.port, allow_grpc=False, allow_metrics=False
     )

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.body_types import png
 from benchmarks.load import raw_http
 from benchmarks.open_loop import Generator, percentile, times
 from benchmarks.peers.common import HOST, PIXELS
+from benchmarks.peers.sample import png
 from benchmarks.peers.table import Request
 from benchmarks.reliability.crowd import capacity
 from benchmarks.reliability.harness import (

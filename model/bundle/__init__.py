@@ -1,1 +1,1 @@
-"""A trained network on disk, and the check that it still computes the same."""
+"""A trained network on disk, and the self-test that it still computes the same."""

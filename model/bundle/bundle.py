@@ -1,12 +1,12 @@
-"""A model directory: everything that a trained network is, and nothing that can run code.
+"""A model directory: a trained network with all that belongs to it, and no executable code.
 
 ::
 
     config.json                format, name, architecture, preprocessing, provenance, metrics, and
-                               what the network makes of one known image; of bundles made before
-                               that was written, it is computed when they are loaded
-    model.safetensors          the weights, and what scores know of the training images; float32
-    calibration.safetensors    clean images' scores, sorted, a table for each score and each type
+                               under `known` the self-test; bundles made before it was recorded are
+                               tested against torch when they are loaded
+    model.safetensors          the weights, and the training images' statistics for scores; float32
+    calibration.safetensors    scores of clean images, sorted, a table for each score and each type
                                that they are computed in (`bfloat16:mse`); may be missing
     README.md                  the model card, with pictures in plots/
 """
@@ -27,25 +27,25 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.bundle.self_test import Known, expected_output
+from model.bundle.self_test import SelfTest, run_self_test
 from model.config import VAEConfig
 from model.images.preprocessing import PREPROCESSING
 from model.scores.calibration import DTYPES, Calibration, Floats
 from model.scores.deterministic import ScoreStatistics
 from model.scores.sampled import score_names
-from model.tensor_file import MAX_HEADER_BYTES, HeaderError, Stored, stored_tensors
+from model.tensor_file import MAX_HEADER_BYTES, HeaderError, TensorHeader, read_tensor_headers
 from model.vae import VAE, weight_shapes
 
 T = TypeVar("T")
 
 FORMAT: Final = 2
-"""Grows when an older version of this file could misread a newer bundle. 1 had no calibration."""
+"""Raised when an older version of this code could misread a newer bundle. 1 had no calibration."""
 
 STATISTICS_PREFIX: Final = "statistics."
-"""Of the names in model.safetensors that are no weights."""
+"""Marks the tensors in model.safetensors that are not weights."""
 
 MAX_MIXTURE: Final = 256
-"""Components of a density over latents; training makes 30 at most."""
+"""Components of a density over latents; training fits at most 30."""
 
 CALIBRATION_FILE: Final = "calibration.safetensors"
 
@@ -53,23 +53,24 @@ MAX_CALIBRATION_BYTES: Final = 1 << 28
 """Room for nine tables of 7 million images."""
 
 PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
-"""Bundles that ship, each under its name."""
+"""The shipped bundles, each in a directory of its name."""
 
 VERSION_DIGITS: Final = 16
-"""Hex digits of the weights' sha256 that make the version: 64 bits, no collision in practice."""
+"""Leading hex digits of the weights' sha256 that form the version: 64 bits do not collide in
+practice."""
 
 
 class BundleError(Exception):
-    """A bundle is missing, damaged or of a newer format. The message is one line."""
+    """The bundle is missing, damaged or of a newer format. The message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A network with its weights and where they come from.
+    """A network with its weights and their origin.
 
-    `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None where the
-    training had none. `known` is what was recorded of the network's output. `statistics` and
-    `calibration` are None where there were no images to make them of, as with imported weights.
+    `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None if the network
+    was trained without one. `self_test` is the recorded output for a known image. `statistics` and
+    `calibration` are None if there were no images to compute them from, as for imported weights.
     `provenance` and `metrics` are plain JSON values.
     """
 
@@ -79,28 +80,29 @@ class Bundle:
     pixel_variance: float | None = None
     statistics: ScoreStatistics | None = None
     calibration: Calibration | None = None
-    known: Known | None = None
+    self_test: SelfTest | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def version(self) -> str:
-        """Start of the sha256 of model.safetensors: same version, same scores."""
+        """The start of the sha256 of model.safetensors: same version, same scores."""
         return _sha256(self._safetensors())[:VERSION_DIGITS]
 
     def network(self) -> VAE:
         """The network with these weights, in evaluation mode."""
-        with torch.device("meta"):  # no random start values that would be thrown away
+        with torch.device("meta"):  # no random initial values, which would be discarded
             vae = VAE(self.config)
         vae.load_state_dict(dict(self.weights), assign=True)
         return vae.eval().requires_grad_(requires_grad=False)
 
     def save(self, directory: Path, card: str) -> None:
-        """Write the directory, `card` as its README.md. Nothing is replaced until all is written.
+        """Write the directory, with `card` as its README.md.
 
-        config.json is put in place last: it names the hash of the weights, so should the machine
-        stop in between, the bundle does not load as something else. Raises `BundleError` for what
-        would not load, and `ValueError` for metrics that JSON cannot hold.
+        No file is replaced until all are written, and config.json is replaced last. It names the
+        hash of the weights, so after a crash between the two the bundle fails to load rather than
+        loading as something else. Raises `BundleError` for a bundle that would not load, and
+        `ValueError` for metrics that JSON cannot hold.
         """
         self._check()
         data = self._safetensors()
@@ -112,7 +114,7 @@ class Bundle:
             "config": self.config.to_json(),
             "preprocessing": PREPROCESSING,
             "pixel_variance": self.pixel_variance,
-            "known": expected_output(self.network(), self.config)._asdict(),
+            "known": run_self_test(self.network(), self.config)._asdict(),
             "calibration": self.calibration
             and {
                 "data_set": self.calibration.data_set,
@@ -144,9 +146,9 @@ class Bundle:
                 (directory / f".{name}.part").unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """Raise `BundleError` for what would not load."""
+        """Raise `BundleError` for a bundle that would not load."""
         if not self.name.strip():
-            raise BundleError(f"name is {self.name!r}, expected a text")
+            raise BundleError(f"name is {self.name!r}, expected a non-empty string")
         variance = self.pixel_variance
         if variance is not None and not 0 < variance < math.inf:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
@@ -171,19 +173,19 @@ class Bundle:
 
 
 def find_bundle(name_or_directory: str) -> Path:
-    """Directory of a shipped bundle (`mnist`) or of the user's own (`runs/mine`).
+    """The directory of a shipped bundle (`mnist`) or of one of the user's own (`runs/mine`).
 
-    Raises `BundleError` naming the shipped ones if there is neither.
+    Raises `BundleError`, naming the shipped bundles, if it is neither.
     """
     shipped = pretrained_names()
     if name_or_directory in shipped:
         return PRETRAINED / name_or_directory
     directory = Path(name_or_directory)
     try:
-        found = bool(name_or_directory.strip()) and directory.is_dir()
+        exists = bool(name_or_directory.strip()) and directory.is_dir()
     except (OSError, ValueError):  # a name too long for the file system, or with a null byte
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise BundleError(
             f"bundle {name_or_directory!r} is neither a directory nor one that ships "
             f"({', '.join(shipped)})"
@@ -192,15 +194,15 @@ def find_bundle(name_or_directory: str) -> Path:
 
 
 def pretrained_names() -> list[str]:
-    """Names of the bundles that ship."""
+    """Names of the shipped bundles, sorted."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
 def load_bundle(directory: Path) -> Bundle:
-    """Read and check a bundle.
+    """Read and check a bundle. Raises `BundleError`.
 
-    Names, types and shapes in the files' headers are checked against the config before any weights
-    are read, and the weights against their recorded sha256. Raises `BundleError`.
+    Names, types and shapes in the files' headers are checked against the config before any tensor
+    is read, and the tensors against their recorded sha256.
     """
     try:
         return _load(directory)
@@ -219,12 +221,12 @@ def _load(directory: Path) -> Bundle:
         raise BundleError(f"format is {content['format']!r}, expected a whole number from 1")
     if content["format"] > FORMAT:
         raise BundleError(
-            f"its format {content['format']} is newer than {FORMAT}, the newest this version reads"
+            f"format {content['format']} is newer than {FORMAT}, the newest that this version reads"
         )
     if content["preprocessing"] != PREPROCESSING:
         raise BundleError(f"preprocessing is {content['preprocessing']!r}, not {PREPROCESSING!r}")
     if not isinstance(content["name"], str):
-        raise BundleError(f"name is {content['name']!r}, expected a text")
+        raise BundleError(f"name is {content['name']!r}, expected a non-empty string")
     variance = content["pixel_variance"]
     if variance is not None and type(variance) not in (int, float):
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
@@ -240,7 +242,7 @@ def _load(directory: Path) -> Bundle:
         pixel_variance=variance,
         statistics=statistics,
         calibration=_load_calibration(directory, calibration, names),
-        known=Known.from_json(content["known"]) if "known" in content else None,
+        self_test=SelfTest.from_json(content["known"]) if "known" in content else None,
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
@@ -260,53 +262,55 @@ def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tenso
     shapes = [*weight_shapes(config).values(), *statistics.values()]
     limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
 
-    def check(stored: Mapping[str, Stored]) -> None:
-        _check_stored(stored, config)
+    def check(headers: Mapping[str, TensorHeader]) -> None:
+        _check_headers(headers, config)
 
     return _read(path, sha256, limit, check, safetensors.torch.load)
 
 
 def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
-    """Take those of `tensors` that are no weights out of it."""
-    found = {
+    """Remove the statistics from `tensors`, which leaves the weights, and return them."""
+    statistics = {
         name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
         for name in list(tensors)
         if name.startswith(STATISTICS_PREFIX)
     }
-    if not found:
+    if not statistics:
         return None
-    _check_statistics(found, config)
-    return ScoreStatistics(**found)
+    _check_statistics(statistics, config)
+    return ScoreStatistics(**statistics)
 
 
 def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Calibration | None:
-    """The tables of `names`, in this order, and those of other types than float32.
+    """The tables of the scores in `names`, in this order, for each type that has any.
 
-    A score without one has no p-values, as of a version that did not know it yet; a table of a
-    score that is not known is left out.
+    A score without a table has no p-values; a bundle may be older than the score. Tables of
+    unknown scores are ignored.
     """
     if content is None:
         return None
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), str) for key in ("data_set", "date", "sha256")
     ):
-        raise BundleError("calibration is no object with the texts data_set, date and sha256")
+        raise BundleError("calibration is no object with the strings data_set, date and sha256")
     path = directory / CALIBRATION_FILE
 
-    def check(stored: Mapping[str, Stored]) -> None:
-        for name, (dtype, shape) in stored.items():
+    def check(headers: Mapping[str, TensorHeader]) -> None:
+        for name, (dtype, shape) in headers.items():
             if dtype != "F32" or len(shape) != 1:
-                raise BundleError(f"{path.name}: {name} is {dtype}, shape {shape}")
+                raise BundleError(
+                    f"{path.name}: {name} is {dtype}, shape {shape}, expected F32 and one dimension"
+                )
 
     load = safetensors.numpy.load
     tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, check, load)
 
-    def known(prefix: str) -> dict[str, Floats]:
+    def tables_of(prefix: str) -> dict[str, Floats]:
         return {name: tables[prefix + name] for name in names if prefix + name in tables}
 
-    others = {dtype: known(f"{dtype}:") for dtype in DTYPES[1:]}
+    others = {dtype: tables_of(f"{dtype}:") for dtype in DTYPES[1:]}
     return Calibration(
-        scores=known(""),
+        scores=tables_of(""),
         data_set=content["data_set"],
         date=content["date"],
         other_dtypes={dtype: scores for dtype, scores in others.items() if scores},
@@ -317,17 +321,17 @@ def _read(
     path: Path,
     sha256: str,
     max_bytes: int,
-    check: Callable[[Mapping[str, Stored]], None],
+    check: Callable[[Mapping[str, TensorHeader]], None],
     parse: Callable[[bytes], T],
 ) -> T:
-    """A safetensors file whose bytes are the ones that config.json names.
+    """The tensors of a safetensors file, whose bytes must have the hash that config.json names.
 
-    `check` raises for a header that should not be: then nothing but that was read.
+    `check` raises `BundleError` for a wrong header, before anything else is read.
     """
     if (size := path.stat().st_size) > max_bytes:
-        raise BundleError(f"{path.name} has {size:,} bytes > {max_bytes:,}, all its config allows")
+        raise BundleError(f"{path.name} has {size:,} bytes > maximum {max_bytes:,} for its config")
     try:
-        check(stored_tensors(path))
+        check(read_tensor_headers(path))
     except HeaderError as error:
         raise BundleError(f"{path.name} is damaged: {error}") from error
     data = path.read_bytes()
@@ -340,34 +344,34 @@ def _read(
 
 
 def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
-    """Raise `BundleError` unless these are float32, finite, and just what `config` needs."""
+    """Raise `BundleError` unless these are float32, finite, and exactly those `config` needs."""
     _check_tensors(weights, weight_shapes(config))
 
 
-def _check_stored(stored: Mapping[str, Stored], config: VAEConfig) -> None:
-    """The same of what a header tells, and of statistics if it has any."""
-    for name, tensor in stored.items():
+def _check_headers(headers: Mapping[str, TensorHeader], config: VAEConfig) -> None:
+    """The same for types and shapes in a header, which may include statistics."""
+    for name, tensor in headers.items():
         if tensor.dtype != "F32":
             raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected F32")
-    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    shapes = {name: tensor.shape for name, tensor in headers.items()}
     weights = {n: shape for n, shape in shapes.items() if not n.startswith(STATISTICS_PREFIX)}
     _check_shapes(weights, weight_shapes(config))
     if len(weights) < len(shapes):
-        found = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
-        _check_shapes(found, _statistics_shapes(found, config))
+        statistics = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
+        _check_shapes(statistics, _statistics_shapes(statistics, config))
 
 
 def _statistics_shapes(
-    found: Mapping[str, tuple[int, ...]], config: VAEConfig
+    shapes: Mapping[str, tuple[int, ...]], config: VAEConfig
 ) -> Mapping[str, tuple[int, ...]]:
-    """What is right, for as many components as the first of the mixture's tensors has."""
-    components = next(iter(found.get("mixture_log_weights", ())), 1)
+    """The right shapes, for as many components as `mixture_log_weights` has in `shapes`."""
+    components = next(iter(shapes.get("mixture_log_weights", ())), 1)
     return ScoreStatistics.shapes(config.latent_size, min(max(components, 1), MAX_MIXTURE))
 
 
 def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_tensors(tensors, _statistics_shapes(found, config))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_tensors(tensors, _statistics_shapes(shapes, config))
     diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
     for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
         if not (scale > 0).all():
@@ -375,18 +379,18 @@ def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
 
 
 def _check_shapes(
-    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    if odd := sorted(set(found) ^ set(shapes)):
-        kind = "lacks" if odd[0] in shapes else "has an unknown"
+    if odd := sorted(set(shapes) ^ set(expected)):
+        kind = "lacks" if odd[0] in expected else "has an unknown"
         raise BundleError(f"the weights' file {kind} tensor {odd[0][:64]!r}")
-    for name, shape in found.items():
-        if shape != shapes[name]:
-            raise BundleError(f"{name} has shape {shape}, not {shapes[name]}")
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise BundleError(f"{name} has shape {shape}, not {expected[name]}")
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected)
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise BundleError(f"{name} is {tensor.dtype}, expected torch.float32")

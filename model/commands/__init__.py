@@ -1,1 +1,1 @@
-"""The commands of `python -m model`, a file each: its options, and what it does."""
+"""The commands of `python -m model`, one file each: the options and what the command does."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle
 from model.commands.common import (
+    BUNDLE_HELP,
     DATA_HELP,
     HelpFormatter,
     check_target,
@@ -27,40 +28,45 @@ from model.training.data import Split, load_images, load_unseen
 
 
 def add(commands: Any) -> None:
-    """The command and its options."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "calibrate",
-        help="make p-values of a bundle's scores, from your own clean images",
-        description="Score clean images that the network was not trained on, and keep the scores "
-        "in the bundle: p-values and thresholds are then about images like these. The weights "
-        "stay as they are.",
+        help="calibrate a bundle's p-values on your own clean images",
+        description="Score clean images that the network was not trained on, and store the scores "
+        "in the bundle. Its p-values and thresholds are then about images like these. The weights "
+        "do not change.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("--bundle", required=True, help="a bundle's directory, or one that ships")
-    parser.add_argument("--data", type=Path, required=True, help=f"clean images: {DATA_HELP}")
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--bundle", required=True, help=BUNDLE_HELP)
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help=f"clean images: {DATA_HELP}"
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="directory to write to; the bundle's own if unset, which no bundle that ships takes",
+        metavar="DIR",
+        help="directory to write to (default: the bundle's own, unless it is one that ships)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
     parser.add_argument(
         "--split",
         choices=get_args(Split),
-        help="which images of a data set; test images if unset, or all where there are none",
+        help="which images of a data set to use (default: the test images, or all if it has none)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate, and write the bundle again."""
+    """Calibrate, and write the bundle."""
     console = Console(markup=False, highlight=False)
     directory = find_bundle(arguments.bundle)
     out: Path = arguments.out or directory
     if out.resolve() != directory.resolve():
         check_target(out, overwrite=arguments.overwrite)
     if out.resolve().is_relative_to(PRETRAINED):
-        raise ValueError(f"{arguments.bundle!r} ships, and stays as it is: say --out DIR")
+        raise ValueError(
+            f"{arguments.bundle!r} ships with the service and is not changed; use --out DIR"
+        )
     bundle = load_bundle(directory)
     path = find_data(arguments.data)
     shape = bundle.config.image_shape
@@ -71,15 +77,15 @@ def run(arguments: argparse.Namespace) -> int:
     show_skipped(console, data)
     if split == "train" and was_trained_on(bundle, data):
         console.print(
-            "warning: the network was trained on these very images; p-values of others will be too "
-            "small, and alarms too many"
+            "warning: the network was trained on these images, so p-values of other images will be "
+            "too small and false alarms too frequent"
         )
     bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
     bundle.save(out, model_card(bundle))
-    if out != directory and (directory / "plots").is_dir():  # the card shows them
+    if out != directory and (directory / "plots").is_dir():  # the model card shows them
         shutil.copytree(directory / "plots", out / "plots", dirs_exist_ok=True)
     warn_if_few(console, len(data.images))
-    assert bundle.calibration is not None  # noqa: S101 - for mypy: it has just been made
+    assert bundle.calibration is not None  # noqa: S101 - for mypy: it was just calibrated
     name = next(iter(bundle.calibration.scores))
     for alpha in COMMON_ALPHAS:
         threshold = bundle.calibration.threshold(name, alpha)

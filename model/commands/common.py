@@ -1,4 +1,4 @@
-"""What several commands do alike."""
+"""Code that several commands share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from model.scores.calibration import too_small_for
 from model.training.data import ImageSet
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
 DATA_HELP = (
-    "directory with IDX files, an .npz file, or a folder of image files; a name is also looked for "
+    "a folder of image files, an .npz file, or a directory of IDX files; a name is also looked up "
     "in VAE_DATA_DIR"
 )
 
+BUNDLE_HELP = "name of a bundle that ships, or a bundle's directory"
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that there are."""
+    """Shows defaults, except those that are None or belong to a flag without a value."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As argparse, which forgets that the names of commands are indented by two more."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or isinstance(action.default, bool):
@@ -36,7 +44,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def find_data(path: Path) -> Path:
-    """`path`, or what has its name in VAE_DATA_DIR: `--data mnist`."""
+    """`path`, or the entry of that name in VAE_DATA_DIR, as in `--data mnist`."""
     parent = os.environ.get("VAE_DATA_DIR")
     if parent and not path.exists() and (Path(parent) / path).exists():
         return Path(parent) / path
@@ -44,28 +52,28 @@ def find_data(path: Path) -> Path:
 
 
 def check_limits(arguments: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Raise `ValueError` for the first option that is out of its limits."""
-    for option, (least, most) in limits.items():
+    """Raise `ValueError` for the first option outside its limits, (minimum, maximum)."""
+    for option, (minimum, maximum) in limits.items():
         value = getattr(arguments, option)
-        if value is not None and not least <= value <= most:
+        if value is not None and not minimum <= value <= maximum:
             name = option.replace("_", "-")
-            raise ValueError(f"--{name} is {value}, expected {least:,} to {most:,}")
+            raise ValueError(f"--{name} is {value}, expected {minimum:,} to {maximum:,}")
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raise `ValueError` if `out` holds a bundle that is not to be replaced."""
+    """Raise `ValueError` if `out` holds a bundle and `overwrite` is false."""
     if (out / "config.json").exists() and not overwrite:
-        raise ValueError(f"{out} already holds a bundle: --overwrite replaces it")
+        raise ValueError(f"{out} already holds a bundle; --overwrite replaces it")
 
 
 def check_name(name: str | None) -> None:
-    """Raise `ValueError` for a name that is none."""
+    """Raise `ValueError` for a blank name."""
     if name is not None and not name.strip():
-        raise ValueError(f"--name is {name!r}, expected a text")
+        raise ValueError(f"--name is {name!r}, which is blank")
 
 
 def show_skipped(console: Console, data: ImageSet) -> None:
-    """Name and count the files that could not be read."""
+    """Print the name of each file that could not be read, and how many there were."""
     for line in data.skipped:
         console.print(f"skipped {line}")
     if data.skipped:
@@ -73,20 +81,20 @@ def show_skipped(console: Console, data: ImageSet) -> None:
 
 
 def was_trained_on(bundle: Bundle, data: ImageSet) -> bool:
-    """Whether any file of `data` is one that the bundle names as its own, test images included."""
+    """Whether `data` shares a file with the bundle's data set, its test images included."""
     known = bundle.provenance.get("files_sha256", {})
     return any(known.get(name) == sha for name, sha in data.files.items())
 
 
 def today() -> str:
-    """ISO 8601, UTC."""
+    """Today's date in UTC, in ISO 8601."""
     return datetime.now(UTC).date().isoformat()
 
 
 def warn_if_few(console: Console, n: int) -> None:
-    """Say so if `n` calibration images are too few for a false-alarm rate that people ask for."""
+    """Print a warning for each common false-alarm rate that `n` images are too few for."""
     for alpha in too_small_for(n):
         console.print(
             f"warning: calibrated on {n:,} images, too few for a false-alarm rate of {alpha:g}, "
-            f"which takes {math.ceil(1 / alpha - 1)}: no image will be an anomaly at it"
+            f"which needs {math.ceil(1 / alpha - 1)}: at that rate no image is ever an anomaly"
         )

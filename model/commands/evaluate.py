@@ -16,6 +16,7 @@ from rich.table import Table
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import (
+    BUNDLE_HELP,
     DATA_HELP,
     HelpFormatter,
     find_data,
@@ -38,55 +39,60 @@ from model.training.evaluation import Anomalies, Evaluation
 from model.training.report import number, report
 
 EXTRA: Final = ("matplotlib", "scipy", "sklearn")
-"""Packages that only this command needs."""
+"""Packages that no other command needs."""
 
 TRAINED_ON = (
-    "The network was trained on these very images, or on some of them: on others its errors are "
-    "larger and its false alarms more."
+    "The network was trained on these images, or on some of them: on other images its errors are "
+    "larger and its false alarms more frequent."
 )
 CALIBRATED_ON = (
-    "The clean images are those of the calibration: their false-alarm rates are right by "
-    "construction and show nothing."
+    "The clean images are the calibration images: their false-alarm rates are right by "
+    "construction, which proves nothing."
 )
 
 
 def add(commands: Any) -> None:
-    """The command and its options."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure a bundle: errors, false alarms, and how well it finds anomalies; with plots",
-        description="Measure a bundle on clean images and on sets of anomalies, beside trivial "
+        help="measure errors, false alarms and anomaly detection, with plots",
+        description="Measure a bundle on clean images and on sets of anomalies, next to simple "
         "scores that need no network. Writes evaluation.json, evaluation.md and plots/*.png.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("--bundle", required=True, help="one that ships, or a bundle's directory")
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--bundle", required=True, help=BUNDLE_HELP)
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        help=f"clean images, of which the test split is taken if there is one: {DATA_HELP}",
+        metavar="PATH",
+        help=f"clean images, only the test images if the set has any: {DATA_HELP}",
     )
     parser.add_argument(
         "--anomalies",
         type=Path,
         nargs="+",
-        metavar="DIR",
-        help="sets of anomalies, likewise; the clean images upside down and mirrored are added",
+        metavar="PATH",
+        help="sets of anomalies, in the same formats; the clean images upside down and mirrored "
+        "are added as two more",
     )
     parser.add_argument(
-        "--out", type=Path, help="directory to write to; runs/evaluate/NAME if unset"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory to write to (default: runs/evaluate/NAME-OF-BUNDLE)",
     )
     parser.add_argument(
         "--update-card",
         action="store_true",
-        help="put figures and plots into the bundle's own model card too",
+        help="also put the results and plots into the bundle's own model card",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, show, and write."""
-    try:  # here, so that the other commands do without the extra
+    """Measure, print and write the results."""
+    try:  # imported here, so that the other commands work without the extra
         from model.training.evaluate import evaluate, is_calibration_set, observe
         from model.training.plots import save_plots
     except ModuleNotFoundError as error:
@@ -143,7 +149,7 @@ def _load(console: Console, path: Path, bundle: Bundle) -> tuple[ImageSet, Split
 def _labels(path: Path, split: Split, n: int) -> NDArray[np.uint8] | None:
     labels = load_labels(path, split)
     if labels is not None and len(labels) != n:
-        raise DataError(f"{path} holds {n:,} {split} images, but {len(labels):,} labels of them")
+        raise DataError(f"{path} holds {n:,} {split} images, but {len(labels):,} labels for them")
     return labels
 
 
@@ -153,11 +159,11 @@ def _training_images(path: Path, split: Split, bundle: Bundle) -> NDArray[np.uin
     try:
         return load_images(path, "train", image_shape=bundle.config.image_shape).images
     except DataError:
-        return None  # test images alone are enough to evaluate on
+        return None  # the test images alone are enough for an evaluation
 
 
 def _show(console: Console, evaluation: Evaluation) -> None:
-    """Tables for people."""
+    """Print the results as tables."""
     clean, fit, elbo = evaluation.clean, evaluation.fit, evaluation.negative_elbo
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in (
@@ -176,7 +182,7 @@ def _show(console: Console, evaluation: Evaluation) -> None:
         console.print(_detections_table(found))
     console.print(
         "* share of clean images above the score that 95 % of the anomalies reach\n"
-        "↑ ↓ rivals, which need no network: their larger or smaller values are the stranger ones"
+        "↑ ↓ baselines, which need no network: larger (↑) or smaller (↓) values are more anomalous"
     )
     for note in evaluation.notes:
         console.print(f"warning: {note}")
@@ -217,10 +223,10 @@ def _detections_table(found: Anomalies) -> Table:
         *("score", "AUROC", "95 % interval", "FPR*", "95 % interval"),
     )
     for i, detection in enumerate(found.detections):
-        if detection.is_rival and not found.detections[i - 1].is_rival:
+        if detection.is_baseline and not found.detections[i - 1].is_baseline:
             table.add_section()
         name = detection.score
-        if detection.is_rival:
+        if detection.is_baseline:
             name += " ↓" if detection.reversed else " ↑"
         area, rate = detection.auroc, detection.fpr_at_95_tpr
         table.add_row(

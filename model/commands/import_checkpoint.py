@@ -13,33 +13,38 @@ from model.training.import_checkpoint import import_checkpoint
 
 
 def add(commands: Any) -> None:
-    """The command and its options."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "import",
-        help="make a bundle of a checkpoint saved by the tutorial's code",
-        description="Make a bundle of a state dict saved by torch.save(vae.state_dict(), path). "
-        "The file is read with weights_only: it cannot run code.",
+        help="convert a checkpoint of the tutorial's code to a bundle",
+        description="Convert a state dict saved by torch.save(vae.state_dict(), path) to a bundle. "
+        "The file is loaded with weights_only=True, so it cannot run code.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("checkpoint", type=Path, help="the .pt file")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the bundle to write")
-    parser.add_argument("--name", help="name of the bundle; the directory's by default")
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="the .pt file")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory to write the bundle to"
+    )
+    parser.add_argument("--name", help="name of the bundle (default: that of its directory)")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
     parser.add_argument(
-        "--head", choices=get_args(Head), default="relu", help="the tutorial's code has relu"
+        "--head",
+        choices=get_args(Head),
+        default="relu",
+        help="head of the encoder; the tutorial's code has relu",
     )
     parser.add_argument(
         "--image-shape",
         type=int,
         nargs=3,
         metavar=("C", "H", "W"),
-        help="if not one square grey channel",
+        help="channels, height and width of an image (default: one channel, square)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the checkpoint, and write the bundle."""
+    """Load the checkpoint, and write the bundle."""
     check_name(arguments.name)
     check_target(arguments.out, overwrite=arguments.overwrite)
     bundle = import_checkpoint(

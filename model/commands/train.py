@@ -48,22 +48,22 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "seed": (0, 2**32 - 1),
     "threads": (1, 1024),
 }
-"""Least and most of the options that are numbers; the network's are checked by `VAEConfig`."""
+"""Minimum and maximum of the numeric options; `VAEConfig` checks those of the network."""
 
 RECIPES: Final = Path(__file__).parents[1] / "training" / "recipes"
-"""Options that made the bundles that ship, a file each."""
+"""The options that the shipped bundles were trained with, one file each."""
 
 
 def add(commands: Any) -> None:
-    """The command and its options."""
+    """Add the command and its options."""
     data = os.environ.get("VAE_DATA_DIR")
     options, config = TrainOptions(), VAEConfig()
     parser = commands.add_parser(
         "train",
         help="train a network on images and write a bundle",
-        description="Train a network on images and write a bundle, calibrated on a part of the "
-        "images that it keeps aside. Ctrl-C stops it and keeps the best weights so far; --resume "
-        "goes on from the last whole epoch.",
+        description="Train a network on images and write a bundle, calibrated on images that "
+        "training does not see. Ctrl-C stops the training and keeps the best weights so far; "
+        "--resume continues from the last complete epoch.",
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
@@ -72,67 +72,92 @@ def add(commands: Any) -> None:
         type=Path,
         default=Path(data) if data else None,
         required=not data,
-        help=f"{DATA_HELP}, which is the default",
+        metavar="PATH",
+        help=f"{DATA_HELP}, which is itself the default",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="directory of the bundle to write; runs/NAME-OF-DATA if unset",
+        metavar="DIR",
+        help="directory to write the bundle to (default: runs/NAME-OF-DATA)",
     )
-    parser.add_argument("--name", help="name of the bundle; the directory's by default")
+    parser.add_argument("--name", help="name of the bundle (default: that of its directory)")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
-    parser.add_argument("--resume", action="store_true", help="go on where a training stopped")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue a training that was stopped"
+    )
+    recipes = sorted(path.stem for path in RECIPES.glob("*.toml"))
     parser.add_argument(
         "--recipe",
-        choices=sorted(path.stem for path in RECIPES.glob("*.toml")),
-        help="the options that made a bundle that ships; others given here win",
+        choices=recipes,
+        metavar="NAME",
+        help="the options that a bundle that ships was trained with, each overridden by its flag: "
+        f"{', '.join(recipes)}",
     )
     group = parser.add_argument_group("network")
     group.add_argument(
         "--arch",
         choices=get_args(Architecture),
         default=config.architecture,
-        help="fully connected, or convolutional for image files of any size",
+        help="mlp: fully connected; conv: convolutional, for sides of 16 to 256 pixels",
     )
     group.add_argument(
-        "--size", type=int, help="side to which image files are resized; 28 if unset"
+        "--size", type=int, metavar="N", help="side that image files are resized to (default: 28)"
     )
-    group.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB; 1 if unset")
-    group.add_argument("--latent-size", type=int, default=config.latent_size, help="D")
+    group.add_argument("--channels", type=int, choices=(1, 3), help="1: grey; 3: RGB (default: 1)")
+    group.add_argument(
+        "--latent-size",
+        type=int,
+        default=config.latent_size,
+        metavar="D",
+        help="latent dimensions",
+    )
     group.add_argument(
         "--hidden",
         type=int,
         nargs="+",
         metavar="WIDTH",
-        help="widths between pixels and latent; of conv, channels and the width of the last layer "
-        f"(default: {' '.join(map(str, config.hidden_sizes))}, or what suits the size for conv)",
+        help="widths of the layers between pixels and latents; for conv, the channels of its "
+        "convolutions and the width of its last layer "
+        f"(default: {' '.join(map(str, config.hidden_sizes))}; for conv, by the size)",
     )
     group.add_argument(
         "--head",
         choices=get_args(Head),
         default=config.head,
-        help="relu is the tutorial's, with its loss; it collapses",
+        help="head of the encoder; relu is that of the tutorial, with its loss, and collapses",
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=options.epochs, help="times over the images")
-    group.add_argument("--batch-size", type=int, default=options.batch_size, help="images a step")
     group.add_argument(
-        "--learning-rate", type=float, default=options.learning_rate, help="Adam's, at its peak"
+        "--epochs", type=int, default=options.epochs, metavar="N", help="passes over the images"
+    )
+    group.add_argument(
+        "--batch-size", type=int, default=options.batch_size, metavar="N", help="images per step"
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=float,
+        default=options.learning_rate,
+        metavar="RATE",
+        help="peak learning rate of Adam",
     )
     group.add_argument(
         "--augment",
         type=float,
         default=options.augment,
-        help="how far half of the images of a step are turned, sheared, scaled and moved at "
-        "random: about this share of their size",
+        metavar="SHARE",
+        help="rotate, shear, scale and shift a random half of the images of each step, by about "
+        "this share of their size",
     )
-    group.add_argument("--seed", type=int, default=options.seed, help="of all that is random")
-    group.add_argument("--threads", type=int, help="CPU threads; torch's choice if unset")
+    group.add_argument("--seed", type=int, default=options.seed, metavar="N", help="random seed")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)"
+    )
     group.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
 
 
 def with_recipe(arguments: argparse.Namespace, argv: list[str]) -> argparse.Namespace:
-    """The options again, with the recipe's in place of the defaults."""
+    """Parse `argv` again with the recipe's values as defaults, so that flags override them."""
     recipe = tomllib.loads((RECIPES / f"{arguments.recipe}.toml").read_text(encoding="utf-8"))
     arguments.parser.set_defaults(**recipe)
     parsed: argparse.Namespace = arguments.parser.parse_args(argv)
@@ -143,13 +168,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and write the bundle."""
     if arguments.recipe:
         arguments = with_recipe(arguments, arguments.argv)
-    console = Console(markup=False, highlight=False)  # names of files may have brackets
+    console = Console(markup=False, highlight=False)  # file names may contain brackets
     check_name(arguments.name)
     check_limits(arguments, LIMITS)
     arguments.data = find_data(arguments.data)
     arguments.out = arguments.out or Path("runs") / arguments.data.resolve().stem
-    goes_on = arguments.resume and (arguments.out / CHECKPOINT_NAME).exists()
-    check_target(arguments.out, overwrite=arguments.overwrite or goes_on)
+    resumes = arguments.resume and (arguments.out / CHECKPOINT_NAME).exists()
+    check_target(arguments.out, overwrite=arguments.overwrite or resumes)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
@@ -166,7 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.out / CHECKPOINT_NAME
     if arguments.resume and not checkpoint.exists():
-        console.print(f"there is no {checkpoint}: starting anew")
+        console.print(f"there is no {checkpoint} to resume from: starting from scratch")
     with _progress(console) as progress:
         task = progress.add_task("", total=None, loss="", mse="", kl="", epoch="")
 
@@ -200,7 +225,7 @@ def run(arguments: argparse.Namespace) -> int:
     warn_if_few(console, len(trained.split.held_out))
     console.print(f"wrote {arguments.out}, version {bundle.version}")
     if not trained.finished:
-        console.print("stopped early; the same command with --resume goes on")
+        console.print("stopped early; the same command with --resume continues")
         return INTERRUPTED
     checkpoint.unlink(missing_ok=True)
     return 0
@@ -258,7 +283,7 @@ def _bundle(
     try:
         test = load_images(arguments.data, "test", image_shape=trained.network.config.image_shape)
     except DataError:
-        pass  # a set without test images, as folders are; the held-out ones tell enough
+        pass  # no test images, as in any folder of image files: the held-out images are enough
     else:
         flat = torch.from_numpy(test.images.reshape(len(test.images), -1))
         metrics["test"] = figures(evaluate_fit(trained.network, flat), len(flat))

@@ -1,40 +1,28 @@
-/* A fully connected network on one core: its layers for one image as for a batch.
+/* The layers of a fully connected network on one core, for a single image as for a batch.
  *
- * A library's matrix product is built for large matrices. For one image it takes most of its time
- * to get going, and each of the six is called from Python. Here the whole network is one call, and
- * numbers that are 0, as four of five pixels of a digit and half of what ReLU leaves are, are not
- * multiplied. Each row is added up in the order of its inputs, whatever rows are beside it: its
- * results are the same bits in any batch. tests/unit/test_forward.py holds it against torch.
+ * A library's matrix product is built for large matrices. For one image it spends most of its time
+ * on set-up, and each of the six products is a call from Python. Here the whole network is one
+ * call, and inputs that are 0 are skipped: four of five pixels of a digit, and half of what ReLU
+ * leaves. Each row is summed in the order of its inputs, whatever rows are beside it, so its
+ * results are the same bits in any batch. tests/unit/model/engine/test_forward.py compares it with
+ * torch.
  *
  * Loops are plain, so that compilers vectorise them; model/scores/_native.c says how.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__x86_64__) && defined(__GLIBC__) && \
-    ((!defined(__clang__) && __GNUC__ >= 12) || (defined(__clang__) && __clang_major__ >= 18))
-#define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define PICKED
-#else
-#define WIDEST
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "model/extension.h"
 
 enum {
-    ROWS = 8,          /* images at a time: for so many, a weight is fetched once */
-    COLUMNS = 32,      /* outputs at a time: with ROWS of them, half of 32 registers of 16 floats */
-    FEW = 4,
-    GROUPS = 8,        /* of ROWS images go through a block of weights while it is near */
+    ROWS = 8,        /* images that share each load of a weight */
+    COLUMNS = 32,    /* outputs at a time: with ROWS, the sums fill half of 32 16-float registers */
+    FEW = 4,         /* the smaller number of ROWS that has code of its own */
+    GROUPS = 8,      /* groups of ROWS images that use a block of weights while it is in cache */
     MAX_LAYERS = 64,
-    SHORT = 1 << 23,   /* numbers multiplied: at the most they take some tenths of a millisecond */
+    SHORT = 1 << 23, /* multiplications that take a few tenths of a millisecond at most */
 };
 
-/* `rows` results of COLUMNS outputs, from `count` inputs, each with a number of every row. */
+/* Sums of COLUMNS outputs for `rows` rows. Each of the `count` inputs has its index in `places` and
+ * ROWS values in `numbers`, one for each row. */
 INLINE void block(int rows, const float *restrict numbers, const int32_t *restrict places,
                   Py_ssize_t count, const float *restrict weights, float *restrict sums)
 {
@@ -57,8 +45,8 @@ INLINE void block(int rows, const float *restrict numbers, const int32_t *restri
             sums[r * COLUMNS + c] = sum[r][c];
 }
 
-/* The inputs of up to ROWS rows that are not 0 in all of them: their places, and their numbers, of
- * which the rows that are not there have 0. Gives how many. */
+/* Collect the inputs of up to ROWS rows that are not 0 in every row: their indices in `places`, and
+ * their values in `numbers`, with 0 for missing rows. Returns how many there are. */
 INLINE Py_ssize_t gather(int rows, const float *restrict x, Py_ssize_t x_step, Py_ssize_t in,
                          float *restrict numbers, int32_t *restrict places)
 {
@@ -76,12 +64,13 @@ INLINE Py_ssize_t gather(int rows, const float *restrict x, Py_ssize_t x_step, P
     return count;
 }
 
-/* Up to GROUPS · ROWS rows through one layer, (n, in) to (n, out); rows of `x` lie so many numbers
- * apart. `weights` are blocks of COLUMNS outputs, each of them biases, then a line an input. All
- * rows go through a block before the next is fetched. `numbers` and `places` are room. */
-WIDEST static void layer(Py_ssize_t n, const float *restrict x, Py_ssize_t x_step, Py_ssize_t in,
-                         const float *restrict weights, Py_ssize_t out, int relu, float *restrict y,
-                         float *restrict numbers, int32_t *restrict places)
+/* One layer for up to GROUPS · ROWS rows, (n, in) to (n, out); rows of `x` are `x_step` floats
+ * apart. `weights` are blocks of COLUMNS outputs, each a line of biases and a line for each input.
+ * All rows use a block before the next one is loaded. `numbers` and `places` are scratch memory. */
+VECTOR_VERSIONS static void layer(Py_ssize_t n, const float *restrict x, Py_ssize_t x_step,
+                                  Py_ssize_t in, const float *restrict weights, Py_ssize_t out,
+                                  int relu, float *restrict y, float *restrict numbers,
+                                  int32_t *restrict places)
 {
     Py_ssize_t count[GROUPS];
     for (Py_ssize_t first = 0, g = 0; first < n; first += ROWS, g++) {
@@ -98,7 +87,7 @@ WIDEST static void layer(Py_ssize_t n, const float *restrict x, Py_ssize_t x_ste
             const int32_t *at = places + g * in;
             if (rows > FEW)
                 block(ROWS, from, at, count[g], weights, sums);
-            else /* fewer are no faster: what they would wait for is the weights */
+            else /* fewer would be no faster, as loading the weights takes the time */
                 block(FEW, from, at, count[g], weights, sums);
             for (int r = 0; r < rows; r++)
                 for (Py_ssize_t c = 0; c < columns; c++) {
@@ -115,13 +104,14 @@ typedef struct {
     Py_ssize_t in[MAX_LAYERS], out[MAX_LAYERS];
 } shape;
 
-/* Numbers that a layer's weights take: full blocks, with biases. */
+/* Floats in a layer's weights: full blocks, with biases. */
 static Py_ssize_t numbers_of(Py_ssize_t in, Py_ssize_t out)
 {
     return (out + COLUMNS - 1) / COLUMNS * (in + 1) * COLUMNS;
 }
 
-/* The layers' sizes, (784, 256, 64, 20) and (10, 64, 256, 784); 0 with ValueError set if wrong. */
+/* Read the layers' sizes, such as (784, 256, 64, 20) and (10, 64, 256, 784). Returns 1, or 0 with
+ * ValueError set. */
 static int read_sizes(shape *s, PyObject *encoder, PyObject *decoder)
 {
     PyObject *const parts[2] = {encoder, decoder};
@@ -129,14 +119,17 @@ static int read_sizes(shape *s, PyObject *encoder, PyObject *decoder)
     for (int part = 0; part < 2; part++) {
         if (!PyTuple_Check(parts[part]) || PyTuple_GET_SIZE(parts[part]) < 2 ||
             s->count + PyTuple_GET_SIZE(parts[part]) - 1 > MAX_LAYERS) {
-            PyErr_Format(PyExc_ValueError, "sizes are a tuple of 2 to %d numbers", MAX_LAYERS / 2);
+            PyErr_Format(PyExc_ValueError,
+                         "sizes are tuples of at least 2 numbers, for at most %d layers",
+                         MAX_LAYERS);
             return 0;
         }
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parts[part]); i++) {
             Py_ssize_t size = PyLong_AsSsize_t(PyTuple_GET_ITEM(parts[part], i));
             if (size < 1 || size > INT32_MAX / COLUMNS) {
                 if (!PyErr_Occurred())
-                    PyErr_Format(PyExc_ValueError, "a layer's size is %zd", size);
+                    PyErr_Format(PyExc_ValueError, "a layer's size is %zd, expected 1 to %d", size,
+                                 INT32_MAX / COLUMNS);
                 return 0;
             }
             s->widest = size > s->widest ? size : s->widest;
@@ -153,26 +146,25 @@ static int read_sizes(shape *s, PyObject *encoder, PyObject *decoder)
     }
     s->latents = s->in[s->encoders];
     if (s->out[s->encoders - 1] != 2 * s->latents || s->out[s->count - 1] != s->in[0]) {
-        PyErr_SetString(PyExc_ValueError, "the decoder's sizes do not go with the encoder's");
+        PyErr_SetString(PyExc_ValueError, "the decoder's sizes do not match the encoder's");
         return 0;
     }
     return 1;
 }
 
-/* All n rows, `most` at a time, through the layers from `start` on: the first, to which they are
- * images, or the decoder's first, to which they are latents. `room` is for 3 · most of the widest
- * layer's numbers. */
+/* Compute the layers from `start` on for n rows, `max_rows` at a time. `start` is 0 for images, or
+ * the decoder's first layer for latents. `scratch` holds 3 · max_rows · widest floats. */
 static void compute(const shape *s, Py_ssize_t start, const float *weights, int relu_head,
                     const float *inputs, float *heads, float *logits, Py_ssize_t n,
-                    Py_ssize_t most, float *room, int32_t *places)
+                    Py_ssize_t max_rows, float *scratch, int32_t *places)
 {
-    float *const numbers = room, *const one = numbers + s->widest * most;
-    float *const other = one + s->widest * most;
+    float *const numbers = scratch, *const one = numbers + s->widest * max_rows;
+    float *const other = one + s->widest * max_rows;
     const Py_ssize_t p = s->in[0], width = 2 * s->latents;
     for (Py_ssize_t i = 0; i < start; i++)
         weights += numbers_of(s->in[i], s->out[i]);
-    for (Py_ssize_t first = 0; first < n; first += most) {
-        const Py_ssize_t rows = n - first < most ? n - first : most;
+    for (Py_ssize_t first = 0; first < n; first += max_rows) {
+        const Py_ssize_t rows = n - first < max_rows ? n - first : max_rows;
         const float *x = inputs + first * s->in[start], *w = weights;
         Py_ssize_t step = s->in[start];
         for (Py_ssize_t i = start; i < s->count; i++) {
@@ -198,25 +190,20 @@ static void compute(const shape *s, Py_ssize_t start, const float *weights, int 
 
 enum { INPUTS, WEIGHTS, HEADS, LOGITS, ARRAYS };
 
-/* A C-contiguous float32 array of `count` numbers; 0 with ValueError set if it is none. */
+/* Get a float32 array of `count` numbers in any shape. Returns 1, or 0 with ValueError set. */
 static int floats(Py_buffer *into, PyObject *object, const char *name, Py_ssize_t count, int flags)
 {
-    if (PyObject_GetBuffer(object, into, PyBUF_ND | PyBUF_FORMAT | flags) < 0) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "%s is no C-contiguous array", name);
-        into->obj = NULL;
+    if (!get_floats(into, object, name, flags))
         return 0;
-    }
-    const char *type = into->format == NULL ? "B" : into->format;
-    if (strcmp(type, "f") != 0 || into->len != count * (Py_ssize_t)sizeof(float)) {
-        PyErr_Format(PyExc_ValueError, "%s has %zd bytes of type %s, expected %zd float32", name,
-                     into->len, type, count);
+    if (into->len != count * (Py_ssize_t)sizeof(float)) {
+        PyErr_Format(PyExc_ValueError, "%s has %zd numbers, expected %zd", name,
+                     into->len / (Py_ssize_t)sizeof(float), count);
         return 0;
     }
     return 1;
 }
 
-/* Check everything, then compute, from images or, where `heads` is NULL, from latents. */
+/* Check all arguments, then compute: from images, or from latents if `heads` is NULL. */
 static PyObject *run(PyObject *number, PyObject *const objects[ARRAYS], PyObject *encoder,
                      PyObject *decoder, int relu_head)
 {
@@ -225,13 +212,13 @@ static PyObject *run(PyObject *number, PyObject *const objects[ARRAYS], PyObject
     if ((n == -1 && PyErr_Occurred()) || !read_sizes(&s, encoder, decoder))
         return NULL;
     if (n < 0 || n > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(float) / s.widest) {
-        PyErr_Format(PyExc_ValueError, "n is %zd", n);
+        PyErr_Format(PyExc_ValueError, "n is %zd, expected 0 to what memory can hold", n);
         return NULL;
     }
     const Py_ssize_t start = objects[HEADS] == NULL ? s.encoders : 0;
     Py_buffer arrays[ARRAYS];
     memset(arrays, 0, sizeof arrays);
-    float *room = NULL;
+    float *scratch = NULL;
     int32_t *places = NULL;
     if (floats(&arrays[INPUTS], objects[INPUTS], start ? "z" : "pixels", n * s.in[start], 0) &&
         floats(&arrays[WEIGHTS], objects[WEIGHTS], "weights", s.numbers, 0) &&
@@ -239,23 +226,20 @@ static PyObject *run(PyObject *number, PyObject *const objects[ARRAYS], PyObject
                          PyBUF_WRITABLE)) &&
         floats(&arrays[LOGITS], objects[LOGITS], "logits", n * s.in[0], PyBUF_WRITABLE)) {
         const Py_ssize_t groups = n < GROUPS * ROWS ? (n + ROWS - 1) / ROWS : GROUPS;
-        room = malloc((size_t)(s.widest * 3 * groups * ROWS + 1) * sizeof(float));
+        scratch = malloc((size_t)(s.widest * 3 * groups * ROWS + 1) * sizeof(float));
         places = malloc((size_t)(s.widest * groups + 1) * sizeof(int32_t));
-        if (room == NULL || places == NULL) {
+        if (scratch == NULL || places == NULL) {
             PyErr_NoMemory();
         } else {
-            PyThreadState *state = n > SHORT / s.numbers ? PyEval_SaveThread() : NULL;
+            PyThreadState *state = release_gil_if(n > SHORT / s.numbers);
             compute(&s, start, arrays[WEIGHTS].buf, relu_head, arrays[INPUTS].buf,
-                    arrays[HEADS].buf, arrays[LOGITS].buf, n, groups * ROWS, room, places);
-            if (state != NULL)
-                PyEval_RestoreThread(state);
+                    arrays[HEADS].buf, arrays[LOGITS].buf, n, groups * ROWS, scratch, places);
+            reacquire_gil(state);
         }
     }
-    free(room);
+    free(scratch);
     free(places);
-    for (int i = 0; i < ARRAYS; i++)
-        if (arrays[i].obj != NULL)
-            PyBuffer_Release(&arrays[i]);
+    release_buffers(arrays, ARRAYS);
     if (PyErr_Occurred())
         return NULL;
     Py_RETURN_NONE;
@@ -263,17 +247,15 @@ static PyObject *run(PyObject *number, PyObject *const objects[ARRAYS], PyObject
 
 PyDoc_STRVAR(forward_doc,
 "forward(n, pixels, weights, encoder, decoder, relu_head, heads, logits)\n--\n\n"
-"Encode n images and decode z = μ: model.forward has the use of it.\n\n"
-"`pixels`, (n, P), are read, and `heads`, (n, 2D), and `logits`, (n, P), are written; all are\n"
-"C-contiguous float32. `encoder` and `decoder` are the layers' sizes, and `weights` what\n"
-"model.forward.packed makes of them. Raises ValueError where these do not fit each other.");
+"Encode n images and decode z = μ, for model.engine.forward.\n\n"
+"Reads `pixels`, (n, P), and writes `heads`, (n, 2D), and `logits`, (n, P); all are C-contiguous\n"
+"float32. `encoder` and `decoder` are the layers' sizes; `weights` come from\n"
+"model.engine.forward.weights_in_blocks. Raises ValueError for sizes or arrays that do not match.");
 
 static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 8) {
-        PyErr_Format(PyExc_TypeError, "forward takes 8 arguments, %zd given", count);
+    if (!check_argument_count("forward", count, 8))
         return NULL;
-    }
     const int relu_head = PyObject_IsTrue(args[5]);
     if (relu_head < 0)
         return NULL;
@@ -284,30 +266,29 @@ static PyObject *forward(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 
 PyDoc_STRVAR(decode_doc,
 "decode(n, z, weights, encoder, decoder, logits)\n--\n\n"
-"Decode n latents, (n, D), to `logits`, (n, P): as forward() does, of whose arguments these are.");
+"Decode n latents, (n, D), to `logits`, (n, P). The other arguments are those of forward().");
 
 static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 6) {
-        PyErr_Format(PyExc_TypeError, "decode takes 6 arguments, %zd given", count);
+    if (!check_argument_count("decode", count, 6))
         return NULL;
-    }
     PyObject *const objects[ARRAYS] = {
         [INPUTS] = args[1], [WEIGHTS] = args[2], [HEADS] = NULL, [LOGITS] = args[5]};
     return run(args[0], objects, args[3], args[4], 0);
 }
 
 static PyMethodDef methods[] = {
-    {"forward", (PyCFunction)(void (*)(void))forward, METH_FASTCALL, forward_doc},
-    {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},
+    FASTCALL_METHOD(forward),
+    FASTCALL_METHOD(decode),
     {NULL, NULL, 0, NULL},
 };
 
-/* Whether there are the registers that ROWS and COLUMNS are made for. */
+/* Add the constants. WIDE says whether the processor has the AVX-512 registers that ROWS and
+ * COLUMNS are made for, and this binary has code for them. */
 static int prepare(PyObject *module)
 {
     int wide = 0;
-#ifdef PICKED /* else this was compiled for processors without them */
+#if HAS_VECTOR_VERSIONS
     wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #endif
@@ -322,15 +303,4 @@ static PyModuleDef_Slot slots[] = {
     {0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "model.engine._layers",
-    .m_doc = "A fully connected network on one core, in one call.",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC PyInit__layers(void)
-{
-    return PyModuleDef_Init(&definition);
-}
+DEFINE_MODULE(_layers, "model.engine._layers", "A fully connected network on one core.")

@@ -1,177 +1,112 @@
-"""One pass through the network on the CPU: rows in, what the scores are made of out.
-
-`model/engine/_layers.c` is compiled as the package is installed. Where there is no compiler it is
-left out, and products are torch's.
-"""
+"""The backend for the CPU: C where it is compiled and faster, torch otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.vae import VAE
+from model.bundle.bundle import Bundle
+from model.engine.backend import Backend
+from model.engine.forward import ForwardOutput, choose_forward
+from model.engine.passes import Passes
+from model.engine.rows import Rows, concatenate_scaled
+from model.engine.sampled_passes import SampledPasses, as_numpy
+from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
+from model.scores.native import NativeScores, errors_in_c
+from model.scores.sampled import errors_by_torch
 
-try:
-    from model.engine import _layers
-except ImportError:
-    available = False
-else:
-    available = bool(_layers.WIDE)  # with narrower registers torch is faster
-
-Floats = NDArray[np.float32]
-Rows = NDArray[Any] | Sequence[NDArray[Any]]
-"""One array with a row an image (or latent), or several that are put together into one batch.
-
-Images are uint8 (0..255) or floats in [0, 1], (N, C, H, W) or anything else with C·H·W numbers a
-row; arrays of both types may share a batch.
-"""
-
-MAX_SHARED: Final = 32
-"""Images up to which one core in C is faster than several in torch."""
-
-KEPT_VIEWS: Final = 1024
-"""Batch sizes whose views of the buffers are kept; a service has as many as its largest batch."""
+PREFERRED_BATCH: Final = 128
 
 
-class ForwardOutput(NamedTuple):
-    """What goes into a pass and comes out of it. Valid until the next one."""
+class CpuBackend(Backend):
+    """A bundle's network on the CPU.
 
-    pixels: Floats  # (N, P), in [0, 1]
-    heads: Floats  # (N, 2D), as `VAE.posterior` takes them
-    logits: Floats  # (N, P), the reconstruction at z = μ before its sigmoid
-
-
-class ModuleForward:
-    """Any network, by its modules."""
-
-    def __init__(self, network: VAE) -> None:
-        self._network = network
-
-    @torch.inference_mode()
-    def __call__(self, images: Rows) -> ForwardOutput:
-        """Encode, and decode z = μ."""
-        pixels = joined(images, self._network.config.pixels)
-        heads, logits = forward(self._network, torch.from_numpy(pixels))
-        return ForwardOutput(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
-
-    @torch.inference_mode()
-    def decode(self, z: Floats) -> Floats:
-        """The logits, (N, P), of latents, (N, D)."""
-        return self._network.logits(torch.from_numpy(z)).contiguous().numpy()
-
-
-def forward(network: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Heads, (N, 2D), and logits, (N, P), of pixels, (N, P)."""
-    heads = network.heads(pixels)
-    return heads, network.logits(network.posterior(heads).mean)
-
-
-class MlpForward:
-    """A fully connected float32 network on the CPU: by C where that is faster, and by torch else.
-
-    Results go where those of the last pass were: at batch 128 new memory for each, whose pages the
-    kernel has to map, takes a tenth of the time.
+    The network itself is computed by `model.engine.forward`, and what follows it by
+    `model.scores.native`; each of them falls back to torch by itself.
     """
 
-    def __init__(self, network: VAE) -> None:
-        config = network.config
-        self._network = network
-        self._sizes = config.encoder_sizes, config.decoder_sizes
-        self._relu_head = config.head == "relu"
-        layers = sum(len(sizes) - 1 for sizes in self._sizes)
-        self._weights = packed(network) if available and layers <= _layers.MAX_LAYERS else None
-        self._widths = config.pixels, 2 * config.latent_size, config.pixels
-        self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
-        self._views: dict[int, ForwardOutput] = {}
-        self._decoded = np.empty((0, config.pixels), dtype=np.float32)
+    name = "cpu"
+    preferred_batch = PREFERRED_BATCH
+    may_run_inline = True
+    image_dtypes = (np.uint8,)  # floats take the same path
 
-    def __call__(self, images: Rows) -> ForwardOutput:
-        """Encode, and decode z = μ."""
-        n = count_rows(images)
-        done = self._views.get(n) or self._views_of(n)
-        fill(done.pixels, images)
-        if self._weights is not None and self._is_faster_in_c(n):
-            pixels, heads, logits = done
-            arrays = pixels, self._weights, *self._sizes, self._relu_head, heads, logits
-            _layers.forward(n, *arrays)
-        else:
-            self._by_torch(done)
-        return done
+    def __init__(self, bundle: Bundle, dtype: str) -> None:
+        device = torch.device("cpu")
+        self._config = bundle.config
+        self._passes = Passes(bundle, device, dtype)
+        self._network = self._passes.network
+        self._forward = choose_forward(self._network)
+        self._native = NativeScores.of(bundle.config, bundle.statistics)
+        errors = (
+            errors_in_c(self._forward.decode) if self._native else errors_by_torch(self._network)
+        )
+        self._sampled = SampledPasses(bundle, self._network, device, self._heads_and_logits, errors)
+
+    def prepare(self, max_rows: int) -> Sequence[int]:
+        """Nothing is kept for a size but the views of a buffer."""
+        return sorted({1, max_rows})
 
     @torch.inference_mode()
-    def decode(self, z: Floats) -> Floats:
-        """The logits, (N, P), of latents, (N, D): C-contiguous. Valid until the next ones."""
-        n = len(z)
-        if self._weights is None or not self._is_faster_in_c(n):
-            return self._network.logits(torch.from_numpy(z)).numpy()
-        if n > len(self._decoded):
-            self._decoded = np.empty((n, self._widths[-1]), dtype=np.float32)
-        logits = self._decoded[:n]
-        _layers.decode(n, z, self._weights, *self._sizes, logits)
-        return logits
-
-    @staticmethod
-    def _is_faster_in_c(n: int) -> bool:
-        return n <= MAX_SHARED or torch.get_num_threads() == 1
+    def encode(self, images: Rows) -> Encoding:
+        """See `Backend`."""
+        heads = self._forward(images).heads.copy()  # the next pass overwrites them
+        posterior = self._network.posterior(torch.from_numpy(heads))
+        return Encoding(as_numpy(posterior.mean), as_numpy(posterior.std))
 
     @torch.inference_mode()
-    def _by_torch(self, done: ForwardOutput) -> None:
-        heads, logits = forward(self._network, torch.from_numpy(done.pixels))
-        torch.from_numpy(done.heads).copy_(heads)
-        torch.from_numpy(done.logits).copy_(logits)
+    def decode(self, z: Rows) -> Decoding:
+        """See `Backend`."""
+        latents = torch.from_numpy(concatenate_scaled(z, self._config.latent_size))
+        return Decoding(self._as_images(self._passes.decode(latents)))
 
-    def _views_of(self, n: int) -> ForwardOutput:
-        if n > len(self._buffers[0]) or len(self._views) >= KEPT_VIEWS:
-            self._views.clear()
-            size = max(n, len(self._buffers[0]))
-            self._buffers = [np.empty((size, width), dtype=np.float32) for width in self._widths]
-        self._views[n] = ForwardOutput(*(buffer[:n] for buffer in self._buffers))
-        return self._views[n]
+    @torch.inference_mode()
+    def reconstruct(self, images: Rows) -> Reconstructions:
+        """See `Backend`."""
+        output = self._forward(images)
+        decoded = self._as_images(torch.from_numpy(output.logits).sigmoid())
+        return Reconstructions(decoded, self._score("mse", output).mse)
 
+    def score(self, images: Rows, name: str) -> Scores:
+        """See `Backend`."""
+        return self._score(name, self._forward(images))
 
-def packed(network: VAE) -> Floats:
-    """The weights as `_layers.forward` takes them.
+    @torch.inference_mode()
+    def score_map(self, images: Rows, name: str) -> ScoreMaps:
+        """See `Backend`."""
+        output = self._forward(images)
+        scores = self._score(name, output)
+        pixels, logits = torch.from_numpy(output.pixels), torch.from_numpy(output.logits)
+        return ScoreMaps(*scores, self._as_images((pixels - logits.sigmoid()).square()))
 
-    Of each layer, blocks of so many outputs as fit its registers, the last filled up with zeros:
-    the biases, then a line for each input.
-    """
-    blocks: list[Floats] = []
-    for layer in (*network.encoder, *network.decoder):
-        if isinstance(layer, nn.Linear):
-            lines = torch.cat([layer.bias[None], layer.weight.T]).detach()  # (1 + in, out)
-            filled = nn.functional.pad(lines, (0, -lines.shape[1] % _layers.COLUMNS))
-            blocks += [block.numpy() for block in torch.split(filled, _layers.COLUMNS, dim=1)]
-    return np.concatenate([block.ravel() for block in blocks])
+    def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
+        """See `Backend`."""
+        return self._sampled.reconstruct(rows)
 
+    def draw(self, rows: Rows, draws: int) -> Draws:
+        """See `Backend`."""
+        return self._sampled.draw(rows, draws)
 
-def count_rows(rows: Rows) -> int:
-    """N."""
-    return len(rows) if isinstance(rows, np.ndarray) else sum(map(len, rows))
+    def _score(self, name: str, output: ForwardOutput) -> Scores:
+        pixels, heads, logits = output
+        if self._native and name in self._native.names:
+            return Scores(*self._native(name, pixels, logits, heads))
+        columns = self._score_columns(name, output)
+        if self._native:  # the MSE and the KL are the same bits whichever score they come with
+            return Scores(columns[:, 0], *self._native("mse", pixels, logits, heads)[1:])
+        return Scores(*columns.T)
 
+    @torch.inference_mode()
+    def _score_columns(self, name: str, output: ForwardOutput) -> Floats:
+        pixels, heads, logits = map(torch.from_numpy, output)
+        return self._passes.score_columns(name, pixels, heads, logits).numpy()  # (N, 3)
 
-def joined(rows: Rows, width: int) -> Floats:
-    """One array, (N, width), of one or several; uint8 scaled to [0, 1]."""
-    batch = np.empty((count_rows(rows), width), dtype=np.float32)
-    fill(batch, rows)
-    return batch
+    def _heads_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        _, heads, logits = self._forward(pixels.numpy())
+        return torch.from_numpy(heads), torch.from_numpy(logits)
 
-
-def fill(batch: NDArray[Any], rows: Rows) -> None:
-    """Put arrays one below the other into (N, width), uint8 scaled to [0, 1] if that is float32."""
-    start = 0
-    for part in (rows,) if isinstance(rows, np.ndarray) else rows:
-        target = batch[start : (start := start + len(part))]
-        write_scaled(part.reshape(target.shape), target)
-
-
-def write_scaled(values: NDArray[Any], target: NDArray[Any]) -> None:
-    """Put numbers into `target`, uint8 scaled to [0, 1] for float32, without an array between."""
-    if values.dtype == np.uint8 and target.dtype != np.uint8:
-        np.divide(values, np.float32(255), out=target)
-    else:
-        target[...] = values
+    def _as_images(self, pixels: Tensor) -> Floats:
+        return as_numpy(pixels).reshape(-1, *self._config.image_shape)  # (N, C, H, W)

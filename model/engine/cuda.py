@@ -1,170 +1,161 @@
-"""Batches to an accelerator and results back: one copy each way, in memory that is kept.
-
-A pass of a small network is some dozen kernels of a few microseconds; starting each from Python
-takes longer than it runs. So what a batch goes through is recorded once for each size, and then
-replayed. Sizes are powers of two, and a batch takes the next one.
-"""
+"""The backend for NVIDIA GPUs: passes are recorded as CUDA graphs and replayed."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from model.engine.cpu import Rows, count_rows, fill
+from model.bundle.bundle import Bundle
+from model.engine.backend import Backend
+from model.engine.oom_backoff import OomBackoff, join_columns
+from model.engine.passes import Passes, heads_and_logits
+from model.engine.rows import Rows
+from model.engine.sampled_passes import SampledPasses
+from model.engine.staging import Accelerator, Staging
+from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
+from model.scores.sampled import errors_by_torch
 
-T = TypeVar("T")
-C = TypeVar("C", bound=tuple[NDArray[Any], ...])
-
-log = logging.getLogger("model")
+PREFERRED_BATCH: Final = 8192
 
 
-class Accelerator(Protocol):
-    """What `Staging` asks of a device; `model.engine.device` has it."""
+class CudaAccelerator:
+    """A GPU with a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Products in TF32 would agree with the CPU to 1e-3 only.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the host that the device reads and writes by itself."""
-        ...
+        """Memory of the host that the GPU reads and writes directly."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=True)
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the device."""
-        ...
+        """Memory of the GPU. Raises `torch.OutOfMemoryError`."""
+        return torch.empty(shape, dtype=dtype, device=self._device)
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Run `work` for the record: what runs it again, and where its result is each time."""
-        ...
+        """Record `work` as a CUDA graph.
+
+        Returns a function that replays it, and its result, which every replay overwrites.
+        """
+        with torch.cuda.stream(self._stream):
+            work()  # the first call sets up libraries, which must not become part of the graph
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                output = work()
+        return graph.replay, output
 
     def stream(self) -> AbstractContextManager[object]:
-        """`with` it, copies and replays are done one after the other, and apart from others'."""
-        ...
+        """Inside `with`, work goes to this GPU's own stream."""
+        context: AbstractContextManager[object] = torch.cuda.stream(self._stream)
+        return context
 
     def synchronize(self) -> None:
-        """Wait until all that was asked for is done."""
-        ...
+        """Wait for the stream. Raises the GPU's errors."""
+        self._stream.synchronize()
 
 
-class _Recording:
-    """One size of one kind of pass, from host memory to host memory."""
+class CudaBackend(Backend):
+    """A bundle's network on a GPU.
 
-    def __init__(
-        self, accelerator: Accelerator, run: Callable[[Tensor], Tensor], host: Tensor
-    ) -> None:
-        self._accelerator = accelerator
-        self._host = host
-        self.rows = host.numpy()
-        self._input = accelerator.empty(*host.shape, dtype=host.dtype)
-        with accelerator.stream():
-            self._input.copy_(host)
-        self._replay, self._output = accelerator.record(lambda: run(_unit(self._input)))
-        self._result = accelerator.pinned(*self._output.shape, dtype=torch.float32)
-
-    def __call__(self, n: int) -> NDArray[np.float32]:
-        """The results of the first `n` rows of `rows`: (n, W), the caller's own."""
-        with self._accelerator.stream():
-            self._input.copy_(self._host, non_blocking=True)
-            self._replay()
-            self._result.copy_(self._output, non_blocking=True)
-        self._accelerator.synchronize()
-        return self._result[:n].numpy().copy()
-
-
-class OomBackoff(Generic[T]):
-    """`run`, for batches of any size, as many rows at a time as the device has memory for.
-
-    `join` puts together what it gives for parts. Where memory runs out for a batch, `most` is half
-    of it from then on, and it is tried again after `give_back`. Raises `torch.OutOfMemoryError`
-    where not even one row fits.
+    `device` is where tensors live, `accelerator` how rows get there; tests pass the host for both.
+    The sampled passes are not recorded: their sizes vary with the number of draws.
     """
 
-    def __init__(
-        self,
-        run: Callable[[list[NDArray[Any]]], T],
-        join: Callable[[list[T]], T],
-        most: int,
-        give_back: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._run = run
-        self._join = join
-        self._give_back = give_back
-        self.most = most
-
-    def __call__(self, rows: Rows) -> T:
-        """What `run` gives for all of them."""
-        parts = [rows] if isinstance(rows, np.ndarray) else list(rows)
-        n = count_rows(parts)
-        if n > self.most:
-            return self._in_parts(parts)
-        try:
-            return self._run(parts)
-        except torch.OutOfMemoryError:
-            if n == 1:
-                raise
-            self._give_back()
-            self.most = n // 2
-            log.warning("memory ran out: batches have %d rows at most from now on", self.most)
-        return self(parts)
-
-    def _in_parts(self, parts: list[NDArray[Any]]) -> T:
-        flat = [part.reshape(len(part), -1) for part in parts]
-        cuts = [
-            part[start : start + self.most]
-            for part in flat
-            for start in range(0, len(part), self.most)
-        ]
-        return self._join([self(cut) for cut in cuts])
-
-
-def join_columns(parts: Sequence[C]) -> C:
-    """Named tuples of columns, the rows of one after those of the other."""
-    return type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-class Staging:
-    """`run`, a function of (N, width) float32 rows on the device to (N, W), for rows of the host.
-
-    uint8 rows travel as they are, a quarter of the bytes, and are scaled to [0, 1] over there. Rows
-    are as many at a time as `OomBackoff` says, `most` at first.
-    """
+    preferred_batch = PREFERRED_BATCH
+    may_run_inline = False
+    image_dtypes = (np.uint8, np.float32)  # each has recordings of its own
 
     def __init__(
-        self, accelerator: Accelerator, run: Callable[[Tensor], Tensor], width: int, most: int
+        self, bundle: Bundle, device: torch.device, dtype: str, accelerator: Accelerator, name: str
     ) -> None:
+        self.name = name
+        self._config = bundle.config
         self._accelerator = accelerator
-        self._run = run
-        self._width = width
-        self._recordings: dict[tuple[torch.dtype, int], _Recording] = {}
-        self._fitting = OomBackoff[NDArray[np.float32]](
-            self._at_once, np.concatenate, most, self._recordings.clear
+        self._passes = Passes(bundle, device, dtype)
+        network = self._passes.network
+        self._sampled = SampledPasses(
+            bundle, network, device, partial(heads_and_logits, network), errors_by_torch(network)
         )
+        self._max_rows = PREFERRED_BATCH
+        self._stagings: dict[str, Staging] = {}
+        self._drawn_reconstructions: OomBackoff[Reconstructions] | None = None
+        self._draws: dict[int, OomBackoff[Draws]] = {}
 
-    @property
-    def most(self) -> int:
-        """Rows at a time."""
-        return self._fitting.most
+    def prepare(self, max_rows: int) -> Sequence[int]:
+        """Record the powers of two: an unrecorded size would make its first client wait."""
+        self._max_rows = max_rows
+        return sorted({1, max_rows} | {1 << power for power in range(max_rows.bit_length())})
 
-    def __call__(self, rows: Rows) -> NDArray[np.float32]:
-        """(N, W) of N rows."""
-        return self._fitting(rows)
+    def max_rows(self, kind: str) -> int:
+        """Rows in one batch of a pass that has run before, such as `encode` or `score mse`."""
+        return self._stagings[kind].max_rows
 
-    def _at_once(self, parts: list[NDArray[Any]]) -> NDArray[np.float32]:
-        n = count_rows(parts)
-        bytes_only = all(part.dtype == np.uint8 for part in parts)
-        dtype = torch.uint8 if bytes_only else torch.float32
-        size = 1 << max(0, n - 1).bit_length()
-        recording = self._recordings.get((dtype, size))
-        if recording is None:
-            host = self._accelerator.pinned(size, self._width, dtype=dtype)
-            recording = _Recording(self._accelerator, self._run, host)
-            self._recordings[dtype, size] = recording
-        fill(recording.rows, parts)
-        return recording(n)
+    @torch.inference_mode()
+    def encode(self, images: Rows) -> Encoding:
+        """See `Backend`."""
+        columns = self._staging("encode", self._passes.encode)(images)  # (N, 2D)
+        mean, std = np.split(columns, 2, axis=1)
+        return Encoding(mean, std)
 
+    @torch.inference_mode()
+    def decode(self, z: Rows) -> Decoding:
+        """See `Backend`."""
+        staging = self._staging("decode", self._passes.decode, self._config.latent_size)
+        return Decoding(self._as_images(staging(z)))
 
-def _unit(rows: Tensor) -> Tensor:
-    return rows.float() / 255 if rows.dtype == torch.uint8 else rows
+    @torch.inference_mode()
+    def reconstruct(self, images: Rows) -> Reconstructions:
+        """See `Backend`."""
+        columns = self._staging("reconstruct", self._passes.reconstruct)(images)  # (N, P + 1)
+        return Reconstructions(self._as_images(columns[:, :-1]), columns[:, -1])
+
+    @torch.inference_mode()
+    def score(self, images: Rows, name: str) -> Scores:
+        """See `Backend`."""
+        staging = self._staging(f"score {name}", partial(self._passes.score, name))
+        return Scores(*staging(images).T)
+
+    @torch.inference_mode()
+    def score_map(self, images: Rows, name: str) -> ScoreMaps:
+        """See `Backend`."""
+        staging = self._staging(f"map {name}", partial(self._passes.score_map, name))
+        columns = staging(images)  # (N, 3 + P)
+        score, mse, kl = columns[:, :3].T
+        return ScoreMaps(score, mse, kl, self._as_images(columns[:, 3:]))
+
+    def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
+        """See `Backend`."""
+        if self._drawn_reconstructions is None:
+            run = self._sampled.reconstruct
+            self._drawn_reconstructions = OomBackoff(run, join_columns, self._max_rows)
+        return self._drawn_reconstructions(rows)
+
+    def draw(self, rows: Rows, draws: int) -> Draws:
+        """See `Backend`."""
+        if draws not in self._draws:
+            run = partial(self._sampled.draw, draws=draws)
+            self._draws[draws] = OomBackoff(run, join_columns, self._max_rows)
+        return self._draws[draws](rows)
+
+    def _staging(
+        self, kind: str, run: Callable[[Tensor], Tensor], width: int | None = None
+    ) -> Staging:
+        """The staging of one kind of pass, over rows of P numbers unless `width` is given."""
+        if kind not in self._stagings:
+            width = width or self._config.pixels
+            self._stagings[kind] = Staging(self._accelerator, run, width, self._max_rows)
+        return self._stagings[kind]
+
+    def _as_images(self, pixels: Floats) -> Floats:
+        return pixels.reshape(-1, *self._config.image_shape)  # (N, C, H, W)

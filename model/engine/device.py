@@ -1,21 +1,32 @@
-"""Where the network runs: the only file that knows the name of an accelerator."""
+"""The device that a network runs on: every decision that depends on the hardware."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+
+from model.bundle.bundle import Bundle
+from model.engine.backend import Backend
+from model.engine.cpu import CpuBackend
+from model.engine.cuda import CudaAccelerator, CudaBackend
+from model.engine.staging import Accelerator
 
 
 class DeviceError(ValueError):
-    """The device does not exist here. The message says which ones do."""
+    """There is no such device. The message says what was expected or what the machine has."""
+
+
+def choose_backend(bundle: Bundle, device: torch.device, dtype: str) -> Backend:
+    """The backend for `device`, with a copy of the bundle's network whose products are `dtype`."""
+    accelerator = accelerator_of(device)
+    if accelerator is None:
+        return CpuBackend(bundle, dtype)
+    return CudaBackend(bundle, device, dtype, accelerator, describe_device(device))
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` to a device that is there.
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names on this machine.
 
     `auto` is the first GPU if there is one, and the CPU otherwise. Raises `DeviceError`.
     """
@@ -34,50 +45,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """`cpu`, or a GPU's index and name."""
+    """`cpu`, or a GPU's index and model, as `cuda:0 (NVIDIA H100)`."""
     if device.type == "cpu":
         return "cpu"
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
-def accelerator_of(device: torch.device) -> CudaAccelerator | None:
-    """What batches are staged on; None for the CPU, which reads them where they are."""
+def accelerator_of(device: torch.device) -> Accelerator | None:
+    """The accelerator through which batches are staged; None for the CPU, which needs none."""
     return CudaAccelerator(device) if device.type == "cuda" else None
-
-
-class CudaAccelerator:
-    """A GPU, with a stream of its own, and passes recorded as CUDA graphs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Products in TF32 would agree with the CPU to 1e-3 only.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the host that the GPU reads and writes by itself."""
-        return torch.zeros(shape, dtype=dtype, pin_memory=True)
-
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the GPU."""
-        return torch.empty(shape, dtype=dtype, device=self._device)
-
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """A CUDA graph of `work`, and its result, which each replay writes over."""
-        with torch.cuda.stream(self._stream):
-            work()  # what libraries set up at their first call is no part of a graph
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
-                output = work()
-        return graph.replay, output
-
-    def stream(self) -> AbstractContextManager[object]:
-        """`with` it, what is asked for goes to this stream."""
-        context: AbstractContextManager[object] = torch.cuda.stream(self._stream)
-        return context
-
-    def synchronize(self) -> None:
-        """Wait for the stream. Raises what has gone wrong on the GPU."""
-        self._stream.synchronize()

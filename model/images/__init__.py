@@ -1,1 +1,1 @@
-"""From image files to pixels."""
+"""Image files to pixels."""

@@ -1,9 +1,8 @@
-"""What of an image file makes its pixels, found and counted before a decoder sees the file.
+"""The parts of an image file that hold pixels, found and counted before a decoder sees the file.
 
-Decoders read more than pixels: texts that unpack to a thousand times their size, EXIF entries that
-all point at one block (older decoders make a copy for each, newer ones warn of each), millions of
-pieces with nothing in them. They get none of that from here. What is left out of a file is never
-unpacked, so that it costs nothing and spoils nothing.
+Decoders read more than pixels: texts that decompress to a thousand times their size, EXIF entries
+that all point at one block (older decoders copy it for each, newer ones warn about each), millions
+of empty chunks. All of that is removed here without being decompressed, so that it can do no harm.
 """
 
 from __future__ import annotations
@@ -15,25 +14,26 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_PARTS: Final = 16_384
-"""Chunks of a PNG or WebP, or segments of a JPEG: each takes some microseconds, and this many half
-a tenth of a second. A PNG of 32 MB in libpng's chunks of 8 KiB has 4,096."""
+"""Chunks of a PNG or WebP, or segments of a JPEG. Each takes a few microseconds, and this many
+50 ms. A PNG of 32 MB in libpng's chunks of 8 KiB has 4,096."""
 
 MAX_SCANS: Final = 64
-"""Of a JPEG. Each goes over all of the image, and may be a few bytes; a progressive one has 10."""
+"""Scans of a JPEG. Each covers the whole image, and may take only a few bytes; a progressive file
+has 10."""
 
 MAX_TABLES: Final = 1 << 18
-"""Bytes before a JPEG's first scan, without what is left out. Its tables have 2 kB; Pillow takes 10
-µs for each of 65 bytes."""
+"""Bytes that are kept before a JPEG's first scan. Real tables have 2 kB; Pillow spends 10 µs on a
+table of 65 bytes."""
 
 MAX_RUN_LENGTHS: Final = 1 << 20
-"""Bytes, and pixels, of a BMP that is run-length encoded: Pillow's decoder of those is written in
-Python, and takes up to a microsecond for each."""
+"""Bytes, and pixels, of a run-length encoded BMP: Pillow's decoder for those is written in Python
+and takes up to a microsecond for each."""
 
 BMP_HEADERS: Final = (12, 40, 52, 56, 64, 108, 124)
-"""Lengths of a BMP's header, by version; the first is the only one with 16-bit sizes."""
+"""Lengths of a BMP's header, by version. Only the first has 16-bit sizes."""
 
 JPEG_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""The start of a segment. Among the pixels ff is followed by 00, or by the number of a restart."""
+"""The start of a segment. In pixel data, ff is followed by 00 or by a restart marker's number."""
 
 ORIENTATION: Final = 0x0112
 """The EXIF tag (Exif 2.32, section 4.6.4)."""
@@ -42,15 +42,14 @@ EXIF_PREFIX: Final = b"Exif\0\0"
 
 
 class PartsError(ValueError):
-    """A file has more parts than anyone needs. The message names the number and the limit."""
+    """A file has more parts than any real one. The message names the number and the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelParts:
-    """`data` is the file without what makes no pixels, whole or as damaged as it came.
+    """`data` is the file without the parts that hold no pixels; a damaged file stays damaged.
 
-    `size` is the width and height in its header, None where it has no such header. `exif` may be
-    anything.
+    `size` is the width and height in its header, None if there is none. `exif` is unchecked.
     """
 
     data: bytes
@@ -59,7 +58,7 @@ class PixelParts:
 
 
 def pixel_parts(data: bytes) -> PixelParts:
-    """Take a PNG, JPEG, WebP or BMP apart; anything else is given back as it is.
+    """The parts of a PNG, JPEG, WebP or BMP; anything else is returned unchanged.
 
     Raises `PartsError`.
     """
@@ -67,15 +66,15 @@ def pixel_parts(data: bytes) -> PixelParts:
         if data.startswith(magic):
             try:
                 return take_apart(data)
-            except struct.error:  # it ends within its header
+            except struct.error:  # truncated within its header
                 break
     return PixelParts(data)
 
 
 def orientation(exif: bytes) -> int:
-    """How EXIF data say that the image is to be turned, 1 to 8; 1, as it is, if they do not.
+    """The EXIF orientation, 1 to 8; 1, upright, if the data have none.
 
-    Only the entries' numbers are looked at, not what they point to.
+    Reads the values in the entries only, never what entries point to.
     """
     exif = exif.removeprefix(EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -89,13 +88,13 @@ def orientation(exif: bytes) -> int:
             if tag == ORIENTATION:
                 (value,) = struct.unpack_from(order + {4: "I"}.get(kind, "H"), exif, at + 8)
                 return int(value) if 1 <= value <= 8 else 1
-    except struct.error:  # they are cut short
+    except struct.error:  # truncated
         pass
     return 1
 
 
 def _png(data: bytes) -> PixelParts:
-    """Without ancillary chunks but for transparency: texts, profiles, later frames."""
+    """Drop ancillary chunks (texts, profiles, later frames), except transparency."""
     size: tuple[int, int] = struct.unpack_from(">II", data, 16)
     view, kept = memoryview(data), []
     exif = b""
@@ -121,19 +120,19 @@ def _png(data: bytes) -> PixelParts:
 
 
 def _jpeg(data: bytes) -> PixelParts:
-    """Without comments and what applications put in, but for JFIF's and Adobe's colours."""
+    """Drop comments and application segments, except JFIF's and Adobe's, which define colours."""
     view = memoryview(data)
     kept = [view[:2]]
     size, exif = None, b""
     at, tables, scans_from, scans = 2, 0, 0, 0
     for _ in range(MAX_PARTS):
-        found = JPEG_MARKER.search(data, at)
-        if found is None:
+        marker = JPEG_MARKER.search(data, at)
+        if marker is None:
             at = len(data)
             break
-        start, kind = found.start(), data[found.end() - 1]
-        if kind < 0xC0 or kind in (0xD8, 0xD9):  # those have no length; the second is the end
-            at = found.end()
+        start, kind = marker.start(), data[marker.end() - 1]
+        if kind < 0xC0 or kind in (0xD8, 0xD9):  # markers without a length; 0xD9 ends the image
+            at = marker.end()
             break
         if start + 4 > len(data):
             at = len(data)
@@ -168,7 +167,7 @@ def _jpeg(data: bytes) -> PixelParts:
 
 
 def _webp(data: bytes) -> PixelParts:
-    """All of it: its decoder keeps a few bytes of each chunk, and unpacks but the first frame."""
+    """Keep everything: the decoder stores a few bytes per chunk, and decodes one frame."""
     if data[8:12] != b"WEBP":
         return PixelParts(data)
     first, size = data[12:16], None
@@ -194,7 +193,7 @@ def _webp(data: bytes) -> PixelParts:
 
 
 def _bmp(data: bytes) -> PixelParts:
-    """All of it: there is nothing else in a BMP."""
+    """Keep everything: a BMP has nothing but pixels."""
     (header,) = struct.unpack_from("<I", data, 14)
     if header not in BMP_HEADERS:
         return PixelParts(data)

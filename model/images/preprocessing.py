@@ -1,6 +1,6 @@
-"""Image files to pixel arrays: the same steps when training and when serving.
+"""Image files to pixel arrays: the same steps in training and in serving.
 
-Knows Pillow and numpy, and neither torch nor HTTP.
+Needs Pillow and numpy, and knows neither torch nor HTTP.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from PIL import Image
 from model.images.parts import PartsError, orientation, pixel_parts
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
-"""Formats that are read. Pillow knows forty more, each a parser that nobody here needs."""
+"""Formats that are read. Pillow has forty more, each a parser that could be attacked."""
 
 PREPROCESSING: Final[dict[str, str]] = {
     "pixels": "uint8 / 255",
     "alpha": "composited on black",
     "resize": "bicubic, anti-aliased, to the whole image shape",
 }
-"""How pixels are made. Travels with the weights, so a bundle made by other rules is noticed."""
+"""How pixels are computed. Stored with the weights; a bundle with other rules is refused."""
 
 MAX_SIDE: Final = 16_383
-"""Of an image file, in pixels: as many as a WebP can have. No camera makes more, and what is longer
-is a strip, of which no resizing makes an image."""
+"""Longest side of an image file, in pixels, as for WebP. No camera exceeds it, and a longer image
+is a strip that is useless once resized."""
 
 TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,17 +37,17 @@ TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation, what makes what is stored what was seen (Exif 2.32, section 4.6.4)."""
+"""By EXIF orientation, the transposition that makes an image upright (Exif 2.32, section 4.6.4)."""
 
-LYING: Final = (5, 6, 7, 8)
-"""Orientations whose rows are stored as columns."""
+TRANSPOSED: Final = (5, 6, 7, 8)
+"""Orientations that store rows as columns."""
 
 BACKWARDS: Final = (3, 4, 7, 8)
-"""Orientations whose first row is stored last."""
+"""Orientations that store the first row last."""
 
 STRIP_PIXELS: Final = 1 << 18
-"""Of a decoded image, turned and made grey or RGB at a time. A strip takes a megabyte or two; of a
-large photograph, each step between would take 100 MB."""
+"""Pixels of a decoded image that are turned and converted at a time. A strip takes a megabyte or
+two; for a whole photograph, each intermediate image would take 100 MB."""
 
 
 class ImageError(ValueError):
@@ -55,28 +55,28 @@ class ImageError(ValueError):
 
 
 class MalformedImageError(ImageError):
-    """The bytes are no whole image of a format in `FORMATS`."""
+    """The bytes are not a complete image of a format in `FORMATS`."""
 
 
 class ImageTooLargeError(ImageError):
-    """The file has more pixels, or parts, than the limit; nothing was decoded."""
+    """The file has more pixels or parts than allowed. Nothing was decoded."""
 
 
 class ImageSizeError(ImageError):
-    """The image has another size than the network's, and resizing was not wanted."""
+    """The image does not have the network's size, and resizing was turned off."""
 
 
 def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Read the header of an image file and refuse it there if it is too large.
+    """Read the header of an image file. Nothing is decoded yet.
 
-    Of its metadata only the orientation is left. Raises `MalformedImageError` or
-    `ImageTooLargeError`.
+    Of its metadata only the orientation is kept, in `image.info`. Raises `MalformedImageError`, or
+    `ImageTooLargeError` for more than `max_pixels`, a side above `MAX_SIDE` or too many parts.
     """
     try:
         parts = pixel_parts(data)
     except PartsError as error:
         raise ImageTooLargeError(str(error)) from error
-    if parts.size is not None:  # before Pillow, as its WebP decoder takes memory for all pixels
+    if parts.size is not None:  # before Pillow, whose WebP decoder allocates all pixels at once
         _check_size(parts.size, max_pixels)
     try:
         image = Image.open(BytesIO(parts.data), formats=formats)
@@ -108,24 +108,24 @@ def image_to_array(
     resize: bool = True,
     invert: bool = False,
 ) -> NDArray[np.uint8]:
-    """Decode, turn by EXIF orientation, make grey or RGB, resize; (C, H, W) uint8.
+    """Decode, turn upright, convert to grey or RGB and resize: (C, H, W) uint8.
 
-    An animation gives its first frame. `invert` is for dark ink on light paper, where the network
-    was trained on the reverse. Raises `MalformedImageError`, or `ImageSizeError` when `resize` is
-    false and the size differs.
+    Of an animation, the first frame. `invert` is for dark ink on light paper, if the network was
+    trained on the reverse. Raises `MalformedImageError`, or `ImageSizeError` if `resize` is false
+    and the size differs.
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
     orientation = image.info.get("orientation", 1)
-    seen = image.size[::-1] if orientation in LYING else image.size
-    if not resize and seen != (width, height):  # before the work of decoding it
+    seen = image.size[::-1] if orientation in TRANSPOSED else image.size
+    if not resize and seen != (width, height):  # before the work of decoding
         raise ImageSizeError(
             f"image is {seen[0]} × {seen[1]}, the model takes {width} × {height}, and resize=false"
         )
     try:
         image.load()
         flat = _seen(image, orientation, mode)
-    except Exception as error:  # Pillow's decoders raise a dozen types; each is the file's fault.
+    except Exception as error:  # Pillow's decoders raise a dozen types, all for bad files
         raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BICUBIC)
@@ -134,28 +134,28 @@ def image_to_array(
 
 
 def _seen(image: Image.Image, orientation: int, mode: str) -> Image.Image:
-    """A decoded image turned, in 8-bit `mode` and without alpha: one copy of it at most."""
+    """A decoded image upright, in 8-bit `mode` and without alpha, with one full copy at most."""
     turn = TURNS.get(orientation)
-    lying = orientation in LYING
-    width, height = image.size[::-1] if lying else image.size
-    few = width * height <= STRIP_PIXELS
-    if few or (turn is None and image.mode == mode and not image.has_transparency_data):
+    transposed = orientation in TRANSPOSED
+    width, height = image.size[::-1] if transposed else image.size
+    is_small = width * height <= STRIP_PIXELS
+    if is_small or (turn is None and image.mode == mode and not image.has_transparency_data):
         return _flatten(image if turn is None else image.transpose(turn), mode)
     seen = Image.new(mode, (width, height))
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
         end = min(top + rows, height)
         first, last = (height - end, height - top) if orientation in BACKWARDS else (top, end)
-        strip = image.crop((first, 0, last, width) if lying else (0, first, width, last))
-        if turn is not None:  # the first of them is 0
+        strip = image.crop((first, 0, last, width) if transposed else (0, first, width, last))
+        if turn is not None:  # orientation 1 has none
             strip = strip.transpose(turn)
         seen.paste(_flatten(strip, mode), (0, top))
     return seen
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """To 8-bit `mode`, without alpha."""
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scale.
+    """The image in 8-bit `mode`, without alpha."""
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() clips rather than scales
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
             mode
         )
@@ -164,4 +164,4 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         background = Image.new("RGB", image.size)
         background.paste(image, mask=image.getchannel("A"))
         image = background
-    return image if image.mode == mode else image.convert(mode)  # which would copy it
+    return image if image.mode == mode else image.convert(mode)  # convert() always copies

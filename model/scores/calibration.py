@@ -1,6 +1,6 @@
-"""From scores to p-values: split conformal calibration.
+"""Scores to p-values: split conformal calibration. Needs numpy only.
 
-Knows numpy only. Source: Bates, Candès, Lei, Romano and Sesia 2023, "Testing for outliers with
+Source: Bates, Candès, Lei, Romano and Sesia 2023, "Testing for outliers with
 conformal p-values".
 """
 
@@ -19,37 +19,34 @@ Floats = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
 
 COMMON_ALPHAS: Final = (0.05, 0.01)
-"""False-alarm rates that people ask for; a calibration that is too small for one says so."""
-
+"""Usual false-alarm rates; a calibration that is too small for one of them says so."""
 
 DEFAULT_DRAWS: Final = 32
-"""Draws an image that drawn scores are calibrated with: with another number their values differ."""
-
+"""Draws per image of calibrated sampled scores: with another number, their values differ."""
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
-"""Types that a network computes in; the first is the one of its weights."""
+"""Types of a network's matrix products; the first is that of its stored weights."""
 
 
 class CalibrationError(ValueError):
-    """Scores that cannot calibrate. The message names the value and the limit."""
+    """The scores cannot calibrate anything. The message names the value and the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Scores of clean images that the network was not trained on: what `p_value` compares with.
+    """Scores of n clean images that the network was not trained on, for p-values.
 
-    If a new clean image is exchangeable with these, then P(p_value ≤ α) ≤ α, whatever the network
-    and the score. Below 1 / (n + 1) nothing is claimed: no p-value is smaller.
+    If a new clean image is exchangeable with these, then P(p-value ≤ α) ≤ α, whatever the network
+    and the score. The smallest p-value is 1 / (n + 1).
     """
 
     scores: Mapping[str, Floats]
-    """One table for each score, (n,), sorted, smallest first."""
+    """One table for each score, (n,), in ascending order."""
     data_set: str
     date: str
     """ISO 8601."""
     other_dtypes: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
-    """The same for scores of a network that computes in another type than float32: they differ a
-    little, and a p-value is of the scores as they are."""
+    """The same for products in other types than float32, whose scores differ a little."""
 
     def __post_init__(self) -> None:
         for scores in (self.scores, *self.other_dtypes.values()):
@@ -69,25 +66,28 @@ class Calibration:
 
     @cached_property
     def n(self) -> int:
-        """Clean images."""
+        """The number of clean images."""
         return len(next(iter(self.scores.values())))
 
     def of_dtype(self, dtype: str) -> Calibration | None:
-        """That of scores computed in `dtype`; None where there is none."""
+        """The calibration of scores computed in `dtype`; None if there is none."""
         if dtype == DTYPES[0]:
             return self
         scores = self.other_dtypes.get(dtype)
         return None if scores is None else replace(self, scores=scores, other_dtypes={})
 
     def p_values(self, name: str, scores: Floats) -> Probabilities:
-        """(1 + number of calibration scores ≥ score) / (n + 1), (N,) to (N,)."""
+        """(1 + number of calibration scores ≥ score) / (n + 1), (N,) to (N,).
+
+        Raises `KeyError` for a score without a table.
+        """
         table = self.scores[name]
         at_least = self.n - np.searchsorted(table, scores, side="left")
         p: Probabilities = (1 + at_least) / (self.n + 1)
         return p
 
     def threshold(self, name: str, alpha: float) -> float | None:
-        """The score above which p_value ≤ alpha; None if n is too small for any to be.
+        """The score above which the p-value is ≤ alpha; None if n is too small for any to be.
 
         >>> clean = np.arange(99, dtype=np.float32)
         >>> of_99 = Calibration(scores={"mse": clean}, data_set="counted", date="2026-01-01")
@@ -96,8 +96,8 @@ class Calibration:
         >>> of_99.p_values("mse", np.float32([94, 94.5])).tolist()
         [0.06, 0.05]
         """
-        # How many calibration scores may be ≥ the image's. Rounding: α (n + 1) may come out just
-        # below a whole number, and the comparison with alpha decides.
+        # How many calibration scores may be ≥ the image's. α (n + 1) may be rounded to just below a
+        # whole number, so the comparison with alpha decides.
         allowed = math.floor(alpha * (self.n + 1)) - 1
         while (allowed + 2) / (self.n + 1) <= alpha:
             allowed += 1
@@ -115,17 +115,20 @@ def calibration_of(
     date: str,
     other_dtypes: Mapping[str, Mapping[str, Floats]] | None = None,
 ) -> Calibration:
-    """Sort the clean images' scores, one array for each name. Raises `CalibrationError`."""
+    """A calibration of clean images' scores, (n,) by name, in any order.
+
+    Raises `CalibrationError`.
+    """
 
     def tables(unsorted: Mapping[str, Floats]) -> dict[str, Floats]:
         return {name: np.sort(np.asarray(v, np.float32)) for name, v in unsorted.items()}
 
-    others = {dtype: tables(found) for dtype, found in (other_dtypes or {}).items()}
+    others = {dtype: tables(scores) for dtype, scores in (other_dtypes or {}).items()}
     return Calibration(scores=tables(scores), data_set=data_set, date=date, other_dtypes=others)
 
 
 def too_small_for(n: int) -> list[float]:
-    """Those of `COMMON_ALPHAS` that `n` clean images can never reach: n < 1/α − 1.
+    """The `COMMON_ALPHAS` that no p-value of `n` clean images can reach: n < 1/α − 1.
 
     >>> too_small_for(50)
     [0.01]
@@ -134,16 +137,17 @@ def too_small_for(n: int) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Probabilities, rate: float) -> float:
-    """The cut on these p-values that bounds the false discovery rate by `rate`.
+    """The threshold on these p-values, (m,), that bounds the false discovery rate by `rate`.
 
-    The largest i · rate / m for which at least i of the m p-values are ≤ it; if there is none, the
-    smallest such bound, rate / m, under which none lies. Source: Benjamini and Hochberg 1995;
-    conformal p-values that share a calibration set keep its promise (Bates et al. 2023, theorem 2).
+    The largest i · rate / m such that at least i of the m p-values are ≤ it; if there is none, the
+    smallest bound, rate / m, which no p-value reaches. Source: Benjamini and Hochberg 1995. The
+    guarantee holds for conformal p-values that share a calibration set (Bates et al. 2023,
+    theorem 2).
 
     >>> benjamini_hochberg(np.array([0.25, 0.5, 0.9, 0.5]), 0.75)
     0.5625
     """
     m = len(p_values)
     bounds = rate * np.arange(1, m + 1) / m
-    found = np.flatnonzero(np.sort(p_values) <= bounds)
-    return float(bounds[found[-1] if len(found) else 0])
+    within = np.flatnonzero(np.sort(p_values) <= bounds)
+    return float(bounds[within[-1] if len(within) else 0])

@@ -1,10 +1,9 @@
-"""Scores of one image, from the image, its posterior and its reconstruction. Larger is stranger.
+"""Deterministic anomaly scores of an image: one pass at z = μ. Larger means more anomalous.
 
-They are deterministic: z = μ, one pass through encoder and decoder. `model.scores.sampled` has
-those that average over draws z ~ q(z|x).
+`model.scores.sampled` has the scores that average over draws z ~ q(z|x).
 
-A Bernoulli log-likelihood is never one of them: on grey pixels it grows with the share of dark
-ones, and so prefers simple images to normal ones.
+There is no Bernoulli log-likelihood among them: on grey pixels it grows with the share of dark
+ones, and so it prefers simple images to normal ones.
 
 N images, P = C·H·W pixels each, D latent dimensions.
 """
@@ -24,35 +23,35 @@ from model.scores.mixture import GaussianMixture
 from model.vae import Reconstruction
 
 WORST_SHARE: Final = 0.05
-"""Share of an image's pixels that `mse_top5` looks at."""
+"""Share of an image's pixels that `mse_top5` averages over."""
 
 PEARSON_FLOOR: Final = 0.03
-"""Added to x̂(1 − x̂), which is 0 where the decoder is sure: the square of 0.17 of the range."""
+"""Added to x̂(1 − x̂), which is 0 where the decoder is certain. A standard deviation of 0.17."""
 
 CONTRAST_FLOOR: Final = 1e-6
-"""Least variance that errors are divided by: images of one grey have none."""
+"""Smallest variance that errors are divided by: images of a single grey have none."""
 
 TAILS: Final = (0.99, 0.99, 0.995)
-"""The quantile of clean images, for each part of `fused`, that is 1 on the parts' common scale: the
-latent part speaks half as often as an error, as where the latents are few it knows less.
+"""For each part of `fused`, the quantile of clean images that becomes 1 on the common scale. The
+latent part exceeds 1 half as often as an error, because a small latent space says less.
 """
 
 MAX_DENSITY_LATENTS: Final = 512
-"""Latent sizes up to here get statistics: covariances of more would outweigh the network."""
+"""Largest latent size with statistics: covariances of more would be larger than the network."""
 
 RIDGE: Final = 1e-4
-"""Added to the variances of the latent means: a dimension that training gave up has none."""
+"""Added to the variances of the latent means: a collapsed dimension has none."""
 
 LOG_2PI: Final = math.log(2 * math.pi)
 TINY: Final = 1e-30
-"""Added inside logarithms: an image that is reconstructed without any error has a score too."""
+"""Added inside logarithms, so that an image that is reconstructed without error has a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreStatistics:
-    """What scores need to know of the training images. Part of the weights' file.
+    """Statistics of the training images that scores compare with. Stored beside the weights.
 
-    A small training set, even a single image, gives finite statistics.
+    They are finite for any training set, even a single image. M mixture components.
     """
 
     latent_mean: Tensor  # (D,), of the posteriors' means
@@ -66,7 +65,7 @@ class ScoreStatistics:
 
     @classmethod
     def shapes(cls, latent_size: int, components: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
+        """Shape of every tensor by name, for M = `components`."""
         d, m = latent_size, components
         shapes = ((d,), (d, d), (1,), (m,), (m, d), (m, d, d), (3,), (3,))
         return {field.name: shape for field, shape in zip(fields(cls), shapes, strict=True)}
@@ -77,7 +76,7 @@ class ScoreStatistics:
         return GaussianMixture(self.mixture_log_weights, self.mixture_means, self.mixture_roots)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name."""
+        """All tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device) -> Self:
@@ -86,26 +85,26 @@ class ScoreStatistics:
 
 
 Score = Callable[[Tensor, Reconstruction], Tensor]
-"""Pixels in [0, 1], (N, P), and what the network makes of them at z = μ, to (N,)."""
+"""From pixels in [0, 1], (N, P), and the network's output for them at z = μ, to scores, (N,)."""
 
 
 def mean_squared_error(pixels: Tensor, output: Reconstruction) -> Tensor:
-    """Mean over the pixels of (x − x̂)²: (N,)."""
+    """Mean over the pixels of (x − x̂)², (N,)."""
     return (pixels - output.images).square().mean(dim=1)
 
 
 def worst_pixels(pixels: Tensor, output: Reconstruction) -> Tensor:
-    """Mean of the `WORST_SHARE` largest (x − x̂)², so that a small defect counts: (N,)."""
+    """Mean of the `WORST_SHARE` largest (x − x̂)², (N,). Sensitive to small defects."""
     return _largest_mean((pixels - output.images).square())
 
 
 def kl(_: Tensor, output: Reconstruction) -> Tensor:
-    """KL(q(z|x) ‖ N(0, I)) in nats: (N,)."""
+    """KL(q(z|x) ‖ N(0, I)) in nats, (N,)."""
     return output.posterior.kl()
 
 
 def negative_elbo(pixel_variance: float) -> Score:
-    """−log p(x|z) + KL in nats, for p(x|z) = N(x̂, σ² I) at z = μ, with the σ² that was learned."""
+    """−log p(x|z) + KL in nats, (N,), at z = μ, for p(x|z) = N(x̂, σ² I) with the learned σ²."""
 
     def score(pixels: Tensor, output: Reconstruction) -> Tensor:
         errors = mean_squared_error(pixels, output)
@@ -115,7 +114,7 @@ def negative_elbo(pixel_variance: float) -> Score:
 
 
 def latent_mahalanobis(statistics: ScoreStatistics) -> Score:
-    """Mahalanobis distance of μ from the training images' μ: (N,)."""
+    """Mahalanobis distance of μ from the mean of the training images' μ, (N,)."""
 
     def score(_: Tensor, output: Reconstruction) -> Tensor:
         offset = output.posterior.mean - statistics.latent_mean  # (N, D)
@@ -125,7 +124,7 @@ def latent_mahalanobis(statistics: ScoreStatistics) -> Score:
 
 
 def latent_density(statistics: ScoreStatistics) -> Score:
-    """−log density of μ, in nats, by the mixture of Gaussians over the training images' μ: (N,)."""
+    """−log density of μ in nats, (N,), by the mixture of Gaussians over the training images' μ."""
     mixture = statistics.mixture
 
     def score(_: Tensor, output: Reconstruction) -> Tensor:
@@ -135,12 +134,12 @@ def latent_density(statistics: ScoreStatistics) -> Score:
 
 
 def fused(statistics: ScoreStatistics) -> Score:
-    """The largest of `relative_errors` and `latent_density`, on a scale where clean images agree.
+    """The largest of both `relative_errors` and `latent_density`, on a common scale, (N,).
 
-    A part is shifted and stretched so that the median of the training images is 0 and the quantile
-    that `TAILS` has for it is 1. The largest of three such values stands for the smallest of three
-    weighted p-values, and goes on where an empirical p-value ends. Calibration makes the result a
-    p-value again. (N,)
+    Each part is shifted and scaled so that the median of the training images is 0 and its quantile
+    in `TAILS` is 1. The largest of the three then acts as the smallest of three weighted p-values,
+    but does not stop at the smallest empirical p-value. Calibration turns the result into a p-value
+    again.
     """
     density = latent_density(statistics)
 
@@ -153,18 +152,18 @@ def fused(statistics: ScoreStatistics) -> Score:
 
 
 def relative_errors(pixels: Tensor, output: Reconstruction, contrast: Tensor) -> Tensor:
-    """Logarithms of two errors, over the image as a whole and at its worst, (N, 2).
+    """Logarithms of two relative errors, of the whole image and of its worst pixels, (N, 2).
 
-    The first is the mean of (x − x̂)² / (x̂(1 − x̂) + `PEARSON_FLOOR`), as Pearson's residuals are
-    for a share: where the decoder says black or white, an error is worse than where it says grey.
-    The second is that of `worst_pixels`. Both are divided by the variance of the image's pixels
-    plus the training images' mean of that variance: an image of much contrast has larger errors
-    without being stranger.
+    The first is the mean of (x − x̂)² / (x̂(1 − x̂) + `PEARSON_FLOOR`), the squared Pearson residual
+    of a proportion: an error counts for more where the decoder says black or white than where it
+    says grey. The second is that of `worst_pixels`. Both are divided by the variance of the image's
+    pixels plus the training images' mean of that variance, `contrast`, (1,): a high-contrast image
+    has larger errors without being more anomalous.
     """
     error = (pixels - output.images).square()
-    doubt = output.images * (1 - output.images) + PEARSON_FLOOR
+    spread = output.images * (1 - output.images) + PEARSON_FLOOR
     variance = pixels.square().mean(dim=1) - pixels.mean(dim=1).square()
-    parts = torch.stack([(error / doubt).mean(dim=1), _largest_mean(error)], dim=1)
+    parts = torch.stack([(error / spread).mean(dim=1), _largest_mean(error)], dim=1)
     contrasts = (variance + contrast).clamp_min(CONTRAST_FLOOR)
     return (parts / contrasts[:, None] + TINY).log()
 
@@ -174,7 +173,7 @@ def offered_scores(
 ) -> dict[str, Score]:
     """The deterministic scores of a network by name; the first is the default.
 
-    Without statistics, as for an imported checkpoint, those that need them are left out.
+    Without statistics, as for an imported checkpoint, the scores that need them are left out.
     """
     offered: dict[str, Score] = {}
     if statistics is not None:
@@ -189,19 +188,19 @@ def offered_scores(
 
 
 def log_likelihood(errors: Tensor, pixels: int, pixel_variance: float) -> Tensor:
-    """log N(x; x̂, σ² I) in nats of images of P pixels, from their mean squared errors."""
+    """log N(x; x̂, σ² I) in nats, of images of P = `pixels`, from their mean squared errors."""
     return -0.5 * pixels * (errors / pixel_variance + math.log(2 * math.pi * pixel_variance))
 
 
 def worst_count(pixels: int) -> int:
-    """How many of an image's pixels `WORST_SHARE` is, at least one."""
+    """The number of pixels that `WORST_SHARE` of P = `pixels` is, at least one."""
     return max(1, round(WORST_SHARE * pixels))
 
 
 def _largest_mean(values: Tensor) -> Tensor:
-    """Mean of a row's largest `worst_count` values: (N,)."""
+    """Mean of each row's `worst_count` largest values, (N, P) to (N,)."""
     count = worst_count(values.shape[1])
-    if values.device.type == "cpu":  # numpy's partition takes a fifth of the time of topk
+    if values.device.type == "cpu":  # numpy's partition is five times as fast as topk
         array = values.numpy()
         return torch.from_numpy(np.partition(array, -count, axis=1)[:, -count:].mean(axis=1))
     return values.topk(count, dim=1, sorted=False).values.mean(dim=1)

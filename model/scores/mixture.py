@@ -1,4 +1,7 @@
-"""A density over latents: a mixture of Gaussians."""
+"""A mixture of Gaussians over latents.
+
+N latents of D dimensions, K components.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """Σₖ wₖ N(z; mₖ, Rₖ⁻ᵀ Rₖ⁻¹): K components over D dimensions, Rₖ a root of a precision."""
+    """The density Σₖ wₖ N(z; mₖ, Rₖ⁻ᵀ Rₖ⁻¹), where Rₖ is a root of component k's precision."""
 
     log_weights: Tensor  # (K,)
     means: Tensor  # (K, D)
     roots: Tensor  # (K, D, D), lower triangular, precision = R Rᵀ
 
     def log_density(self, z: Tensor) -> Tensor:
-        """log p(z), (N, D) to (N,), in nats."""
+        """log p(z) of latents, (N, D) to (N,), in nats."""
         return self.log_joint(z).logsumexp(dim=1)
 
     def log_joint(self, z: Tensor) -> Tensor:
-        """log p(z, k) of each component: (N, D) to (N, K)."""
+        """log p(z, k) of latents and each component, (N, D) to (N, K), in nats."""
         components, size = self.means.shape
-        turned = torch.addmm(self._shift, z, self._turn)  # (N, K·D), one product for them all
-        distance = turned.square_().view(-1, components, size).sum(dim=2)  # (N, K)
+        rotated = torch.addmm(self._shift, z, self._rotation)  # (N, K·D), all in one product
+        distance = rotated.square_().view(-1, components, size).sum(dim=2)  # (N, K)
         return torch.sub(self._constants, distance, alpha=0.5)
 
     @cached_property
-    def _turn(self) -> Tensor:
-        """All roots side by side: (D, K·D)."""
+    def _rotation(self) -> Tensor:
+        """All roots side by side, (D, K·D)."""
         components, size = self.means.shape
         return self.roots.permute(1, 0, 2).reshape(size, components * size)
 

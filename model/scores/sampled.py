@@ -10,21 +10,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from model.results import Floats
 from model.scores.calibration import DEFAULT_DRAWS
 from model.scores.deterministic import ScoreStatistics, log_likelihood, offered_scores
 from model.vae import VAE, DiagonalGaussian
 
-Floats = NDArray[np.float32]
-
-
 SMALL_PIXELS: Final = 4 * 28 * 28
-"""Of an image of which a whole batch of drawn rows takes less than a second."""
+"""Largest image of which a full batch of rows for `Engine.draw` takes less than a second."""
 
-FEW_ROWS: Final = 8
-"""Rows whose draws take as long as a batch of plain images."""
+MIN_ROWS: Final = 8
+"""Rows for `Engine.draw` that take as long as a full batch of plain images."""
 
 
 class Likelihoods(NamedTuple):
@@ -35,16 +32,16 @@ class Likelihoods(NamedTuple):
 
 
 Errors = Callable[[Tensor, Tensor], Tensor]
-"""Takes pixels, (N, P), and latents of each image one after the other, (N · K, D). Gives the mean
-squared errors of what those decode to, (N, K)."""
+"""Decodes latents and compares them with their images. Takes pixels, (N, P), and the K latents of
+each image one after the other, (N · K, D); returns mean squared errors, (N, K)."""
 
 
 def errors_by_torch(network: VAE) -> Errors:
-    """By any network, on any device."""
+    """`Errors` for any network on any device."""
 
     def errors(pixels: Tensor, z: Tensor) -> Tensor:
         images = network.decode(z).view(len(pixels), -1, pixels.shape[1])  # (N, K, P)
-        return (pixels[:, None] - images).square().mean(dim=2)
+        return (pixels[:, None] - images).square().mean(dim=2)  # (N, K)
 
     return errors
 
@@ -57,34 +54,35 @@ def draw_likelihoods(
     pixel_variance: float,
     at_once: int,
 ) -> Likelihoods:
-    """Of images, (N, P), given z = μ + σ·ε for each ε of `noise`, (N, K, D).
+    """The likelihoods of images, (N, P), given z = μ + σ·ε for each ε of `noise`, (N, K, D).
 
-    Some `at_once` latents are decoded at a time: all of them would be as many images.
+    About `at_once` latents are decoded at a time, which bounds the memory for their images.
     """
     z = posterior.mean[:, None] + posterior.std[:, None] * noise  # (N, K, D)
     parts = torch.split(z, max(1, at_once // len(z)), dim=1)
-    found = torch.cat([errors(pixels, part.flatten(0, 1)) for part in parts], dim=1)  # (N, K)
-    given_z = log_likelihood(found, pixels.shape[1], pixel_variance)
-    # log p(z) − log q(z|x), in which log 2π is on both sides.
+    mse = torch.cat([errors(pixels, part.flatten(0, 1)) for part in parts], dim=1)  # (N, K)
+    given_z = log_likelihood(mse, pixels.shape[1], pixel_variance)
+    # log p(z) − log q(z|x); the two log 2π cancel.
     log_ratio = (noise.square() + posterior.log_variance[:, None] - z.square()).sum(dim=2) / 2
     return Likelihoods(given_z, given_z + log_ratio)
 
 
-def draws_a_row(draws: int) -> int:
-    """How many of an image's K draws share a row of `Engine.draw_rows`."""
+def draws_per_row(draws: int) -> int:
+    """How many of an image's K = `draws` draws share a row of `Engine.draw_rows`."""
     return min(draws, DEFAULT_DRAWS)
 
 
-def most_drawn_rows(most_rows: int, pixels: int) -> int:
-    """How many of them are to be in a batch, of which each decodes an image `DEFAULT_DRAWS` times.
+def max_draw_rows(max_rows: int, pixels: int) -> int:
+    """Rows of `Engine.draw_rows` in one batch, when other batches have up to `max_rows` rows.
 
-    Of small images as many as of any rows, `most_rows`; 128 of 128×128×3 would take one core 19 s.
+    A row decodes up to `DEFAULT_DRAWS` images of P = `pixels`. Small images get the full
+    `max_rows`; 128 rows of 128×128×3 would take one core 19 s.
     """
-    return min(most_rows, max(FEW_ROWS, most_rows * SMALL_PIXELS // pixels))
+    return min(max_rows, max(MIN_ROWS, max_rows * SMALL_PIXELS // pixels))
 
 
 def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:
-    """−mean over K draws of log p(x|z), (N, K) to (N,), nats.
+    """−mean over K draws of log p(x|z), (N, K) to (N,), in nats.
 
     Source: An and Cho 2015, "Variational autoencoder based anomaly detection using reconstruction
     probability". Theirs has a variance for each pixel, ours one for all.
@@ -94,10 +92,10 @@ def reconstruction_probability(likelihoods: Floats, _: object) -> Floats:
 
 
 def iwae(_: object, weights: Floats) -> Floats:
-    """−log of the mean over K draws of the importance weights: bounds −log p(x) from above, nats.
+    """−log of the mean over K draws of the importance weights, (N, K) to (N,), in nats.
 
-    (N, K) to (N,). Source: Burda, Grosse and Salakhutdinov 2016, "Importance weighted
-    autoencoders".
+    An upper bound of −log p(x), on average. Source: Burda, Grosse and Salakhutdinov 2016,
+    "Importance weighted autoencoders".
     """
     largest = weights.max(axis=1, keepdims=True)
     mean = np.exp(weights - largest).mean(axis=1)
@@ -115,6 +113,6 @@ SAMPLED_SCORES: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
 def score_names(
     statistics: ScoreStatistics | None, pixel_variance: float | None
 ) -> tuple[str, ...]:
-    """All scores of a network, the drawn ones last; the first is the default."""
-    drawn = SAMPLED_SCORES if pixel_variance is not None else ()
-    return (*offered_scores(statistics, pixel_variance), *drawn)
+    """All scores of a network, the sampled ones last; the first is the default."""
+    sampled = SAMPLED_SCORES if pixel_variance is not None else ()
+    return (*offered_scores(statistics, pixel_variance), *sampled)

@@ -1,1 +1,4 @@
-"""Making bundles: data, training, import of checkpoints. The service never imports it."""
+"""Making and evaluating bundles: data, training, calibration, model cards.
+
+The service never imports this package.
+"""

@@ -12,14 +12,14 @@ from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Floats, calibration_of
 
 CHUNK_IMAGES = 128
-"""Images in one pass, as the service has them."""
+"""Images per pass, as in the service."""
 
 
 def calibrated(bundle: Bundle, images: NDArray[np.uint8], *, data_set: str, date: str) -> Bundle:
-    """`bundle` with a calibration on `images`, (N, C, H, W), that it was not trained on.
+    """Return `bundle` calibrated on uint8 `images`, (N, C, H, W), that it was not trained on.
 
-    The weights stay as they are. There is a table for each score, and for each type that the
-    network may compute in. Raises `CalibrationError` for no images.
+    The weights do not change. The calibration has a table for each score in each dtype that the
+    network can compute in. Raises `CalibrationError` if there are no images.
     """
     scores = {
         dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images) for dtype in DTYPES
@@ -31,8 +31,11 @@ def calibrated(bundle: Bundle, images: NDArray[np.uint8], *, data_set: str, date
 
 
 def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict[str, Floats]:
-    """Every score of every image, by name, (N,) each; draws are `DEFAULT_DRAWS`, from `seed`."""
-    found: dict[str, list[Floats]] = {name: [] for name in engine.scores}
+    """Every score of uint8 `images`, (N, C, H, W): (N,) by name.
+
+    Sampled scores average over `DEFAULT_DRAWS` draws per image, seeded by `seed`.
+    """
+    scores: dict[str, list[Floats]] = {name: [] for name in engine.scores}
     generator = np.random.default_rng(seed)
     for start in range(0, len(images), CHUNK_IMAGES):
         part = images[start : start + CHUNK_IMAGES]
@@ -40,14 +43,13 @@ def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict
             shape = (len(part), DEFAULT_DRAWS, engine.bundle.config.latent_size)
             noise = generator.standard_normal(shape, dtype=np.float32)
             draws = engine.draw(engine.draw_rows(part, noise))
-        for name, parts in found.items():
-            drawn = name in engine.sampled_scores
+        for name, parts in scores.items():
             parts.append(
                 engine.sampled_score(name, draws, shape)
-                if drawn
+                if name in engine.sampled_scores
                 else engine.score(part, name).score
             )
     return {
         name: np.concatenate(parts) if parts else np.empty(0, np.float32)
-        for name, parts in found.items()
+        for name, parts in scores.items()
     }

@@ -1,4 +1,4 @@
-"""The model card: a bundle's README.md, in words a user needs before trusting it."""
+"""The model card, a bundle's README.md: what a user needs to know before trusting it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from model.training.evaluation import CalibrationFacts, Evaluation
 from model.training.report import sections
 
 EVALUATION: Final = "evaluation"
-"""Of the metrics, what `python -m model evaluate --update-card` found; the others are data sets."""
+"""Key of a bundle's metrics with its evaluation. The other keys are data splits."""
 
 _RELU_NOTE = """
-This network has the tutorial's `relu` head (μ ≥ 0, σ ≥ 0). Trained as that tutorial does it, such a
+This network has the tutorial's `relu` head (μ ≥ 0, σ ≥ 0). Trained as in the tutorial, such a
 network collapses and reconstructs little more than the mean image: check the figures before use.
 """
 
-_CALIBRATE = """Your own clean images make a calibration:
-  `python -m model calibrate --bundle DIR --data DIR`."""
+_CALIBRATE = """Calibrate on your own clean
+  images: `python -m model calibrate --bundle DIR --data DIR`."""
 
 
 def model_card(bundle: Bundle) -> str:
-    """Markdown, from what the bundle itself holds."""
+    """Write the card as Markdown, from the bundle's contents alone."""
     config = bundle.config
     channels, height, width = config.image_shape
     parameters = sum(tensor.numel() for tensor in bundle.weights.values())
@@ -33,13 +33,13 @@ def model_card(bundle: Bundle) -> str:
         f"# {bundle.name}",
         "",
         f"A Variational Autoencoder for {height}×{width} {'grey' if channels == 1 else 'RGB'} "
-        f"images, latent size {config.latent_size}.",
+        f"images, with latent size {config.latent_size}.",
         "",
         f"- Version: `{bundle.version}` (start of the sha256 of model.safetensors)",
         *_network(config),
         f"- {parameters:,} parameters",
         f"- Head: `{config.head}`",
-        "- Pixels: uint8 / 255, in the polarity of the training images",
+        "- Pixels: uint8 / 255, with the polarity of the training images",
     ]
     if bundle.pixel_variance is not None:
         lines.append(
@@ -55,7 +55,7 @@ def model_card(bundle: Bundle) -> str:
         lines += ["", *_evaluation(bundle)]
     else:
         lines.append("")
-    lines += ["## Where it comes from", "", *_items(bundle.provenance)]
+    lines += ["## Provenance", "", *_items(bundle.provenance)]
     lines += ["", "## Limits", "", *_limits(bundle.calibration), ""]
     return "\n".join(lines)
 
@@ -91,7 +91,7 @@ def _calibration(calibration: Calibration | None) -> str:
 
 
 def _figures(splits: Mapping[str, Any]) -> list[str]:
-    rows = ["| images | n | MSE, z = μ | MSE, z drawn | KL, nats | −ELBO, nats |"]
+    rows = ["| images | n | MSE, z = μ | MSE, z sampled | KL, nats | −ELBO, nats |"]
     rows += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
     for split, fit in splits.items():
         elbo = fit["negative_elbo"]
@@ -107,7 +107,7 @@ def _evaluation(bundle: Bundle) -> list[str]:
     try:
         evaluation = Evaluation.from_json(bundle.metrics[EVALUATION])
     except (KeyError, TypeError):
-        return ["", "It was evaluated by another version, whose figures this one cannot show."]
+        return ["", "It was evaluated by a version whose figures this one cannot show."]
     alarms = evaluation.false_alarms
     measured = alarms and alarms.calibration
     current = bundle.calibration and CalibrationFacts.of(bundle.calibration)
@@ -127,28 +127,30 @@ def _items(provenance: Mapping[str, Any]) -> list[str]:
 
 def _limits(calibration: Calibration | None) -> list[str]:
     lines = [
-        "- It has seen images like its training images only. Anything else, it will still encode;",
-        "  the reconstruction error tells how far off that was.",
-        "- A `score` is no probability. Larger is stranger; scores of different names or bundles",
-        "  do not compare.",
+        "- It has only seen images like its training images. It encodes any other image too; the",
+        "  reconstruction error shows how badly.",
+        "- A `score` is not a probability. Larger is more anomalous. Scores with different names,",
+        "  or from different bundles, are not comparable.",
     ]
     if calibration is None:
         return [
             *lines,
-            "- It has no calibration: `p_value` is null, and nothing is said of false alarms.",
+            "- It has no calibration, so `p_value` is null and no false-alarm rate is promised.",
             f"  {_CALIBRATE}",
         ]
     alpha, n = COMMON_ALPHAS[0], calibration.n
     spread = 1.96 * math.sqrt(alpha * (1 - alpha) / n)
     return [
         *lines,
-        f"- `p_value` is (1 + how many of {n:,} calibration images score as high) / {n + 1:,}.",
+        f"- `p_value` is (1 + how many of {n:,} calibration images score at least as high) / "
+        f"{n + 1:,}.",
         "  It is not the probability that the image is normal.",
         "- For a clean image that is exchangeable with the calibration images,",
-        "  P(`p_value` ≤ α) ≤ α, whatever the network and the score: on average over calibrations.",
-        f"  This single one, of {n:,} images, may be off by {spread:.2g} at α = {alpha:g} (95 %).",
-        "- Images from elsewhere (another camera, other writers, another preparation) are not",
-        f"  exchangeable with them, and may raise far more false alarms. {_CALIBRATE}",
-        f"- Nothing is claimed below 1/(n + 1) = {1 / (n + 1):.2g}: no `p_value` is smaller.",
-        f"- Scores that average over draws are calibrated with {DEFAULT_DRAWS} draws an image.",
+        "  P(`p_value` ≤ α) ≤ α, whatever the network and the score. This holds on average over",
+        f"  calibration sets. With this one, of {n:,} images, the rate may be off by {spread:.2g}",
+        f"  at α = {alpha:g} (95 %).",
+        "- Images from elsewhere (another camera, other writers, other preprocessing) are not",
+        f"  exchangeable with them and may cause far more false alarms. {_CALIBRATE}",
+        f"- No `p_value` is below 1/(n + 1) = {1 / (n + 1):.2g}: a smaller α never flags an image.",
+        f"- Scores that average over draws of z are calibrated at {DEFAULT_DRAWS} draws per image.",
     ]

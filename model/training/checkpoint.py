@@ -1,4 +1,4 @@
-"""The state of an unfinished training, so that it can go on. A safetensors file, not a pickle."""
+"""Training checkpoints, to resume from. They are safetensors files, not pickles."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch import Tensor
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used. The message names the file and what differs."""
+    """A checkpoint cannot be used. The message names the file and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """State after `epoch` whole epochs. Randomness needs no state: it is seeded by the epoch."""
+    """State after `epoch` epochs. Each epoch has its own seed, so no generator is saved."""
 
     epoch: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    """Adam's tensors, named `exp_avg.0`: the state's name and the parameter's number."""
+    """Adam's tensors, named by state and parameter index, such as `exp_avg.0`."""
     best_epoch: int
     best_loss: float
     best_weights: Mapping[str, Tensor]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all. `run` says what training this is (see below)."""
+    """Write the file atomically. `run` identifies the training: see `load_checkpoint`."""
     tensors = {
         f"{group}/{name}": tensor.detach().contiguous().clone()
         for group in ("weights", "optimizer", "best_weights")
@@ -55,26 +55,27 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) 
 
 
 def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
-    """Read a checkpoint of the same `run`: architecture, options and data, as plain JSON values.
+    """Read a checkpoint written with the same `run`: architecture, options and data, as plain JSON.
 
-    Raises `CheckpointError` naming the first value that differs: weights trained half by one
-    recipe and half by another would claim a provenance that is not theirs.
+    Raises `CheckpointError`: for a file that cannot be read, and for one of another run, naming the
+    first value that differs. Weights trained partly by one recipe and partly by another would have
+    a false provenance.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iter)
         if metadata["sha256"] != _sha256(tensors, metadata["state"], metadata["run"]):
-            raise ValueError("it is damaged: its contents are not those of its sha256")
+            raise ValueError("it is damaged: its contents do not match its sha256")
         state, saved = json.loads(metadata["state"]), json.loads(metadata["run"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    wanted = json.loads(json.dumps(run))
-    for key in sorted(set(saved) | set(wanted)):
-        if saved.get(key) != wanted.get(key):
+    current = json.loads(json.dumps(run))
+    for key in sorted(set(saved) | set(current)):
+        if saved.get(key) != current.get(key):
             raise CheckpointError(
-                f"{path} was trained with {key} {saved.get(key)!r}, now it is "
-                f"{wanted.get(key)!r}: ask for the same again, or delete the file to start anew"
+                f"{path} was trained with {key} {saved.get(key)!r}, but this run has "
+                f"{current.get(key)!r}: use the same value, or delete the file to start over"
             )
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "best_weights": {}}
     for name, tensor in tensors.items():
@@ -101,7 +102,7 @@ def _sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Adam's state under flat names."""
+    """Adam's state as tensors with flat names, such as `exp_avg.0`."""
     return {
         f"{name}.{index}": tensor
         for index, state in optimizer.state_dict()["state"].items()
@@ -110,7 +111,7 @@ def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
 
 
 def restore_adam(optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `adam_tensors`."""
+    """Load what `adam_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, index = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""Plots of numbers: ROC, histograms, p-values, the latent space."""
+"""Plots of numbers: ROC curves, histograms, p-values and the latent space."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from model.training.plot_style import COLOURS, heading, set_name, shown
 from model.training.report import number
 
 LINES: Final = ("-", "--", "-.")
-CLEAN, STRANGE, GREY = COLOURS[0], COLOURS[1], "#666666"
+CLEAN, ANOMALOUS, GREY = COLOURS[0], COLOURS[1], "#666666"
 
 HISTOGRAM_ENDS: Final = (0.002, 0.998)
-"""Quantiles of each set that a histogram reaches to: the longest tail would flatten it."""
+"""Quantiles of each set that a histogram spans. The full tails would squeeze the bulk together."""
 
 MAX_POINTS: Final = 4_000
-"""Of the scatter; more make a larger file and no clearer picture."""
+"""Maximum number of points in the scatter plot. More make a larger file, not a clearer picture."""
 
 MAX_LEGEND: Final = 20
-"""Labels that a legend lists; they are written into the picture too."""
+"""Maximum number of labels in a legend. They are also written into the plot."""
 
 TINY: Final = 1e-12
-"""Where a variance may be 0, and is divided by."""
+"""Lower bound of a total variance, which may be 0 and is divided by."""
 
 
 def roc(observations: Observations, evaluation: Evaluation) -> Figure:
-    """True over false positives of the default score, a line for each anomaly set."""
+    """ROC of the default score, a line for each anomaly set; log-scaled on the right."""
     figure, axes = _figure(1, 2, width=9.6, height=5.0)
     clean = _default(observations.clean.scores)
     sets = zip(observations.anomalies, evaluation.anomalies, strict=True)
-    for i, (found, facts) in enumerate(sets):
-        strange = _default(found.scores)
-        is_strange = np.repeat([0, 1], [len(clean), len(strange)])
-        fpr, tpr, _ = roc_curve(is_strange, np.concatenate([clean, strange]))
-        label = f"{set_name(found)}, AUROC {number(facts.default.auroc.value)}"
+    for i, (observed, result) in enumerate(sets):
+        anomalous = _default(observed.scores)
+        is_anomalous = np.repeat([0, 1], [len(clean), len(anomalous)])
+        fpr, tpr, _ = roc_curve(is_anomalous, np.concatenate([clean, anomalous]))
+        label = f"{set_name(observed)}, AUROC {number(result.default.auroc.value)}"
         style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
         for panel in axes[0]:
             panel.plot(fpr, tpr, **style, label=label)
     floor = 1 / len(clean)
-    both = np.geomspace(floor, 1, 200)
+    chance = np.geomspace(floor, 1, 200)
     for panel in axes[0]:
-        panel.plot(both, both, color=GREY, linestyle=":", linewidth=1, label="chance")
+        panel.plot(chance, chance, color=GREY, linestyle=":", linewidth=1, label="chance")
         panel.set(xlabel="false-positive rate", ylabel="true-positive rate", ylim=(-0.02, 1.02))
         panel.grid(alpha=0.3)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -61,27 +61,27 @@ def roc(observations: Observations, evaluation: Evaluation) -> Figure:
 
 
 def histograms(observations: Observations, evaluation: Evaluation) -> Figure:
-    """The default score of clean images and of each anomaly set."""
+    """Histograms of the default score: clean images against each anomaly set."""
     sets = observations.anomalies
     figure, axes = _figure(len(sets), 1, width=7.2, height=0.8 + 1.5 * len(sets), sharex=True)
     clean = _default(observations.clean.scores)
-    each = [clean, *(_default(found.scores) for found in sets)]
-    ends = [np.quantile(values, HISTOGRAM_ENDS) for values in each]
+    all_scores = [clean, *(_default(observed.scores) for observed in sets)]
+    ends = [np.quantile(scores, HISTOGRAM_ENDS) for scores in all_scores]
     low, high = float(np.min(ends)), float(np.max(ends))
     if low == high:
         low, high = low - 1, high + 1
-    bins = np.linspace(low, high, 1 + _bins(min(map(len, each))))
+    bins = np.linspace(low, high, 1 + _bins(min(map(len, all_scores))))
     threshold = None
     if (calibration := observations.engine.bundle.calibration) is not None:
         threshold = calibration.threshold(next(iter(observations.clean.scores)), COMMON_ALPHAS[0])
-    for panel, found in zip(axes[:, 0], sets, strict=True):
-        for values, colour, name in (
+    for panel, observed in zip(axes[:, 0], sets, strict=True):
+        for scores, colour, name in (
             (clean, CLEAN, f"clean: {set_name(observations.clean)}"),
-            (_default(found.scores), STRANGE, f"anomalies: {set_name(found)}"),
+            (_default(observed.scores), ANOMALOUS, f"anomalies: {set_name(observed)}"),
         ):
-            weights = np.full(len(values), 100 / len(values))
+            weights = np.full(len(scores), 100 / len(scores))
             panel.hist(
-                np.clip(values.astype(np.float64), low, high),  # as float32, ends lie outside
+                np.clip(scores.astype(np.float64), low, high),  # float32 could round past the ends
                 bins,
                 weights=weights,
                 color=colour,
@@ -93,24 +93,28 @@ def histograms(observations: Observations, evaluation: Evaluation) -> Figure:
             panel.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
         panel.set(xlim=(low, high), ylabel="% of images")
         panel.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    axes[-1, 0].set_xlabel(f"score {_score(evaluation)} (bins at the ends hold all beyond them)")
+    note = "the end bins include everything beyond them"
+    axes[-1, 0].set_xlabel(f"score {_score(evaluation)} ({note})")
     figure.suptitle(heading(evaluation, "the score of clean images and of anomalies"))
     return figure
 
 
 def p_values(observations: Observations, evaluation: Evaluation) -> Figure:
-    """Empirical distribution of the clean images' p-values, by each calibrated score."""
+    """Empirical distribution of the clean images' p-values, a line for each score.
+
+    Raises `ValueError` for a bundle without calibration.
+    """
     calibration = observations.engine.bundle.calibration
     alarms = evaluation.false_alarms
     if calibration is None or alarms is None:
-        raise ValueError("no calibration, no p-values")
+        raise ValueError("the bundle has no calibration, so there are no p-values to plot")
     figure, axes = _figure(1, 1, width=6.4, height=6.0)
     panel = axes[0, 0]
     clean = observations.clean
-    least = 1 / (calibration.n + 1)
-    diagonal = np.geomspace(least, 1, 200)
+    smallest = 1 / (calibration.n + 1)
+    diagonal = np.geomspace(smallest, 1, 200)
     spread = np.array([alarms.spread(alpha, clean.facts.n) for alpha in diagonal])
-    floor = min(least, 1 / clean.facts.n) / 2
+    floor = min(smallest, 1 / clean.facts.n) / 2
     panel.fill_between(
         diagonal,
         np.maximum(diagonal - spread, floor),
@@ -119,8 +123,8 @@ def p_values(observations: Observations, evaluation: Evaluation) -> Figure:
         label="exchangeable sets, 95 %",
     )
     panel.plot(diagonal, diagonal, color="black", linewidth=1, linestyle=":", label="share = α")
-    for i, (name, values) in enumerate(clean.scores.items()):
-        ranked = np.sort(calibration.p_values(name, values))
+    for i, (name, scores) in enumerate(clean.scores.items()):
+        ranked = np.sort(calibration.p_values(name, scores))
         share = np.arange(1, len(ranked) + 1) / len(ranked)
         style: dict[str, Any] = {"color": CLEAN, "linewidth": 2.2, "zorder": 3, "label": name}
         if i:
@@ -128,7 +132,7 @@ def p_values(observations: Observations, evaluation: Evaluation) -> Figure:
             style |= {"label": "other scores"} if i == 1 else {}
         panel.step(ranked, share, where="post", **style)
     for alpha in COMMON_ALPHAS:
-        if alpha > least:
+        if alpha > smallest:
             panel.axvline(alpha, color=GREY, linewidth=0.6, linestyle="--")
             panel.annotate(
                 f"α = {alpha:g}",
@@ -140,9 +144,9 @@ def p_values(observations: Observations, evaluation: Evaluation) -> Figure:
     panel.set(
         xscale="log",
         yscale="log",
-        xlim=(least, 1),
+        xlim=(smallest, 1),
         ylim=(floor, 1.05),
-        xlabel=f"α (no p-value lies below 1/(n + 1) = {least:.2g})",
+        xlabel=f"α (no p-value lies below 1/(n + 1) = {smallest:.2g})",
         ylabel="share of clean images with p_value ≤ α",
     )
     panel.legend(loc="upper left", fontsize="small")
@@ -184,7 +188,7 @@ def latent_scatter(observations: Observations, evaluation: Evaluation) -> Figure
 def _figure(
     rows: int, columns: int, *, width: float, height: float, sharex: bool = False
 ) -> tuple[Figure, NDArray[Any]]:
-    """A figure of so many inches, and its axes, (rows, columns)."""
+    """A figure, `width` × `height` inches, and its axes as an array, (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex)
 
@@ -194,7 +198,7 @@ def _default(scores: Mapping[str, Floats]) -> Floats:
 
 
 def _bins(n: int) -> int:
-    """That `n` images of a set fill without holes."""
+    """Number of bins that `n` images fill without gaps."""
     return int(np.clip(2 * np.sqrt(n), 8, 80))
 
 
@@ -203,7 +207,7 @@ def _score(evaluation: Evaluation) -> str:
 
 
 def _plane(mu: Floats, sigma: Floats) -> tuple[Floats, tuple[str, str]]:
-    """Two numbers for each image, (N, 2), and what they are."""
+    """Coordinates for each image, (N, 2), and their axis labels, from μ and σ, (N, D) each."""
     if mu.shape[1] == 1:
         return np.concatenate([mu, sigma], axis=1), ("μ", "σ")
     if mu.shape[1] == 2:
@@ -212,23 +216,23 @@ def _plane(mu: Floats, sigma: Floats) -> tuple[Floats, tuple[str, str]]:
     variances, directions = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
     shares = variances[::-1] / max(variances.sum(), TINY)
     names = [
-        f"{which} principal component of μ, {share:.0%} of the variance"
-        for which, share in zip(("first", "second"), shares, strict=False)
+        f"{ordinal} principal component of μ, {share:.0%} of the variance"
+        for ordinal, share in zip(("first", "second"), shares, strict=False)
     ]
     return centred @ directions[:, :-3:-1].astype(np.float32), (names[0], names[1])
 
 
 def _scatter_by_label(panel: Axes, points: Floats, labels: NDArray[np.uint8]) -> None:
-    """Each label in its colour, and its number at its middle, for those who see no colours."""
-    kinds = np.unique(labels)
-    for i, kind in enumerate(kinds):
+    """Colour each label, and write it at its median too, so that the plot reads without colours."""
+    distinct = np.unique(labels)
+    for i, label in enumerate(distinct):
         colour = COLOURS[i % len(COLOURS)]
-        cloud = points[labels == kind]
+        cloud = points[labels == label]
         panel.scatter(
-            cloud[:, 0], cloud[:, 1], s=7, color=colour, alpha=0.7, linewidths=0, label=str(kind)
+            cloud[:, 0], cloud[:, 1], s=7, color=colour, alpha=0.7, linewidths=0, label=str(label)
         )
         panel.annotate(
-            str(kind),
+            str(label),
             tuple(np.median(cloud, axis=0)),
             ha="center",
             va="center",
@@ -236,7 +240,7 @@ def _scatter_by_label(panel: Axes, points: Floats, labels: NDArray[np.uint8]) ->
             path_effects=[withStroke(linewidth=3, foreground="white")],
             zorder=4,
         )
-    if len(kinds) <= MAX_LEGEND:
+    if len(distinct) <= MAX_LEGEND:
         panel.legend(
             title="label", loc="upper left", bbox_to_anchor=(1, 1), markerscale=3, frameon=False
         )

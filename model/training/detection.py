@@ -1,4 +1,4 @@
-"""How well scores tell anomalies from clean images: two figures, each with its 95 % interval."""
+"""How well a score separates anomalies from clean images: AUROC and FPR, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from sklearn.metrics import roc_auc_score
 from model.training.evaluation import Estimate
 
 Values = NDArray[np.floating[Any]]
-"""A score of each image, (N,); larger is stranger."""
+"""A score for each image, (N,). Larger is more anomalous."""
 
 MISSED_PERCENT: Final = 5
-"""Of the anomalies, at a true-positive rate of 95 %."""
+"""Percentage of anomalies missed at a true-positive rate of 95 %."""
 
 TWO_SIDED_Z: Final = NormalDist().inv_cdf(0.975)
 
 TAIL: Final = 0.025
-"""Probability outside a 95 % interval, on each side."""
+"""Probability on each side of a 95 % interval."""
 
 RESAMPLES: Final = 2_000
-"""Of the bootstrap. They cost next to nothing here: see `fpr_at_95_tpr`."""
+"""Bootstrap resamples. They cost next to nothing here: see `fpr_at_95_tpr`."""
 
 
 def auroc(clean: Values, anomalies: Values) -> Estimate:
-    """P(anomaly's score > clean image's), ties count half.
+    """P(an anomaly's score > a clean image's score), counting ties as half.
 
-    The interval is DeLong's (DeLong, DeLong and Clarke-Pearson 1988), by midranks as Sun and Xu
-    2014 compute it, laid out on the log-odds so that it stays between 0 and 1. Where all anomalies
-    lie on one side of all clean images its variance is 0, as if that were certain. Then the end
-    of the interval is θ with θᵏ = 0.025, for k = the size of the smaller set: so likely are k
-    separate pairs all in order, if the AUROC is θ (Clopper and Pearson 1934). A set of a single
-    image has no variance, and the interval says nothing.
+    The interval is DeLong's (DeLong, DeLong and Clarke-Pearson 1988), computed from midranks (Sun
+    and Xu 2014) on the log-odds scale, so that it stays between 0 and 1.
+
+    If the sets do not overlap, DeLong's variance is 0, as if that were certain. The interval then
+    ends at the θ with θᵏ = 0.025, where k is the size of the smaller set: with an AUROC of θ, k
+    separate pairs are all in order with probability θᵏ (Clopper and Pearson 1934). A set of one
+    image has no variance, and its interval is 0 to 1.
     """
     m, n = len(anomalies), len(clean)
-    strange = np.repeat([0, 1], [n, m])
-    value = float(roc_auc_score(strange, np.concatenate([clean, anomalies])))
+    is_anomalous = np.repeat([0, 1], [n, m])
+    value = float(roc_auc_score(is_anomalous, np.concatenate([clean, anomalies])))
     if value in (0, 1):
         end = TAIL ** (1 / min(m, n))
         low, high = (end, 1.0) if value else (0.0, 1 - end)
         return Estimate(value=value, low=low, high=high)
     if min(m, n) < 2:
         return Estimate(value=value, low=0.0, high=1.0)
-    together = rankdata(np.concatenate([anomalies, clean]))
-    below = (together[:m] - rankdata(anomalies)) / n  # (m,), share of clean images below
-    above = 1 - (together[m:] - rankdata(clean)) / m  # (n,), share of anomalies above
+    joint_ranks = rankdata(np.concatenate([anomalies, clean]))
+    below = (joint_ranks[:m] - rankdata(anomalies)) / n  # (m,), share of clean images below
+    above = 1 - (joint_ranks[m:] - rankdata(clean)) / m  # (n,), share of anomalies above
     deviation = math.sqrt(below.var(ddof=1) / m + above.var(ddof=1) / n)
     odds = math.log(value / (1 - value))
     half = TWO_SIDED_Z * deviation / (value * (1 - value))
@@ -57,14 +58,15 @@ def auroc(clean: Values, anomalies: Values) -> Estimate:
 
 
 def fpr_at_95_tpr(clean: Values, anomalies: Values, *, seed: int = 0) -> Estimate:
-    """Share of clean images that score at least what 95 % of the anomalies reach.
+    """Share of clean images at or above the threshold that detects 95 % of the anomalies.
 
-    The threshold is the largest that 95 % of the anomalies reach or more. The interval is the
-    percentile bootstrap's over both sets, without drawing their images: of m images drawn with
-    replacement, the k-th smallest is the one at place ⌊m·U⌋ with U ~ Beta(k, m − k + 1), as the
-    k-th of m uniform numbers is; and how many of n drawn clean images reach a threshold is
-    binomial. A bootstrap of no false alarms has none either: then the upper end is Clopper and
-    Pearson's for none of n; and the lower one for n of n.
+    The threshold is the largest that at least 95 % of the anomalies reach.
+
+    The interval is a percentile bootstrap over both sets that draws no images. Of m images drawn
+    with replacement, the k-th smallest is the one at index ⌊m·U⌋ with U ~ Beta(k, m − k + 1), like
+    the k-th smallest of m uniform numbers. The number of n drawn clean images that reach a
+    threshold is binomial. Without any false alarm, no resample has one either; the upper end is
+    then Clopper and Pearson's for 0 of n, and correspondingly the lower end for n of n.
     """
     m, n = len(anomalies), len(clean)
     ranked, ranked_clean = np.sort(anomalies), np.sort(clean)
@@ -72,8 +74,8 @@ def fpr_at_95_tpr(clean: Values, anomalies: Values, *, seed: int = 0) -> Estimat
     value = _share_from(ranked_clean, ranked[missed])
     generator = np.random.default_rng(seed)
     uniform = generator.beta(missed + 1, m - missed, RESAMPLES)
-    places = np.minimum((m * uniform).astype(np.int64), m - 1)
-    rates = generator.binomial(n, _share_from(ranked_clean, ranked[places])) / n
+    indices = np.minimum((m * uniform).astype(np.int64), m - 1)
+    rates = generator.binomial(n, _share_from(ranked_clean, ranked[indices])) / n
     low, high = np.quantile(rates, [TAIL, 1 - TAIL])
     end = TAIL ** (1 / n)
     if value == 0:
@@ -84,7 +86,7 @@ def fpr_at_95_tpr(clean: Values, anomalies: Values, *, seed: int = 0) -> Estimat
 
 
 def _share_from(ranked: Values, threshold: Any) -> Any:
-    """Share of `ranked` values, smallest first, that are ≥ each threshold."""
+    """Share of `ranked` values, sorted ascending, that are ≥ each threshold."""
     return 1 - np.searchsorted(ranked, threshold, side="left") / len(ranked)
 
 

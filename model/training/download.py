@@ -1,4 +1,4 @@
-"""Fetch a data set's original files and let only whole, verified ones into the directory."""
+"""Download a data set's original files; only complete, verified files reach the directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rich.progress import (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its authors published it; no mirror is trusted beyond this."""
+    """A file as its authors published it, which is what every mirror's copy is checked against."""
 
     name: str
     size: int  # bytes
@@ -34,7 +34,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files, and the places that hold all of them: a file's URL is mirror + name."""
+    """Files, and mirrors that each hold all of them: a file's URL is mirror + name."""
 
     mirrors: tuple[str, ...]
     files: tuple[RemoteFile, ...]
@@ -49,7 +49,7 @@ _IDX_NAMES = (
 
 
 def _idx_files(*facts: tuple[int, str]) -> tuple[RemoteFile, ...]:
-    """Size and sha256 of each of `_IDX_NAMES`, which every MNIST-like set keeps."""
+    """The files of an MNIST-like set, from the size and sha256 of each of `_IDX_NAMES`."""
     return tuple(RemoteFile(name, *fact) for name, fact in zip(_IDX_NAMES, facts, strict=True))
 
 
@@ -82,11 +82,11 @@ DATA_SETS: Mapping[str, DataSet] = {
 
 
 class DownloadError(RuntimeError):
-    """A file could not be had or stored; the message gives every URL tried and what was wrong."""
+    """A file could not be downloaded or stored. The message lists each URL tried and its error."""
 
 
 class _AttemptError(Exception):
-    """What one mirror sent is of no use."""
+    """A mirror's response is unusable."""
 
 
 def download(
@@ -99,44 +99,45 @@ def download(
     timeout_s: float = 30.0,
     console: Console | None = None,
 ) -> list[Path]:
-    """Bring `DATA_SETS[name]` into `directory` and return its files, in the table's order.
+    """Download `DATA_SETS[name]` into `directory`. Return its files' paths, in the table's order.
 
         download("mnist", Path("data/mnist"))
 
-    A file already there with the right sha256 is kept and not asked for; one with a wrong sha256
-    stays until its replacement is verified. Whatever goes wrong, Ctrl-C included, `directory`
-    holds no part of a file.
+    A file that is already there with the right sha256 is kept and not downloaded. One with a wrong
+    sha256 stays until its replacement is verified. No failure, nor Ctrl-C, leaves a partial file
+    in `directory`.
 
-    Every file gets `attempts` tries, each at the next of `mirrors` (the data set's own if not
-    given), with `backoff_s`, 2·`backoff_s`, 4·`backoff_s` … between them. A connection that is
-    silent for `timeout_s` has failed. Progress goes to `console`, stderr if not given: a bar on a
-    terminal, and a line a file anywhere.
+    Each file gets `attempts` attempts. They cycle through `mirrors` (default: the data set's own)
+    and pause for `backoff_s`, 2·`backoff_s`, 4·`backoff_s` … seconds in between. A connection that
+    is silent for `timeout_s` seconds counts as failed. Progress goes to `console` (default:
+    stderr): a bar if it is a terminal, and one line per file.
 
-    Raises `DownloadError`: unknown name, attempts used up, or `directory` cannot be written.
+    Raises `DownloadError` for an unknown name, if all attempts fail, or if `directory` cannot be
+    written.
     """
     if name not in DATA_SETS:
         raise DownloadError(f"unknown data set {name!r}; known: {', '.join(sorted(DATA_SETS))}")
     data_set = DATA_SETS[name]
     console = console or Console(stderr=True)
-    tries = list(islice(cycle(mirrors or data_set.mirrors), attempts))
+    mirror_per_attempt = list(islice(cycle(mirrors or data_set.mirrors), attempts))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         missing = []
         for file in data_set.files:
-            if _is_whole(directory / file.name, file):
-                _say(console, file, "already there")
+            if _is_complete(directory / file.name, file):
+                _report(console, file, "already there")
             else:
                 missing.append(file)
         with (
-            # identity: the hash is that of the .gz itself, so no mirror may code it once more.
+            # identity: the hash is of the .gz itself, so no mirror may add a content encoding.
             httpx.Client(
                 timeout=timeout_s, follow_redirects=True, headers={"Accept-Encoding": "identity"}
             ) as client,
             _progress(console, total=sum(file.size for file in missing)) as progress,
         ):
             for file in missing:
-                _fetch(client, tries, file, directory, backoff_s, progress)
-                _say(console, file, "downloaded")
+                _fetch(client, mirror_per_attempt, file, directory, backoff_s, progress)
+                _report(console, file, "downloaded")
     except OSError as error:
         raise DownloadError(f"cannot download {name} to {directory}: {error}") from error
     return [directory / file.name for file in data_set.files]
@@ -150,7 +151,7 @@ def _fetch(
     backoff_s: float,
     progress: Progress,
 ) -> None:
-    """Try each of `mirrors` once, in order, until one gives the file."""
+    """Try each of `mirrors` once, in order, until one delivers the file."""
     task = progress.tasks[0]
     done = task.completed
     failures = []
@@ -173,8 +174,8 @@ def _fetch(
 def _fetch_once(
     client: httpx.Client, url: str, file: RemoteFile, directory: Path, progress: Progress
 ) -> None:
-    """Stream to a file beside the target, verify, and only then put it in the target's place."""
-    # Not tempfile: its files are private to the user, and an interrupt could fall before `try`.
+    """Stream to a temporary file beside the target, verify it, and only then replace the target."""
+    # Not tempfile: its files are private to the user, and an interrupt could come before `try`.
     part = directory / f".{file.name}.{uuid4().hex}.part"
     digest, size = hashlib.sha256(), 0
     try:
@@ -190,8 +191,8 @@ def _fetch_once(
                 progress.advance(progress.tasks[0].id, len(chunk))
             if size != file.size:
                 raise _AttemptError(f"{size:,} bytes arrived, expected {file.size:,}")
-            if (found := digest.hexdigest()) != file.sha256:
-                raise _AttemptError(f"sha256 is {found[:12]}…, expected {file.sha256[:12]}…")
+            if (actual := digest.hexdigest()) != file.sha256:
+                raise _AttemptError(f"sha256 is {actual[:12]}…, expected {file.sha256[:12]}…")
             out.flush()
             os.fsync(out.fileno())
         part.replace(directory / file.name)
@@ -199,7 +200,7 @@ def _fetch_once(
         part.unlink(missing_ok=True)
 
 
-def _is_whole(path: Path, file: RemoteFile) -> bool:
+def _is_complete(path: Path, file: RemoteFile) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as stream:
@@ -207,7 +208,7 @@ def _is_whole(path: Path, file: RemoteFile) -> bool:
 
 
 def _progress(console: Console, total: int) -> Progress:
-    """One bar over all files' bytes, under the name of the file in hand."""
+    """One bar over the bytes of all files, labelled with the name of the current file."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -221,6 +222,6 @@ def _progress(console: Console, total: int) -> Progress:
     return progress
 
 
-def _say(console: Console, file: RemoteFile, outcome: str) -> None:
+def _report(console: Console, file: RemoteFile, outcome: str) -> None:
     line = f"{file.name}: {file.size:,} bytes, {outcome}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Evaluation of a bundle: images in, scores and figures out."""
+"""Evaluation of a bundle: score image sets, then compute the figures."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from model.training.evaluation import (
 )
 from model.training.fit import evaluate_fit
 
-LEAST_IMAGES: Final = 4
-"""Of the clean ones: half of them fit the PCA, and two is the least that has a variance."""
+MIN_CLEAN_IMAGES: Final = 4
+"""Half of the clean images may have to fit the PCA, and a variance needs at least two."""
 
 HALVINGS: Final = 200
-"""Of the calibration's images: enough for two digits of the standard deviation."""
+"""Random halvings of the calibration set: enough for two digits of the standard deviation."""
 
 ACTIVE_VARIANCE: Final = 0.01
-"""Of a latent dimension's mean, from which Burda et al. 2016 call it active."""
+"""A latent dimension is active if the variance of its mean is above this (Burda et al. 2016)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """An image set, and what the network and its rivals say of it."""
+    """An image set with its scores, by the network and by the baselines."""
 
     facts: SetFacts
     images: NDArray[np.uint8]  # (N, C, H, W)
     scores: dict[str, Floats]  # (N,) each, the default first
-    rivals: dict[str, Values]  # (N,) each, or of a part of the images
+    baselines: dict[str, Values]  # (N,) each, or (M,) where M of the N images are scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """All that figures and plots are made of."""
+    """Everything that the figures and plots are computed from."""
 
     engine: Engine
     clean: Observed
@@ -69,34 +69,35 @@ def observe(
     labels: NDArray[np.uint8] | None = None,
     on_set: Callable[[str], None] = lambda _: None,
 ) -> Observations:
-    """Score all sets, and the clean images upside down and mirrored.
+    """Score all image sets, and the clean images upside down and mirrored.
 
-    `training` fits the PCA; without it, half of the clean images do, and it is compared on the
-    other half. `on_set` is told the name of the set that comes next. Raises `DataError` for too
-    few clean images.
+    The PCA is fitted to the `training` images, uint8 (N, C, H, W). Without them it is fitted to a
+    random half of the clean images, and only the other half gets its scores. `on_set` is called
+    with the name of each set before it is scored. Raises `DataError` for fewer than
+    `MIN_CLEAN_IMAGES` clean images.
     """
-    if len(clean.images) < LEAST_IMAGES:
+    if len(clean.images) < MIN_CLEAN_IMAGES:
         raise DataError(
-            f"{clean.name} holds {len(clean.images)} images, an evaluation takes {LEAST_IMAGES} "
-            "or more"
+            f"{clean.name} holds {len(clean.images)} images, but an evaluation needs at least "
+            f"{MIN_CLEAN_IMAGES}"
         )
     on_set("PCA")
     fit_on, rest = _halves(len(clean.images), seed=0)
     pca = PcaError(clean.images[fit_on] if training is None else training)
 
-    def seen(facts: SetFacts, images: NDArray[np.uint8], of_pca: NDArray[np.uint8]) -> Observed:
+    def score(facts: SetFacts, images: NDArray[np.uint8], for_pca: NDArray[np.uint8]) -> Observed:
         on_set(facts.name)
-        rivals = trivial_scores(images) | {pca.name: pca(of_pca)}
+        baselines = trivial_scores(images) | {pca.name: pca(for_pca)}
         return Observed(
-            facts=facts, images=images, scores=all_scores(engine, images), rivals=rivals
+            facts=facts, images=images, scores=all_scores(engine, images), baselines=baselines
         )
 
     unfitted = clean.images[rest] if training is None else clean.images
     return Observations(
         engine=engine,
-        clean=seen(_facts(clean), clean.images, unfitted),
+        clean=score(_facts(clean), clean.images, unfitted),
         anomalies=tuple(
-            seen(facts, part, part) for facts, part in _all_anomalies(clean, anomalies)
+            score(facts, images, images) for facts, images in _all_anomalies(clean, anomalies)
         ),
         encoding=_encoding(engine, clean.images),
         labels=labels,
@@ -127,7 +128,7 @@ def _facts(data: ImageSet, name: str = "") -> SetFacts:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """`test`, then `test (2)`: two folders may have one name."""
+    """Return `test`, then `test (2)` …, because folders may share a name; adds it to `taken`."""
     number, unique = 1, name
     while unique in taken:
         number += 1
@@ -143,7 +144,7 @@ def _encoding(engine: Engine, images: NDArray[np.uint8]) -> Encoding:
 
 
 def evaluate(observations: Observations, *, date: str, notes: Iterable[str] = ()) -> Evaluation:
-    """The figures of what was observed."""
+    """Compute all figures from the observations. `date` is ISO 8601."""
     bundle = observations.engine.bundle
     clean = observations.clean
     flat = torch.from_numpy(clean.images.reshape(len(clean.images), -1))
@@ -162,37 +163,37 @@ def evaluate(observations: Observations, *, date: str, notes: Iterable[str] = ()
         active_units=int((mean_variance > ACTIVE_VARIANCE).sum()),
         false_alarms=None if calibration is None else false_alarms(calibration, clean.scores),
         anomalies=tuple(
-            Anomalies(images=found.facts, detections=tuple(_detections(clean, found)))
-            for found in observations.anomalies
+            Anomalies(images=anomalies.facts, detections=tuple(_detections(clean, anomalies)))
+            for anomalies in observations.anomalies
         ),
     )
 
 
-def _detections(clean: Observed, found: Observed) -> Iterator[Detection]:
-    for name, values in clean.scores.items():
+def _detections(clean: Observed, anomalies: Observed) -> Iterator[Detection]:
+    for name, scores in clean.scores.items():
         yield Detection(
             score=name,
-            auroc=auroc(values, found.scores[name]),
-            fpr_at_95_tpr=fpr_at_95_tpr(values, found.scores[name]),
-            is_rival=False,
+            auroc=auroc(scores, anomalies.scores[name]),
+            fpr_at_95_tpr=fpr_at_95_tpr(scores, anomalies.scores[name]),
+            is_baseline=False,
             reversed=False,
         )
-    for name, normal in clean.rivals.items():
-        strange = found.rivals[name]
-        area = auroc(normal, strange)
-        if turned := area.value < 0.5:
-            normal, strange = -normal, -strange
+    for name, normal in clean.baselines.items():
+        anomalous = anomalies.baselines[name]
+        area = auroc(normal, anomalous)
+        if is_reversed := area.value < 0.5:
+            normal, anomalous = -normal, -anomalous
         yield Detection(
             score=name,
-            auroc=auroc(normal, strange) if turned else area,
-            fpr_at_95_tpr=fpr_at_95_tpr(normal, strange),
-            is_rival=True,
-            reversed=turned,
+            auroc=auroc(normal, anomalous) if is_reversed else area,
+            fpr_at_95_tpr=fpr_at_95_tpr(normal, anomalous),
+            is_baseline=True,
+            reversed=is_reversed,
         )
 
 
 def false_alarms(calibration: Calibration, clean: dict[str, Floats]) -> FalseAlarms:
-    """Of the scores of clean images, (N,) each, the default first."""
+    """False-alarm rates from the scores of `clean` images by name, (N,) each, the default first."""
     rates = []
     for name in clean:
         if name not in calibration.scores:
@@ -210,18 +211,21 @@ def false_alarms(calibration: Calibration, clean: dict[str, Floats]) -> FalseAla
 
 
 def exchangeable_rates(calibration: Calibration, name: str) -> tuple[ExchangeableRate, ...]:
-    """Of random halves of the calibration's own images: one calibrates, the other is measured."""
+    """False-alarm rates of score `name` on half of the calibration set, calibrated on the other.
+
+    Means and standard deviations over `HALVINGS` random halvings; empty for fewer than two images.
+    """
     table = calibration.scores.get(name, np.empty(0, np.float32))
     if len(table) < 2:
         return ()
     rates = np.empty((HALVINGS, len(COMMON_ALPHAS)))
-    for seed, found in enumerate(rates):
+    for seed, row in enumerate(rates):
         first, second = _halves(len(table), seed)
         half = Calibration(
             scores={name: table[first]}, data_set=calibration.data_set, date=calibration.date
         )
         p_values = half.p_values(name, table[second])
-        found[:] = [(p_values <= alpha).mean() for alpha in COMMON_ALPHAS]
+        row[:] = [(p_values <= alpha).mean() for alpha in COMMON_ALPHAS]
     return tuple(
         ExchangeableRate(alpha=alpha, mean=float(column.mean()), std=float(column.std(ddof=1)))
         for alpha, column in zip(COMMON_ALPHAS, rates.T, strict=True)
@@ -229,13 +233,13 @@ def exchangeable_rates(calibration: Calibration, name: str) -> tuple[Exchangeabl
 
 
 def is_calibration_set(calibration: Calibration, clean: dict[str, Floats]) -> bool:
-    """Whether the calibration was made of these very scores."""
+    """Whether these are the scores that the calibration was made from."""
     name, values = next(iter(clean.items()))
     table = calibration.scores[name]
     return len(table) == len(values) and np.allclose(table, np.sort(values), rtol=1e-4)
 
 
 def _halves(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of a random half, rounded down, and of the rest; sorted."""
+    """Sorted indices of a random half, rounded down, and of the rest."""
     order = np.random.default_rng(seed).permutation(n)
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :])

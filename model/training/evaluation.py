@@ -1,10 +1,10 @@
-"""What an evaluation found: figures only, as plain values that JSON can hold."""
+"""The figures of an evaluation, as plain values that convert to and from JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
@@ -12,7 +12,11 @@ from model.scores.calibration import Calibration
 from model.training.fit import Fit
 
 FINGERPRINT_DIGITS: Final = 16
-"""Hex digits that tell one calibration from another."""
+"""Hex digits of a calibration's fingerprint."""
+
+
+JSON_NAMES: Final = {"is_baseline": "is_rival"}
+"""Names in JSON of fields that were renamed after bundles with them had been written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,75 +30,77 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """How well one score tells anomalies from clean images."""
+    """How well one score separates anomalies from clean images."""
 
     score: str
     auroc: Estimate
     fpr_at_95_tpr: Estimate
-    """Share of clean images above the threshold that 95 % of the anomalies reach."""
-    is_rival: bool
-    """It needs no network: the score has to be better than this to be worth anything."""
+    """Share of clean images at or above the threshold that 95 % of the anomalies reach."""
+    is_baseline: bool
+    """Whether this is a baseline, which needs no network. A network's score has to beat it."""
     reversed: bool
-    """Small values are the stranger ones. Only a rival may point either way."""
+    """Whether smaller is more anomalous. Always False for the network's scores."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From plain values."""
+        """Restore from plain values."""
+        names = {json_name: name for name, json_name in JSON_NAMES.items()}
+        fields = {names.get(key, key): item for key, item in value.items()}
         estimates = {key: Estimate(**value[key]) for key in ("auroc", "fpr_at_95_tpr")}
-        return cls(**{**value, **estimates})
+        return cls(**{**fields, **estimates})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetFacts:
-    """Which images were looked at."""
+    """An image set and its files."""
 
     name: str
     n: int
     files: Mapping[str, str]
-    """sha256 of each file; none for images made from the clean ones."""
+    """sha256 of each file by name; empty for images derived from the clean ones."""
     skipped: int
-    """Files that could not be read."""
+    """Number of files that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anomalies:
-    """An anomaly set against the clean images."""
+    """How well each score detects one set of anomalies."""
 
     images: SetFacts
     detections: tuple[Detection, ...]
-    """The network's scores, the default first, then the rivals."""
+    """The network's scores, the default first, then the baselines."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From plain values."""
+        """Restore from plain values."""
         detections = tuple(map(Detection.from_json, value["detections"]))
         return cls(images=SetFacts(**value["images"]), detections=detections)
 
     @property
     def default(self) -> Detection:
-        """Of the default score."""
+        """The detection by the default score."""
         return self.detections[0]
 
     @property
-    def best_rival(self) -> Detection:
-        """The rival of the largest AUROC."""
-        rivals = (found for found in self.detections if found.is_rival)
-        return max(rivals, key=lambda found: found.auroc.value)
+    def best_baseline(self) -> Detection:
+        """The baseline with the largest AUROC."""
+        baselines = (detection for detection in self.detections if detection.is_baseline)
+        return max(baselines, key=lambda detection: detection.auroc.value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFacts:
-    """Which calibration p-values came from."""
+    """The calibration that p-values were computed with."""
 
     data_set: str
     n: int
     date: str
     fingerprint: str
-    """Start of the sha256 of its scores."""
+    """Start of the sha256 of its scores, in hex."""
 
     @classmethod
     def of(cls, calibration: Calibration) -> Self:
-        """What tells this calibration from another."""
+        """The facts of this calibration."""
         digest = hashlib.sha256()
         for name, table in sorted(calibration.scores.items()):
             digest.update(name.encode() + table.tobytes())
@@ -117,7 +123,7 @@ class FalseAlarmRate:
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeableRate:
-    """The same where the two sets are exchangeable for sure: random halves of one set."""
+    """False-alarm rate between sets that are certainly exchangeable: random halves of one set."""
 
     alpha: float
     mean: float
@@ -131,21 +137,21 @@ class FalseAlarms:
 
     calibration: CalibrationFacts
     rates: tuple[FalseAlarmRate, ...]
-    """Of each calibrated score, on the clean images."""
+    """The rate of each calibrated score on the clean images, at each common alpha."""
     halvings: int
     exchangeable: tuple[ExchangeableRate, ...]
-    """Of the default score; the calibration's own images, halved. Empty for a single image."""
+    """The default score's rates on halves of the calibration set. Empty for a single image."""
 
     def spread(self, alpha: float, n: int) -> float:
-        """Half of the 95 % interval of the rate on `n` images, if they are exchangeable.
+        """Half width of the 95 % interval of the rate on `n` exchangeable images.
 
-        1.96 √(α (1 − α) (1/n + 1/calibration)): both sets are samples.
+        1.96 √(α (1 − α) (1/n + 1/m)) with m calibration images, because both sets are samples.
         """
         return 1.96 * math.sqrt(alpha * (1 - alpha) * (1 / n + 1 / self.calibration.n))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From plain values."""
+        """Restore from plain values."""
         return cls(
             calibration=CalibrationFacts(**value["calibration"]),
             rates=tuple(FalseAlarmRate(**rate) for rate in value["rates"]),
@@ -164,26 +170,26 @@ class Evaluation:
     """ISO 8601."""
     clean: SetFacts
     notes: tuple[str, ...]
-    """Why some of the figures say less than they seem to."""
+    """Reasons why some figures say less than they seem to."""
     fit: Fit
     negative_elbo: float | None
     """Nats an image; None for a bundle without a pixel variance."""
     latent_size: int
     active_units: int
-    """Latent dimensions whose mean varies over the images: Var E[z|x] > 0.01 (Burda et al. 2016,
-    "Importance weighted autoencoders", section 5.2)."""
+    """Number of latent dimensions whose mean varies over the images: Var E[z|x] > 0.01 (Burda et
+    al. 2016, "Importance weighted autoencoders", section 5.2)."""
     false_alarms: FalseAlarms | None
     """None for a bundle without calibration."""
     anomalies: tuple[Anomalies, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, ready for a JSON file."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        """Convert to plain values for JSON."""
+        plain: dict[str, Any] = _plain(asdict(self, dict_factory=_json_fields))
         return plain
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
+        """Restore from `to_json`'s result. Raises `KeyError` or `TypeError` for other fields."""
         alarms = value["false_alarms"]
         parts = {
             "clean": SetFacts(**value["clean"]),
@@ -193,6 +199,10 @@ class Evaluation:
             "anomalies": tuple(map(Anomalies.from_json, value["anomalies"])),
         }
         return cls(**{**value, **parts})
+
+
+def _json_fields(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {JSON_NAMES.get(name, name): value for name, value in fields}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How well a network fits images."""
+"""How well a network fits images: reconstruction errors, KL and ELBO."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from model.vae import VAE
 
 CHUNK_PIXELS: int = 2_000 * 784
-"""Numbers in one pass: enough of them to be fast, few enough to need little memory."""
+"""Maximum number of pixels in one pass: enough to be fast, few enough to need little memory."""
 
 
 def chunks(images: Tensor) -> tuple[Tensor, ...]:
-    """(N, P) in parts of so many pixels, an image at least."""
+    """Split `images`, (N, P), into parts of at most `CHUNK_PIXELS` pixels, or of one image."""
     return torch.split(images, max(1, CHUNK_PIXELS // images.shape[1]))
 
 
@@ -24,21 +24,21 @@ class Fit:
     """Means over the images."""
 
     mse: float
-    """Mean squared error of a pixel at z = μ: what the service's reconstructions show."""
+    """Mean squared error per pixel at z = μ, as in the service's reconstructions."""
     mse_sampled: float
-    """The same at one draw z ~ q(z|x)."""
+    """The same at one draw z ~ q(z|x) per image."""
     kl: float
     """KL(q(z|x) ‖ N(0, I)), nats."""
 
     def negative_elbo(self, pixels: int, pixel_variance: float) -> float:
-        """−ELBO in nats an image, for p(x|z) = N(x̂, σ² I) with σ² = `pixel_variance`."""
+        """−ELBO in nats per image, for p(x|z) = N(x̂, σ² I) with σ² = `pixel_variance`."""
         per_pixel = math.log(2 * math.pi * pixel_variance) + self.mse_sampled / pixel_variance
         return 0.5 * pixels * per_pixel + self.kl
 
 
 @torch.inference_mode()
 def evaluate_fit(network: VAE, images: Tensor, *, seed: int = 0) -> Fit:
-    """Measure uint8 `images`, (N, P). The draws depend on `seed` alone."""
+    """Measure the fit to uint8 `images`, (N, P). The draws of z depend on `seed` alone."""
     generator = torch.Generator().manual_seed(seed)
     totals = torch.zeros(3, dtype=torch.float64)
     for chunk in chunks(images):

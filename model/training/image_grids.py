@@ -1,4 +1,4 @@
-"""Plots that are made of images: reconstructions, samples, walks through the latent space."""
+"""Plots made of images: reconstructions, samples and latent traversals."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from model.training.evaluation import Evaluation
 from model.training.plot_style import heading, set_name
 
 MAX_COLUMNS: Final = 12
-"""Images side by side."""
+"""Maximum number of images in a row of reconstructions or samples."""
 
 SAMPLE_ROWS: Final = 8
 
 MAX_TRAVERSED: Final = 10
-"""Latent dimensions, those of largest KL."""
+"""Maximum number of latent dimensions in the traversals: those with the largest KL."""
 
 TRAVERSAL: Final = np.linspace(-3, 3, 13)
-"""Values of a latent dimension, whose prior is N(0, 1)."""
+"""Values that a latent dimension takes in its traversal; its prior is N(0, 1)."""
 
 MANIFOLD: Final = 20
-"""Rows and columns of the manifold."""
+"""Number of rows, and of columns, in the manifold plot."""
 
 GAP_SHARE: Final = 14
-"""An image's side is so many times the white gap beside it."""
+"""Ratio of an image's side to the white gap beside it."""
 
 TILE_INCHES, SMALL_TILE_INCHES = 0.5, 0.35
-"""Of the longer side of an image; the manifold's many are small."""
+"""Length of an image's longer side. The manifold has many images, so they are small."""
 
 TINY: Final = 1e-12
-"""Where a variance may be 0, and its logarithm is taken."""
+"""Added to a variance, which may be 0, before taking its logarithm."""
 
 
 def reconstructions(observations: Observations, evaluation: Evaluation) -> Figure:
-    """Some images of each set, and what the decoder makes of them."""
+    """Some images of each set, each above its reconstruction through z = μ."""
     rows, names = [], []
-    for found in (observations.clean, *observations.anomalies):
-        chosen = np.linspace(0, found.facts.n - 1, min(MAX_COLUMNS, found.facts.n)).astype(int)
-        images = found.images[chosen]
-        rebuilt = observations.engine.reconstruct(images).images
-        rows += [images.astype(np.float32) / 255, rebuilt]
-        names.append(set_name(found))
+    for observed in (observations.clean, *observations.anomalies):
+        n = observed.facts.n
+        chosen = np.linspace(0, n - 1, min(MAX_COLUMNS, n)).astype(int)
+        images = observed.images[chosen]
+        reconstructed = observations.engine.reconstruct(images).images
+        rows += [images.astype(np.float32) / 255, reconstructed]
+        names.append(set_name(observed))
     title = heading(evaluation, "images above, reconstructions below")
     figure, panel, centres = _image_grid(rows, title, rows_together=2)
     panel.set_yticks([(a + b) / 2 for a, b in zip(centres[::2], centres[1::2], strict=True)], names)
@@ -55,7 +56,7 @@ def reconstructions(observations: Observations, evaluation: Evaluation) -> Figur
 
 
 def samples(observations: Observations, evaluation: Evaluation) -> Figure:
-    """Images that the decoder makes of draws from the prior."""
+    """Images decoded from draws of the prior."""
     shape = (SAMPLE_ROWS * MAX_COLUMNS, evaluation.latent_size)
     z = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     images = observations.engine.decode(z).images
@@ -64,7 +65,7 @@ def samples(observations: Observations, evaluation: Evaluation) -> Figure:
 
 
 def traversals(observations: Observations, evaluation: Evaluation) -> Figure:
-    """One latent dimension at a time, from −3 to 3, the others as they are in one image."""
+    """One latent dimension varied at a time, from −3 to 3; the others as in one image."""
     mu, sigma = (values.astype(np.float64) for values in observations.encoding)
     variance = np.square(sigma) + TINY
     kl = 0.5 * (np.square(mu) + variance - np.log(variance) - 1).mean(axis=0)  # (D,), nats
@@ -75,8 +76,10 @@ def traversals(observations: Observations, evaluation: Evaluation) -> Figure:
         z[:, dimension] = TRAVERSAL
         rows.append(observations.engine.decode(z).images)
     total = evaluation.latent_size
-    which = f"the {len(rows)} of {total} dimensions of largest KL" if total > len(rows) else "all"
-    title = heading(evaluation, f"one latent dimension changed at a time ({which})")
+    subset = "all"
+    if total > len(rows):
+        subset = f"the {len(rows)} of {total} dimensions with the largest KL"
+    title = heading(evaluation, f"one latent dimension changed at a time ({subset})")
     figure, panel, centres = _image_grid(rows, title)
     panel.set_yticks(centres, [f"z{d}, {kl[d]:.1f} nats" for d in dimensions])
     columns = _centres(len(TRAVERSAL), observations.clean.images.shape[3])
@@ -86,12 +89,12 @@ def traversals(observations: Observations, evaluation: Evaluation) -> Figure:
 
 
 def manifold(observations: Observations, evaluation: Evaluation) -> Figure:
-    """A latent space of two dimensions, decoded on a grid of equal shares of the prior.
+    """A two-dimensional latent space, decoded on a grid of equal probability under the prior.
 
-    The picture of Kingma and Welling 2014, appendix A.
+    As in Kingma and Welling 2014, appendix A. Raises `ValueError` for another latent size.
     """
     if evaluation.latent_size != 2:
-        raise ValueError(f"latent size is {evaluation.latent_size}, a manifold takes 2")
+        raise ValueError(f"latent size is {evaluation.latent_size}, but a manifold plot needs 2")
     shares = (np.arange(MANIFOLD) + 0.5) / MANIFOLD
     quantiles = [NormalDist().inv_cdf(share) for share in shares]
     across, up = np.meshgrid(quantiles, quantiles[::-1])
@@ -99,11 +102,11 @@ def manifold(observations: Observations, evaluation: Evaluation) -> Figure:
     rows = np.split(observations.engine.decode(z).images, MANIFOLD)
     title = heading(evaluation, "the latent space, over the quantiles of N(0, I)")
     figure, panel, centres = _image_grid(rows, title, tile_inches=SMALL_TILE_INCHES)
-    shown = [0, MANIFOLD // 4, MANIFOLD // 2, 3 * MANIFOLD // 4, MANIFOLD - 1]
+    ticks = [0, MANIFOLD // 4, MANIFOLD // 2, 3 * MANIFOLD // 4, MANIFOLD - 1]
     columns = _centres(MANIFOLD, observations.clean.images.shape[3])
-    panel.set_xticks([columns[i] for i in shown], [_minus(f"{quantiles[i]:.2f}") for i in shown])
+    panel.set_xticks([columns[i] for i in ticks], [_minus(f"{quantiles[i]:.2f}") for i in ticks])
     panel.set_yticks(
-        [centres[i] for i in shown], [_minus(f"{quantiles[-1 - i]:.2f}") for i in shown]
+        [centres[i] for i in ticks], [_minus(f"{quantiles[-1 - i]:.2f}") for i in ticks]
     )
     panel.set(xlabel="first latent dimension", ylabel="second latent dimension")
     return figure
@@ -112,18 +115,18 @@ def manifold(observations: Observations, evaluation: Evaluation) -> Figure:
 def _image_grid(
     rows: Sequence[Floats], title: str, *, rows_together: int = 1, tile_inches: float = TILE_INCHES
 ) -> tuple[Figure, Axes, list[float]]:
-    """Rows of images, (n, C, H, W) in [0, 1], as one picture; and the middle of each row.
+    """Draw rows of images, (n, C, H, W) in [0, 1]; return the figure, its axes and row centres.
 
-    Every `rows_together` rows, a wider gap parts them.
+    Centres are y coordinates in pixels. A wider gap follows every `rows_together` rows.
     """
     _, channels, height, width = rows[0].shape
-    down, across = height + _gap(height), width + _gap(width)
-    parting = 2 * _gap(height) if rows_together > 1 else 0
-    tops = [i * down + i // rows_together * parting for i in range(len(rows))]
+    row_step, column_step = height + _gap(height), width + _gap(width)
+    group_gap = 2 * _gap(height) if rows_together > 1 else 0
+    tops = [i * row_step + i // rows_together * group_gap for i in range(len(rows))]
     columns = max(map(len, rows))
-    canvas = np.ones((tops[-1] + height, columns * across - _gap(width), channels), np.float32)
+    canvas = np.ones((tops[-1] + height, columns * column_step - _gap(width), channels), np.float32)
     for top, row in zip(tops, rows, strict=True):
-        for left, image in zip(range(0, columns * across, across), row, strict=False):
+        for left, image in zip(range(0, columns * column_step, column_step), row, strict=False):
             canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     scale = tile_inches / max(height, width)
     size = (canvas.shape[1] * scale + 1.2, canvas.shape[0] * scale + 0.8)
@@ -143,10 +146,10 @@ def _gap(side: int) -> int:
 
 
 def _centres(n: int, side: int) -> list[float]:
-    """Middles of `n` images in a row of `_image_grid`, in pixels."""
+    """X coordinates of the centres of `n` images in a row of `_image_grid`, in pixels."""
     return [i * (side + _gap(side)) + (side - 1) / 2 for i in range(n)]
 
 
 def _minus(number: str) -> str:
-    """With the sign that matplotlib writes."""
+    """Replace hyphens with minus signs, as matplotlib does."""
     return number.replace("-", "−")

@@ -1,4 +1,4 @@
-"""Checkpoints that the tutorial's code saved, made into bundles."""
+"""Convert checkpoints saved by the tutorial's code to bundles."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ def import_checkpoint(
 ) -> Bundle:
     """Read a state dict saved by `torch.save(vae.state_dict(), path)`, keys `encoder.0.weight` ….
 
-    Widths and latent size follow from the shapes. The head leaves no trace in the weights: `relu`
-    is what the tutorial's code has. `image_shape` defaults to a square grey image. The file is
-    read with `weights_only=True`, so it cannot run code, and takes no more memory than its size
-    tells. Raises `BundleError`.
+    Widths and latent size follow from the shapes. The head cannot be inferred from the weights; the
+    tutorial's code has `relu`. `image_shape`, (C, H, W), defaults to a square grey image. The file
+    is read with `weights_only=True`, so it cannot run code, and it cannot take more memory than its
+    size suggests. Raises `BundleError`.
     """
     try:
         _check_size(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, which end below
+            warnings.simplefilter("ignore")  # about unusual pickles, which are refused below
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except BundleError:
         raise
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
-        # torch raises a dozen types, and its text is a page that suggests switching the safety off.
+        # torch raises a dozen types, with a page of text that suggests disabling weights_only.
         raise BundleError(
-            f"{path} is no file of plain tensors ({type(error).__name__}): save it with "
+            f"{path} is not a file of plain tensors ({type(error).__name__}): save it with "
             "torch.save(vae.state_dict(), path)"
         ) from error
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
-        raise BundleError(f"{path} holds no state dict: expected names with tensors")
+        raise BundleError(f"{path} holds no state dict: expected a mapping of names to tensors")
     for key, value in weights.items():
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-            raise BundleError(f"{path}: {key} is no dense tensor of real numbers")
-        if (claimed := value.nbytes) > (held := value.untyped_storage().nbytes()):
+            raise BundleError(f"{path}: {key} is not a dense tensor of real numbers")
+        if (claimed := value.nbytes) > (stored := value.untyped_storage().nbytes()):
             raise BundleError(
-                f"{path}: {key} claims {claimed:,} bytes, the file has {held:,} of it"
+                f"{path}: {key} claims {claimed:,} bytes, but the file stores only {stored:,}"
             )
     weights = {key: value.float() for key, value in weights.items()}
     config = _infer_config(weights, path, head, image_shape)
@@ -66,14 +66,16 @@ def import_checkpoint(
 
 
 def _check_size(path: Path) -> None:
-    """Raise `BundleError` for an archive that unpacks to more than it is: torch packs nothing."""
-    with path.open("rb") as file:  # so that zipfile need not say what is no file
+    """Refuse an archive that unpacks to more than its size, as torch never compresses."""
+    with path.open("rb") as file:  # a missing file raises here; is_zipfile would return False
         if not zipfile.is_zipfile(file):
             return
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > (size := path.stat().st_size):
-        raise BundleError(f"{path} has {size:,} bytes and unpacks to {unpacked:,}: no torch.save")
+        raise BundleError(
+            f"{path} has {size:,} bytes but unpacks to {unpacked:,}: torch.save did not write it"
+        )
 
 
 def _infer_config(
@@ -82,7 +84,7 @@ def _infer_config(
     head: Head,
     image_shape: tuple[int, int, int] | None,
 ) -> VAEConfig:
-    """Read the widths off the encoder's matrices: layers 0, 2, 4 …, activations between."""
+    """Infer widths from the encoder's matrices: layers 0, 2, 4 …, with activations in between."""
     matrices = [weights.get(f"encoder.{index}.weight") for index in range(0, 2 * len(weights), 2)]
     shapes = [tuple(m.shape) for m in matrices if m is not None]
     if not shapes or any(len(shape) != 2 for shape in shapes) or shapes[-1][0] % 2:
@@ -94,7 +96,7 @@ def _infer_config(
     side = math.isqrt(pixels)
     if image_shape is None and side * side != pixels:
         raise BundleError(
-            f"{path} takes {pixels} pixels, no square grey image: say --image-shape C H W"
+            f"{path} takes {pixels} pixels, not a square grey image: set --image-shape C H W"
         )
     try:
         config = VAEConfig(

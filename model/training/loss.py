@@ -1,4 +1,4 @@
-"""What training minimises, as a mean over the batch."""
+"""Training losses, as means over the batch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from model.vae import Reconstruction
 
 @dataclass(frozen=True)
 class Loss:
-    """The number to minimise and its parts."""
+    """The loss to minimise and its parts."""
 
     total: Tensor  # scalar
-    mse: Tensor  # scalar, mean squared error of a pixel
-    kl: Tensor  # scalar, nats an image
+    mse: Tensor  # scalar, mean squared error per pixel
+    kl: Tensor  # scalar, nats per image
 
 
 def gaussian_loss(pixels: Tensor, output: Reconstruction, beta: float = 1.0) -> Loss:
-    """−ELBO in nats an image, for p(x|z) = N(x̂, σ² I) with the σ² that fits this batch best.
+    """−ELBO in nats per image, for p(x|z) = N(x̂, σ² I) with the optimal σ² for this batch.
 
-    That σ² is the batch's mean squared error, which leaves ½ P ln(2πe·MSE) + β·KL. It needs no
-    weight between the two terms. Source: Rybkin, Daniilidis and Levine 2021, "Simple and effective
-    VAE training with calibrated decoders". `beta` below 1 is for warming up.
+    The optimal σ² is the batch's mean squared error, so the loss is ½ P ln(2πe·MSE) + β·KL for
+    `pixels` of shape (N, P) in [0, 1]. The two terms need no relative weight (Rybkin, Daniilidis
+    and Levine 2021, "Simple and effective VAE training with calibrated decoders"). `beta` is below
+    1 only during warm-up.
     """
     mse = (pixels - output.images).square().mean()
     kl = output.posterior.kl().mean()
@@ -33,7 +34,7 @@ def gaussian_loss(pixels: Tensor, output: Reconstruction, beta: float = 1.0) -> 
 
 
 def tutorial_loss(pixels: Tensor, output: Reconstruction, beta: float = 1.0) -> Loss:
-    """Mean squared error + KL / (batch · pixels): the tutorial's loss, for its `relu` head."""
+    """The tutorial's loss, for its `relu` head: MSE + β·KL / P, for `pixels` (N, P) in [0, 1]."""
     mse = (pixels - output.images).square().mean()
     kl = output.posterior.kl().mean()
     return Loss(mse + beta * kl / pixels.shape[1], mse, kl)

@@ -1,4 +1,4 @@
-"""OomBackoff a mixture of Gaussians to latents."""
+"""Fit a mixture of Gaussians to latents."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from model.scores.deterministic import RIDGE
 from model.scores.mixture import GaussianMixture
 
 MAX_COMPONENTS: Final = 30
-"""More told strange images no better apart."""
+"""More components did not separate anomalies better."""
 
 LATENTS_PER_DIMENSION: Final = 10
-"""A component has so many latents, for each of their dimensions, to take its covariance from."""
+"""Minimum number of latents per component and dimension, to estimate the covariance from."""
 
 MAX_LATENTS: Final = 20_000
-"""More make the fit slower, and not better."""
+"""More latents make the fit slower but not better."""
 
 ITERATIONS: Final = 30
 
 
 def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
-    """Maximum likelihood by expectation maximisation (Dempster, Laird and Rubin 1977).
+    """Fit by maximum likelihood, using expectation maximisation (Dempster, Laird and Rubin 1977).
 
-    `latents` is (N, D), any N from 1. Each variance is at least `RIDGE`: a dimension that training
-    gave up hardly varies. The same `seed` gives the same mixture.
+    `latents` is (N, D) with N ≥ 1. `RIDGE` is added to each variance, because a collapsed dimension
+    hardly varies. The same `seed` gives the same mixture.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(latents), generator=generator)[:MAX_LATENTS]
@@ -37,13 +37,13 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
     whole = torch.cov(z.T, correction=0).reshape(size, size) + ridge
     mixture = GaussianMixture(
         torch.full((components,), 1 / components, dtype=torch.float64).log(),
-        z[:components],  # they are in random order
+        z[:components],  # `chosen` is in random order
         _roots(whole.expand(components, size, size)),
     )
     for _ in range(ITERATIONS if components > 1 else 1):
         joint = mixture.log_joint(z)
         shares = (joint - joint.logsumexp(dim=1, keepdim=True)).exp()  # (N, K)
-        counts = shares.sum(dim=0) + 1e-9  # a component that has lost all its latents stays finite
+        counts = shares.sum(dim=0) + 1e-9  # keeps a component without latents finite
         means = (shares.T @ z) / counts[:, None]
         covariances = torch.stack(
             [
@@ -58,7 +58,7 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
 
 
 def _roots(covariances: Tensor) -> Tensor:
-    """Lower triangular R with R Rᵀ the inverse of each covariance: (K, D, D)."""
+    """Lower-triangular R with R Rᵀ the inverse of each covariance; (K, D, D) to (K, D, D)."""
     roots: Tensor = torch.linalg.cholesky(
         torch.cholesky_inverse(torch.linalg.cholesky(covariances))
     )

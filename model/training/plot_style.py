@@ -1,4 +1,4 @@
-"""What all plots have in common: colours, and how names are written."""
+"""Shared by all plots: colours, and how names are written."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ COLOURS: Final = (
 """Petroff 2021, "Accessible color sequences for data visualization"."""
 
 MAX_NAME: Final = 24
-"""Letters of a name that a picture has room for."""
+"""Maximum length of a name in a plot, in characters."""
 
 
 def heading(evaluation: Evaluation, text: str) -> str:
-    """What a picture shows, and of which bundle."""
+    """A plot's title: the bundle's name and what the plot shows."""
     return f"{shown(evaluation.bundle)}: {text}"
 
 
-def set_name(found: Observed) -> str:
-    """Of an image set."""
-    return shown(found.facts.name)
+def set_name(observed: Observed) -> str:
+    """An image set's name, as shown in a plot."""
+    return shown(observed.facts.name)
 
 
-def shown(text: str, longest: int = MAX_NAME) -> str:
-    """As matplotlib shows it: no mathematics between dollars, no _label that it hides."""
+def shown(text: str, max_length: int = MAX_NAME) -> str:
+    """Shorten `text`, and escape what matplotlib interprets: `$` as math, `_` first as hidden."""
     short = " ".join(text.split())
-    short = short if len(short) <= longest else f"{short[: longest - 1]}…"
+    short = short if len(short) <= max_length else f"{short[: max_length - 1]}…"
     short = short.replace("$", r"\$")
     return f" {short}" if short.startswith("_") else short

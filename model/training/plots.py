@@ -1,6 +1,6 @@
-"""The pictures of an evaluation, as PNG files.
+"""The plots of an evaluation, as PNG files.
 
-Drawn on matplotlib's own `Figure`, never through pyplot, whose state belongs to the whole process.
+They are drawn on matplotlib's `Figure`, not through pyplot, whose state is global.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from model.training.report import picture_names
 
 DPI: Final = 80
 GREY_PALETTE, RGB_PALETTE = 64, 256
-"""Colours in the pictures of a bundle for grey or RGB images. A palette makes a file a third as
-large; the pictures of a bundle are to stay under 400 kB."""
+"""Palette sizes for bundles of grey and of RGB images. A palette cuts a file to a third of its
+size; a bundle's plots should stay under 400 kB together."""
 
 Plot = Callable[[Observations, Evaluation], Figure]
 
@@ -37,13 +37,13 @@ PLOTS: Final[Mapping[str, Plot]] = {
     "traversals": traversals,
     "manifold": manifold,
 }
-"""By the names of their files, which are those of `model.training.report.PICTURES`."""
+"""Plots by file name, the same names as in `model.training.report.PICTURES`."""
 
 
 def save_plots(
     directories: Sequence[Path], observations: Observations, evaluation: Evaluation
 ) -> None:
-    """Write the pictures that this evaluation has, and delete older ones that it has not."""
+    """Write this evaluation's plots to each directory. Delete old ones that it does not have."""
     names = picture_names(evaluation)
     is_grey = observations.clean.images.shape[1] == 1
     files = {
@@ -61,12 +61,12 @@ def save_plots(
 
 
 def _png(figure: Figure, colours: int) -> bytes:
-    """A file, with so many colours at most."""
-    drawn, small = BytesIO(), BytesIO()
+    """Render `figure` as a PNG file with a palette of at most `colours` colours."""
+    rendered, compressed = BytesIO(), BytesIO()
     with warnings.catch_warnings():
-        # A set may be named in letters that the font has not: it shows boxes then.
+        # The font may lack letters of a set's name; it then shows boxes.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
-        figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.1)
-    image = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-    image.save(small, "PNG", optimize=True)
-    return small.getvalue()
+        figure.savefig(rendered, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.1)
+    image = Image.open(rendered).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    image.save(compressed, "PNG", optimize=True)
+    return compressed.getvalue()

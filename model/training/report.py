@@ -1,4 +1,4 @@
-"""An evaluation in Markdown: for its own file, and for the model card."""
+"""An evaluation as Markdown, for a file of its own and for the model card."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from model.scores.calibration import COMMON_ALPHAS
 from model.training.evaluation import Detection, Estimate, Evaluation, FalseAlarms
 
 PICTURES: Final = {
-    "reconstructions": "Images above, their reconstructions through z = μ below.",
-    "samples": "Decoded from z ~ N(0, I).",
-    "p_values": "p-values of the clean images: exchangeable ones keep to the diagonal.",
-    "roc": "ROC of the default score; on the right, false alarms on a logarithmic scale.",
-    "histograms": "The default score of clean images and of anomalies.",
-    "latent_scatter": "Where the clean images lie in the latent space.",
-    "traversals": "One latent dimension at a time, from −3 to 3; the others as in one image.",
-    "manifold": "The whole latent space: decoded from a grid over the quantiles of N(0, I).",
+    "reconstructions": "Images above, their reconstructions from z = μ below.",
+    "samples": "Images decoded from z ~ N(0, I).",
+    "p_values": "p-values of the clean images. Exchangeable images would follow the diagonal.",
+    "roc": "ROC curves of the default score. On the right, false positives on a log scale.",
+    "histograms": "Distribution of the default score over clean images and over anomalies.",
+    "latent_scatter": "The clean images in the latent space.",
+    "traversals": "One latent dimension at a time, varied from −3 to 3; the rest as in one image.",
+    "manifold": "The whole latent space, decoded on a grid over the quantiles of N(0, I).",
 }
-"""The plots there may be, by the names of their files, and what they show."""
+"""All plots: file name without suffix, and caption."""
 
 
 def picture_names(evaluation: Evaluation) -> tuple[str, ...]:
-    """Those of `PICTURES` that this evaluation has."""
+    """Names of the plots in `PICTURES` that this evaluation has."""
     missing = set()
     if evaluation.false_alarms is None:
         missing.add("p_values")
@@ -32,16 +32,16 @@ def picture_names(evaluation: Evaluation) -> tuple[str, ...]:
 
 
 def report(evaluation: Evaluation) -> str:
-    """A Markdown file; its pictures lie in plots/."""
+    """The whole evaluation as a Markdown file, which expects its plots in plots/."""
     heading = [f"# Evaluation of {evaluation.bundle}", "", f"Version `{evaluation.version}`.", ""]
     return "\n".join([*heading, *sections(evaluation)])
 
 
 def sections(evaluation: Evaluation, *, alarms_are_current: bool = True) -> list[str]:
-    """Lines of Markdown, from the second level of headings.
+    """Lines of Markdown, with headings from the second level down.
 
-    With `alarms_are_current` false, a later calibration has made the false-alarm rates those of
-    another one, and they are left out.
+    Without `alarms_are_current`, the bundle has been calibrated again since the evaluation, so the
+    false-alarm rates are left out.
     """
     pictures = set(picture_names(evaluation))
     if not alarms_are_current:
@@ -54,10 +54,10 @@ def sections(evaluation: Evaluation, *, alarms_are_current: bool = True) -> list
 
     clean = evaluation.clean
     lines = [
-        "## How well it fits",
+        "## Goodness of fit",
         "",
-        f"Measured on {evaluation.date} with {clean.n:,} clean images of {_cell(clean.name)}, by "
-        "`python -m model evaluate`.",
+        f"Measured on {evaluation.date} by `python -m model evaluate`, on {clean.n:,} clean images "
+        f"from {_cell(clean.name)}.",
         "",
         *(line for note in evaluation.notes for line in (f"> **Note:** {note}", "")),
         *fit_table(evaluation),
@@ -77,9 +77,10 @@ def sections(evaluation: Evaluation, *, alarms_are_current: bool = True) -> list
         lines += [*_alarms(evaluation, evaluation.false_alarms), *picture("p_values")]
     lines += ["## Anomalies", "", *_overview(evaluation), ""]
     lines += [*picture("roc"), *picture("histograms")]
-    for found in evaluation.anomalies:
-        lines += [f"### {_cell(found.images.name)}, {found.images.n:,} images", ""]
-        lines += [*_detections(found.detections), ""]
+    for anomalies in evaluation.anomalies:
+        images = anomalies.images
+        lines += [f"### {_cell(images.name)}, {images.n:,} images", ""]
+        lines += [*_detections(anomalies.detections), ""]
     lines += ["## Latent space", "", _active(evaluation), ""]
     for name in ("latent_scatter", "traversals", "manifold"):
         lines += picture(name)
@@ -87,10 +88,10 @@ def sections(evaluation: Evaluation, *, alarms_are_current: bool = True) -> list
 
 
 def fit_table(evaluation: Evaluation) -> list[str]:
-    """How well the clean images are encoded and decoded."""
+    """Lines of a table of the errors on the clean images."""
     fit, elbo = evaluation.fit, evaluation.negative_elbo
     return _table(
-        "images | n | MSE, z = μ | MSE, z drawn | KL, nats | −ELBO, nats | active latents",
+        "images | n | MSE, z = μ | MSE, z sampled | KL, nats | −ELBO, nats | active latents",
         [
             f"{_cell(evaluation.clean.name)} | {evaluation.clean.n:,} | {fit.mse:.5f} | "
             f"{fit.mse_sampled:.5f} | {fit.kl:.2f} | {'–' if elbo is None else f'{elbo:.1f}'} | "
@@ -115,10 +116,10 @@ def _alarms(evaluation: Evaluation, alarms: FalseAlarms) -> list[str]:
         rates = " | ".join(f"{r.rate:.4f}" for r in alarms.rates if r.score == score)
         rows.append(f"`{score}` | {rates}")
     spreads = [f"{alpha:.4f} ± {alarms.spread(alpha, clean.n):.4f}" for alpha in COMMON_ALPHAS]
-    rows.append(f"what exchangeable sets give, 95 % | {' | '.join(spreads)}")
+    rows.append(f"expected for exchangeable sets, 95 % | {' | '.join(spreads)}")
     lines = [
-        f"Share of the {clean.n:,} clean images of {clean.name} with `p_value` ≤ α, calibrated on "
-        f"{calibration.n:,} images ({calibration.data_set}, {calibration.date}).",
+        f"Share of the {clean.n:,} clean images from {clean.name} with `p_value` ≤ α, calibrated "
+        f"on {calibration.n:,} images ({calibration.data_set}, {calibration.date}).",
         "",
         *_table(f"score | {heads}", rows),
         "",
@@ -129,10 +130,11 @@ def _alarms(evaluation: Evaluation, alarms: FalseAlarms) -> list[str]:
             for rate in alarms.exchangeable
         )
         lines += [
-            "Where both sets are exchangeable for sure, random halves of the calibration's own "
-            f"images, `{alarms.rates[0].score}` gives {halves} (mean and standard deviation of "
-            f"{alarms.halvings} halvings). How far the table is from that tells how far the clean "
-            "images are from the calibration's.",
+            "For comparison, random halves of the calibration images are certain to be "
+            f"exchangeable. Calibrated on one and measured on the other, "
+            f"`{alarms.rates[0].score}` gives {halves} (mean and standard deviation over "
+            f"{alarms.halvings} halvings). The further the table is from these rates, the more the "
+            "clean images differ from the calibration images.",
             "",
         ]
     return lines
@@ -140,43 +142,46 @@ def _alarms(evaluation: Evaluation, alarms: FalseAlarms) -> list[str]:
 
 def _overview(evaluation: Evaluation) -> list[str]:
     rows = []
-    for found in evaluation.anomalies:
-        rival, default = found.best_rival, found.default
+    for anomalies in evaluation.anomalies:
+        images, default, baseline = anomalies.images, anomalies.default, anomalies.best_baseline
         rows.append(
-            f"{_cell(found.images.name)} | {found.images.n:,} | {with_interval(default.auroc)} | "
-            f"{with_interval(default.fpr_at_95_tpr)} | {rival.score}, {number(rival.auroc.value)}"
+            f"{_cell(images.name)} | {images.n:,} | {with_interval(default.auroc)} | "
+            f"{with_interval(default.fpr_at_95_tpr)} | "
+            f"{baseline.score}, {number(baseline.auroc.value)}"
         )
-    heads = "anomalies | n | AUROC | FPR at 95 % TPR | best rival, AUROC"
+    heads = "anomalies | n | AUROC | FPR at 95 % TPR | best baseline, AUROC"
     return [
-        f"How well `{evaluation.anomalies[0].default.score}`, the default score, tells anomalies "
-        f"from the {evaluation.clean.n:,} clean images of {evaluation.clean.name}.",
+        f"How well `{evaluation.anomalies[0].default.score}`, the default score, separates "
+        f"anomalies from the {evaluation.clean.n:,} clean images from {evaluation.clean.name}.",
         "",
         *_table(heads, rows),
         "",
-        "In brackets: 95 % intervals, of the AUROC DeLong's, of the false-positive rate the "
-        "bootstrap's. The rivals need no network. They may point either way: theirs is the larger "
-        "of AUROC and 1 − AUROC. Upside down and mirrored are the clean images themselves, turned; "
-        "some of them look the same.",
+        "Parentheses hold 95 % intervals, by DeLong's method for the AUROC and by the bootstrap "
+        "for the false-positive rate. The baselines need no network. Either end of a baseline may "
+        "be the anomalous one, so the larger of AUROC and 1 − AUROC counts. Upside down and "
+        "mirrored are the clean images themselves, flipped; some of them look the same as before.",
     ]
 
 
 def _detections(detections: Iterable[Detection]) -> list[str]:
     rows = [
-        f"{score_name(found)} | {with_interval(found.auroc)} | {with_interval(found.fpr_at_95_tpr)}"
-        for found in detections
+        f"{score_name(detection)} | {with_interval(detection.auroc)} | "
+        f"{with_interval(detection.fpr_at_95_tpr)}"
+        for detection in detections
     ]
     return _table("score | AUROC | FPR at 95 % TPR", rows)
 
 
-def score_name(found: Detection) -> str:
-    """A score in code type; a rival in words, with the way it points."""
-    if not found.is_rival:
-        return f"`{found.score}`"
-    return f"rival: {found.score}, {'smaller' if found.reversed else 'larger'} is stranger"
+def score_name(detection: Detection) -> str:
+    """A score's name as code; a baseline's in words, with its anomalous end."""
+    if not detection.is_baseline:
+        return f"`{detection.score}`"
+    anomalous_end = "smaller" if detection.reversed else "larger"
+    return f"baseline: {detection.score}, {anomalous_end} is more anomalous"
 
 
 def number(value: float) -> str:
-    """Four decimals; what is not 1 never looks like it.
+    """Format with four decimals, but never round up to 1.
 
     >>> number(0.98765), number(0.999999), number(1.0)
     ('0.9877', '0.9999', '1.0000')
@@ -185,7 +190,7 @@ def number(value: float) -> str:
 
 
 def with_interval(estimate: Estimate) -> str:
-    """A figure and its interval."""
+    """A figure, with its interval in parentheses."""
     return f"{number(estimate.value)} ({number(estimate.low)}–{number(estimate.high)})"
 
 
@@ -195,5 +200,5 @@ def _table(heads: str, rows: Iterable[str]) -> list[str]:
 
 
 def _cell(name: str) -> str:
-    """A data set's name, which may hold what would end a table's cell."""
+    """Escape a data set's name for a table cell."""
     return " ".join(name.split()).replace("|", r"\|")

@@ -1,4 +1,4 @@
-"""What scores need to know of the training images, measured on them."""
+"""Statistics of the training images that scores need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.vae import VAE
 
 @torch.inference_mode()
 def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
-    """Measure uint8 `images`, (N, P). None for more than `MAX_DENSITY_LATENTS` latents."""
+    """Measure uint8 `images`, (N, P). Return None for more than `MAX_DENSITY_LATENTS` latents."""
     if network.config.latent_size > MAX_DENSITY_LATENTS:
         return None
     contrast = _mean_contrast(images)
@@ -37,7 +37,7 @@ def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
     parts = torch.cat([torch.cat(errors), -density[:, None]], dim=1).double().numpy()  # (N, 3)
     median = np.median(parts, axis=0)
     tail = np.array([np.quantile(part, q) for part, q in zip(parts.T, TAILS, strict=True)])
-    # Images that are all alike have no tail; any positive scale then does.
+    # Identical images have no tail; any positive scale will do.
     scale = np.maximum(tail - median, RIDGE)
     size = network.config.latent_size
     spread = torch.cov(latents.double().T, correction=0).reshape(size, size)
@@ -54,7 +54,7 @@ def score_statistics(network: VAE, images: Tensor) -> ScoreStatistics | None:
 
 
 def _mean_contrast(images: Tensor) -> Tensor:
-    """Mean over the images of the variance of an image's pixels: (1,)."""
+    """Mean over uint8 `images`, (N, P), of the variance of an image's pixels in [0, 1]: (1,)."""
     total = torch.zeros(1, dtype=torch.float64)
     for chunk in chunks(images):
         total += (chunk.float() / 255).var(dim=1, correction=0).double().sum().cpu()

@@ -1,4 +1,4 @@
-"""Training: images in, weights out. The same seed and thread count give the same weights."""
+"""Training. The same images, options, seed and thread count give the same weights."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ from model.training.statistics import score_statistics
 from model.vae import VAE
 
 HELD_OUT_SHARE: Final = 1 / 6
-"""Share of the images, at most `MAX_HELD_OUT`, that the weights owe nothing to: they calibrate."""
+"""Share of the images, at most `MAX_HELD_OUT`, kept from training to calibrate on."""
 
 MAX_HELD_OUT: Final = 10_000
 
 VALIDATION_SHARE: Final = 1 / 20
-"""Share of the images, at most `MAX_VALIDATION`, that are not trained on but choose the epoch.
-MNIST's 60,000 leave 49,000 to train on."""
+"""Share of the images, at most `MAX_VALIDATION`, that are not trained on but select the best epoch.
+Of MNIST's 60,000 images, 49,000 remain for training."""
 
 MAX_VALIDATION: Final = 1_000
 
 RATE_WARMUP: Final = 0.05
-"""Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
+"""Share of the steps over which the learning rate rises, before it falls to 0 along a cosine."""
 
 KL_WARMUP: Final = 0.1
-"""Share of the steps in which the KL's weight rises from 0 to 1, so that no latent is given up
+"""Share of the steps over which the KL's weight rises from 0 to 1, so that no latent collapses
 before the decoder can use it (Bowman et al. 2016)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How to train. The defaults reach an MSE of 0.0125 on MNIST's test set."""
+    """Training options. The defaults reach an MSE of 0.0125 on MNIST's test set."""
 
     epochs: int = 60
     batch_size: int = 128
     learning_rate: float = 2e-3
     augment: float = 0.0
-    """Size of `model.training.augment.jitter`; 0 is none."""
+    """The `size` of `model.training.augment.jitter`; 0 turns it off."""
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Where the training stands after one batch. Losses are of that batch."""
+    """Progress after one batch. The losses are that batch's."""
 
     step: int
     steps: int
@@ -73,25 +73,25 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The best weights seen, by −ELBO on the validation images."""
+    """The weights of the epoch with the lowest −ELBO on the validation images."""
 
     network: VAE
     pixel_variance: float | None
     """Maximum-likelihood σ² of the Gaussian likelihood; None for the tutorial's loss."""
     epoch: int
-    """Epochs that these weights have been trained for."""
+    """Number of epochs that these weights were trained for."""
     fit: Fit
     """On the held-out images."""
     statistics: ScoreStatistics | None
-    """Of the images trained on; None where the latents are too many."""
+    """Statistics of the images trained on; None if there are too many latents."""
     split: Split
-    """Which images did what."""
+    """The images used for training, for validation and for neither."""
     finished: bool
-    """False if it was interrupted."""
+    """False if training was interrupted."""
 
 
 class Split(NamedTuple):
-    """Indices of the images that are for one thing each, sorted; together they are all of them."""
+    """Sorted indices of three disjoint sets that together are all images."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -99,7 +99,7 @@ class Split(NamedTuple):
 
 
 def split_indices(n: int, seed: int) -> Split:
-    """What each of `n` images is for: the same for the same `n` and `seed`. At least 3 images."""
+    """Split `n` ≥ 3 images at random. The same `n` and `seed` give the same split."""
     held_out = min(MAX_HELD_OUT, max(1, int(n * HELD_OUT_SHARE)))
     validation = min(MAX_VALIDATION, max(1, int(n * VALIDATION_SHARE)))
     order = np.random.default_rng(seed).permutation(n)
@@ -120,11 +120,13 @@ def train(
 ) -> Trained:
     """Train on uint8 `images`, (N, C, H, W).
 
-    After each epoch the state is written to `checkpoint`; with `resume` an existing one is gone on
-    from, to the same weights as without the pause. `data_id` says which images these are, to tell
-    a checkpoint of other data. Ctrl-C ends it with the best weights so far. Raises `ValueError`
-    for fewer than 3 images or when the loss becomes infinite, and
-    `CheckpointError`.
+    After each epoch the state is saved to `checkpoint`. With `resume`, training continues from an
+    existing checkpoint and ends with the same weights as without the interruption. `data_id`
+    identifies the images, so that a checkpoint of other data is refused. Ctrl-C ends training with
+    the best weights so far.
+
+    Raises `ValueError` for fewer than 3 images or if the loss becomes infinite or NaN, and
+    `CheckpointError` if the checkpoint cannot be used.
     """
     if len(images) < 3:
         raise ValueError(f"{len(images)} images are too few to train on: at least 3 are needed")
@@ -138,13 +140,13 @@ def train(
             if checkpoint:
                 save_checkpoint(checkpoint, run.state(), identity)
     except KeyboardInterrupt:
-        run.note_if_best(interrupted=True)
+        run.keep_if_best(interrupted=True)
         return run.result(finished=False)
     return run.result(finished=True)
 
 
 class _Run:
-    """The moving parts of one training."""
+    """The state of one training run."""
 
     def __init__(
         self,
@@ -171,20 +173,20 @@ class _Run:
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
 
     def train_epoch(self, on_step: Callable[[Step], None]) -> None:
-        # Seeding by epoch makes a resumed training draw what an unbroken one would have drawn.
+        # Seeding each epoch separately gives a resumed run the same random numbers.
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
-        for number, chosen in enumerate(torch.split(order, self.options.batch_size)):
-            step = self.epoch * self.batches + number
-            done = (step + 0.5) / self.steps  # the step's middle: no step has a rate of 0
+        for batch, chosen in enumerate(torch.split(order, self.options.batch_size)):
+            step = self.epoch * self.batches + batch
+            progress = (step + 0.5) / self.steps  # mid-step, so that no step has a rate of 0
             for group in self.optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * _rate(done)
+                group["lr"] = self.options.learning_rate * _rate(progress)
             pixels = self.pixels[chosen].float() / 255  # (N, P)
             if size := self.options.augment:
                 pixels = jitter(pixels, self.network.config.image_shape, size, generator)
             noise = torch.randn(len(pixels), self.network.config.latent_size, generator=generator)
             output = self.network(pixels, noise.to(pixels.device))
-            loss = self.loss(pixels, output, beta=min(1.0, done / KL_WARMUP))
+            loss = self.loss(pixels, output, beta=min(1.0, progress / KL_WARMUP))
             self.optimizer.zero_grad()
             loss.total.backward()  # type: ignore[no-untyped-call] # torch
             self.optimizer.step()
@@ -199,10 +201,13 @@ class _Run:
                 )
             )
         self.epoch += 1
-        self.note_if_best()
+        self.keep_if_best()
 
-    def note_if_best(self, *, interrupted: bool = False) -> None:
-        """Keep the present weights if no earlier epoch's were better on the validation images."""
+    def keep_if_best(self, *, interrupted: bool = False) -> None:
+        """Keep the current weights if they are the best so far on the validation images.
+
+        Raises `ValueError` if the loss is not finite, except when `interrupted` with weights kept.
+        """
         fit = evaluate_fit(self.network, self.validation)
         loss = fit.negative_elbo(self.pixels.shape[1], fit.mse_sampled)
         if not math.isfinite(loss):
@@ -216,7 +221,7 @@ class _Run:
             self.best = (loss, self.epoch, _copy(self.network.state_dict()))
 
     def state(self) -> Checkpoint:
-        assert self.best is not None  # noqa: S101 - an epoch has ended
+        assert self.best is not None  # noqa: S101 - called after an epoch
         loss, epoch, weights = self.best
         return Checkpoint(
             epoch=self.epoch,
@@ -234,7 +239,7 @@ class _Run:
         self.best = (saved.best_loss, saved.best_epoch, dict(saved.best_weights))
 
     def result(self, *, finished: bool) -> Trained:
-        assert self.best is not None  # noqa: S101 - both callers have noted one
+        assert self.best is not None  # noqa: S101 - an epoch or interrupt kept one
         _, epoch, weights = self.best
         self.network.load_state_dict(weights)
         gaussian = self.network.config.head == "log_variance"
@@ -250,11 +255,11 @@ class _Run:
         )
 
 
-def _rate(done: float) -> float:
-    """Learning rate as a share of its peak, when a share `done` of the steps is over."""
-    if done < RATE_WARMUP:
-        return done / RATE_WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (done - RATE_WARMUP) / (1 - RATE_WARMUP)))
+def _rate(progress: float) -> float:
+    """Learning rate as a share of its peak, when a share `progress` of the steps is done."""
+    if progress < RATE_WARMUP:
+        return progress / RATE_WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (progress - RATE_WARMUP) / (1 - RATE_WARMUP)))
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

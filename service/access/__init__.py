@@ -1,1 +1,1 @@
-"""Who may ask for what: API keys, scopes and rates."""
+"""Access control: API keys, scopes and rate limits."""

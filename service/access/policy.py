@@ -1,4 +1,4 @@
-"""Who may ask for what."""
+"""Which caller may use which route."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INFER: Final = "infer"
 
 RELOAD: Final = "/model/reload"
 
-WANTED: Final[Mapping[str, str | None]] = {
+REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
     "/metrics": "metrics",
     RELOAD: "admin",
     "/livez": None,
@@ -28,22 +28,25 @@ WANTED: Final[Mapping[str, str | None]] = {
     "/docs/oauth2-redirect": None,
     "/openapi.json": None,
 }
-"""Scopes by path; None is for everyone. Any other is for `infer`, known or not."""
+"""The scope that each path requires; None means that it is public. Any other path, even an unknown
+one, requires `infer`."""
 
 ASSETS: Final = "/static-offline-docs/"
-"""Of the page at /docs, below here; for everyone."""
+"""Prefix of the public files that the page at /docs loads."""
 
 
 def scope_of(path: str) -> str | None:
-    """What a key needs for a path; None if it takes no key."""
-    return None if path.startswith(ASSETS) else WANTED.get(path, INFER)
+    """The scope that a path requires; None if it is public."""
+    return None if path.startswith(ASSETS) else REQUIRED_SCOPES.get(path, INFER)
 
 
 class Access:
-    """Finds a caller's key and says what it may do. Raises `KeysError` if it cannot tell.
+    """Identifies callers by their API keys, and checks what they may do.
 
-    Without keys everyone may do everything on an address that only this machine reaches. On any
-    other the settings have to allow that, and nobody has the scope `admin`.
+    Without configured keys, anonymous callers have all scopes on a loopback address. On any other
+    address the settings have to allow anonymous callers, and those never have the scope `admin`.
+    Raises `KeysError` if the keys cannot be used, or if they are missing and anonymous callers are
+    not allowed.
     """
 
     def __init__(self, settings: Settings, buckets: Buckets | None = None) -> None:
@@ -51,7 +54,7 @@ class Access:
         self._keys = None
         self._anonymous: frozenset[str] = frozenset()
         self.buckets = buckets
-        """What keys may send, where there are any."""
+        """The rate limiter's state; None without keys."""
         self._quotas: dict[tuple[bytes, int], Quota] = {}
         if file is not None or plain is not None:
             self._keys = Keys(None if file is None else Path(file), plain)
@@ -62,24 +65,24 @@ class Access:
             self._anonymous = frozenset(SCOPES) - {"admin"}
         else:
             raise KeysError(
-                f"host (VAE_HOST) is {settings.host}, which other machines may reach: set "
-                "VAE_API_KEYS_FILE (python -m service.keys makes keys), or "
-                "VAE_ALLOW_ANONYMOUS=true to let anyone ask"
+                f"host (VAE_HOST) is {settings.host}, which other machines may reach; set "
+                "VAE_API_KEYS_FILE (python -m service.keys makes keys), or set "
+                "VAE_ALLOW_ANONYMOUS=true to serve callers without a key"
             )
 
     @property
     def takes_keys(self) -> bool:
-        """Whether one is needed."""
+        """Whether callers need a key."""
         return self._keys is not None
 
     def find(self, authorization: str | None) -> Key | None:
-        """The key in an `Authorization` header, if it has one that is known."""
+        """The key in an `Authorization` header; None if there is none or it is unknown."""
         if self._keys is None or authorization is None:
             return None
         return self._keys.find(authorization)
 
     def quota_of(self, key: Key) -> Quota | None:
-        """What a key may send; None if there is no limit."""
+        """The rate limit of a key; None if it has none."""
         if key.rate is None or self.buckets is None:
             return None
         quota = self._quotas.get((key.digest, key.rate))
@@ -89,26 +92,31 @@ class Access:
         return quota
 
     def check(self, key: Key | None, method: str, path: str) -> None:
-        """Raise `UnauthorizedError`, `ForbiddenError` or, before a body of images is read for
-        nothing, `RateLimitError`."""
-        wanted = scope_of(path)
-        if wanted is None:
+        """Check that the caller may make this request, before its body is read.
+
+        Raises `UnauthorizedError` or `ForbiddenError`; and `RateLimitError` for a POST with a key
+        that has no image left.
+        """
+        required = scope_of(path)
+        if required is None:
             return
-        if wanted not in (self._anonymous if key is None else key.scopes):
-            self._refuse(key, wanted)
+        if required not in (self._anonymous if key is None else key.scopes):
+            self._refuse(key, required)
         if key is not None and method == "POST" and (quota := self.quota_of(key)) is not None:
             quota.check()
 
-    def _refuse(self, key: Key | None, wanted: str) -> None:
+    def _refuse(self, key: Key | None, required: str) -> None:
         if key is not None:
             raise ForbiddenError(
-                f"this takes an API key with scope {wanted}, {key.name} has "
+                f"this requires an API key with scope {required}; key {key.name} has "
                 f"{', '.join(sorted(key.scopes))}"
             )
         if self._keys is None:
-            raise ForbiddenError(f"this takes an API key with scope {wanted}; none are set up here")
+            raise ForbiddenError(
+                f"this requires an API key with scope {required}, but none are set up here"
+            )
         raise UnauthorizedError(
-            "this takes an API key that is known here, as Authorization: Bearer KEY"
+            "this requires a valid API key; send it as Authorization: Bearer KEY"
         )
 
 
@@ -116,14 +124,16 @@ def _buckets() -> Buckets:
     try:
         return Buckets()
     except OSError as error:
-        raise KeysError(f"there is no memory for the rates of API keys: {error}") from error
+        raise KeysError(
+            f"cannot allocate memory for the rate limits of API keys: {error}"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, or all those of a name."""
+    """Whether all addresses of a host are loopback addresses. False if it does not resolve."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    addresses = {str(address[0]).partition("%")[0] for *_, address in found}
+    addresses = {str(address[0]).partition("%")[0] for *_, address in resolved}
     return all(ip_address(address).is_loopback for address in addresses)

@@ -1,1 +1,1 @@
-"""The routes, what they take and give, and the pages that describe them."""
+"""The routes, their request and response schemas, and the pages that describe them."""

@@ -1,4 +1,4 @@
-"""Headers that keep a browser from doing with our pages what they do not do themselves."""
+"""Security headers for the HTML pages and their assets."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-INLINE: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-"""A script that stands in the page. Those of files have `src`."""
+INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+"""A script inside the page. Scripts loaded from files have a `src` attribute and do not match."""
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'{inline}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""Swagger UI's files, its requests to this service, and its styles and icons, which it writes into
-the page. Its script there is named by its hash, so that no other runs."""
+"""Allows Swagger UI's files, its requests to this service, and the styles and icons that it writes
+into the page. Its inline script is allowed by hash, so no other inline script runs."""
 
 NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
@@ -30,8 +30,11 @@ HEADERS: Final = (
 
 
 class PageHeaders:
-    """Adds them to HTML, which is to be in one piece, and says of scripts and styles that they are
-    what they are."""
+    """Middleware that adds `HEADERS` and a Content-Security-Policy to HTML responses, and
+    `X-Content-Type-Options: nosniff` to scripts and style sheets.
+
+    An HTML response must be sent as a single body message: the policy is computed from it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -43,16 +46,18 @@ class PageHeaders:
         async def send_with_headers(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                kind = dict(message["headers"]).get(b"content-type", b"")
-                if kind.startswith(b"text/html"):
-                    start = message  # its policy follows from its body
+                media_type = dict(message["headers"]).get(b"content-type", b"")
+                if media_type.startswith(b"text/html"):
+                    start = message  # held back: the policy depends on the body
                     return
-                if kind.startswith((b"text/css", b"text/javascript", b"application/javascript")):
+                if media_type.startswith(
+                    (b"text/css", b"text/javascript", b"application/javascript")
+                ):
                     message["headers"] = [*message["headers"], NO_SNIFFING]
             elif start is not None:
-                policy = policy_of(message.get("body", b""))
-                more = (*HEADERS, (b"content-security-policy", policy))
-                start["headers"] = [*start["headers"], *more]
+                policy = content_security_policy(message.get("body", b""))
+                added = (*HEADERS, (b"content-security-policy", policy))
+                start["headers"] = [*start["headers"], *added]
                 await send(start)
                 start = None
             await send(message)
@@ -60,7 +65,7 @@ class PageHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def policy_of(html: bytes) -> bytes:
-    """The Content-Security-Policy for a page."""
-    hashes = [b64encode(sha256(script).digest()).decode() for script in INLINE.findall(html)]
-    return POLICY.format(inline="".join(f" 'sha256-{found}'" for found in hashes)).encode("ascii")
+def content_security_policy(html: bytes) -> bytes:
+    """The Content-Security-Policy for a page, with the hashes of its inline scripts."""
+    hashes = [b64encode(sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(html)]
+    return POLICY.format(inline="".join(f" 'sha256-{value}'" for value in hashes)).encode("ascii")

@@ -1,4 +1,5 @@
-"""Worked examples on the OpenAPI page: a digit drawn by the `mnist` bundle, and what it answers."""
+"""Worked examples for the OpenAPI page: a digit drawn by the `mnist` bundle, and the responses to
+it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _DIGIT: Final = (
 )
 
 IMAGES: Final[dict[str, Any]] = {"images": [_DIGIT]}
-"""The image that `/sample?n=1&seed=1` gives."""
+"""The image that `/sample?n=1&seed=1` returns."""
 
 ENCODE: Final[dict[str, Any]] = {
     "model": "mnist",

@@ -1,4 +1,4 @@
-"""Routes that work on images and latents: encode, decode, reconstruct, score and sample."""
+"""Routes for images and latents: encode, decode, reconstruct, score and sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from model.results import Floats
 from model.scores.calibration import DEFAULT_DRAWS
 from service.api import schemas
-from service.api.openapi import BODY_ERRORS, WORK_ERRORS, answers
+from service.api.openapi import BODY_ERRORS, WORK_ERRORS, responses
 from service.api.state import Service
 from service.codecs import registry
 from service.codecs.accept import negotiate
@@ -34,20 +34,21 @@ router = APIRouter()
     "/encode",
     tags=["images"],
     summary="Images to latents: μ and σ of the posterior",
-    responses=answers(
+    responses=responses(
         schemas.EncodeAnswer,
-        registry.ARRAY_ANSWERS,
+        registry.ARRAY_RESPONSE_TYPES,
         errors=BODY_ERRORS + WORK_ERRORS,
     ),
 )
 @fast()
 async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()]) -> Response:
-    """Each image's posterior N(μ, diag σ²). μ is the embedding; `sample` also draws z.
+    """The posterior N(μ, diag σ²) of each image. μ is the embedding. With `sample`, also z drawn
+    from the posterior.
 
-    As an array: [N, 2, D], μ then σ.
+    As an array: [N, 2, D], μ first, then σ.
     """
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.ARRAY_ANSWERS)
+    accepted = _negotiate(request, registry.ARRAY_RESPONSE_TYPES)
     images = await _read_images(request, query)
     posterior = await service.inference.encode(images, context)
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
@@ -60,56 +61,57 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     "/decode",
     tags=["latents"],
     summary="Latents to images",
-    responses=answers(
-        schemas.ImagesAnswer, registry.IMAGE_ANSWERS, errors=BODY_ERRORS + WORK_ERRORS
+    responses=responses(
+        schemas.ImagesAnswer, registry.IMAGE_RESPONSE_TYPES, errors=BODY_ERRORS + WORK_ERRORS
     ),
 )
 @fast()
 async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()]) -> Response:
-    """The image that each latent stands for; or, given `n`, images of draws from the prior."""
+    """One image for each latent. With `n` instead of latents, `n` images decoded from draws from
+    the prior."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.IMAGE_ANSWERS)
+    accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
     body = await read_body(request, service.settings.max_body_bytes)
-    wanted = LatentOptions(
+    options = LatentOptions(
         size=service.latent_size, max_images=service.settings.max_images_per_request
     )
-    named = context.headers.get("content-type", "")
+    content_type = context.headers.get("content-type", "")
     z = await registry.read_latents(
-        body, named, wanted, service.decoders_for(body), context.deadline
+        body, content_type, options, service.decoders_for(body), context.deadline
     )
-    return await _decoded(request, z, accepted, query)
+    return await _decode(request, z, accepted, query)
 
 
 @router.post(
     "/reconstruct",
     tags=["images"],
     summary="Images through the network and back",
-    responses=answers(
-        schemas.ReconstructAnswer, registry.IMAGE_ANSWERS, errors=BODY_ERRORS + WORK_ERRORS
+    responses=responses(
+        schemas.ReconstructAnswer, registry.IMAGE_RESPONSE_TYPES, errors=BODY_ERRORS + WORK_ERRORS
     ),
 )
 @fast()
 async def reconstruct(
     request: Request, query: Annotated[schemas.ReconstructQuery, Query()]
 ) -> Response:
-    """Each image encoded and decoded again, as the network would have drawn it."""
+    """Each image encoded and decoded again, with the mean squared error."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.IMAGE_ANSWERS)
+    accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
     images = await _read_images(request, query)
-    result = await service.inference.reconstruct(
+    reconstruction = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
-    answer = _images_answer(service, result.images, query, {"mse": result.mse})
-    return await _write(request, accepted, answer)
+    result = _images_result(service, reconstruction.images, query, {"mse": reconstruction.mse})
+    return await _write(request, accepted, result)
 
 
 @router.post(
     "/anomaly-score",
     tags=["images"],
-    summary="How strange each image is",
-    responses=answers(
+    summary="How anomalous each image is",
+    responses=responses(
         schemas.ScoreAnswer,
-        registry.IMAGE_ANSWERS,
+        registry.IMAGE_RESPONSE_TYPES,
         errors=BODY_ERRORS + WORK_ERRORS,
     ),
 )
@@ -117,78 +119,79 @@ async def reconstruct(
 async def anomaly_score(
     request: Request, query: Annotated[schemas.ScoreQuery, Query()]
 ) -> Response:
-    """Larger is stranger. `p_value` is the share of clean images that are as strange or stranger,
-    and `is_anomaly` is `p_value ≤ alpha`, so that `alpha` is the false-alarm rate to be expected on
-    clean images. All three, with `threshold`, are null for a score that was not calibrated.
+    """A higher score is more anomalous. `p_value` is the share of clean images that score at least
+    as high, and `is_anomaly` is `p_value ≤ alpha`, so `alpha` is the expected false-alarm rate on
+    clean images. `p_value`, `is_anomaly` and `threshold` are null for a score without calibration.
 
     As an array: [N] scores, or the map with `map=true`. A PNG needs `map=true`.
     """
     service, context = Service.of(request), RequestContext.of(request)
-    offered_types = registry.IMAGE_ANSWERS if query.map else registry.ARRAY_ANSWERS
+    offered_types = registry.IMAGE_RESPONSE_TYPES if query.map else registry.ARRAY_RESPONSE_TYPES
     accepted = _negotiate(request, offered_types)
-    wanted = _score_wanted(service, query)
+    options = _score_options(service, query)
     images = await _read_images(request, query)
-    if wanted.name in service.inference.engine.sampled_scores:
-        check_draws(len(images), wanted.draws, service.settings.max_images_per_request)
-    found = await service.inference.score(images, context, wanted)
+    if options.name in service.inference.engine.sampled_scores:
+        check_draws(len(images), options.draws, service.settings.max_images_per_request)
+    scores = await service.inference.score(images, context, options)
     fields: dict[str, Any] = {
         "model": service.name,
-        "score_type": wanted.name,
-        "alpha": wanted.alpha,
-        # As a float32, like the scores: both are then written with the same digits.
-        "threshold": None if found.threshold is None else np.float32(found.threshold),
-        "score": found.score,
-        "p_value": found.p_value,
-        "is_anomaly": found.is_anomaly,
-        "mse": found.mse,
-        "kl": found.kl,
+        "score_type": options.name,
+        "alpha": options.alpha,
+        # float32 like the scores, so that JSON shows both with the same digits.
+        "threshold": None if scores.threshold is None else np.float32(scores.threshold),
+        "score": scores.score,
+        "p_value": scores.p_value,
+        "is_anomaly": scores.is_anomaly,
+        "mse": scores.mse,
+        "kl": scores.kl,
     }
-    if wanted.fdr:
+    if options.fdr:
         fields["fdr"] = query.fdr
-    if found.error_map is None:
-        return await _write(request, accepted, Result(fields, found.score))
-    fields["anomaly_map"] = without_grey_channel(found.error_map)
-    drawn_over = (
-        unit_pixels(images).reshape(found.error_map.shape) if accepted == registry.PNG else None
+    if scores.error_map is None:
+        return await _write(request, accepted, Result(fields, scores.score))
+    fields["anomaly_map"] = without_grey_channel(scores.error_map)
+    backdrop = (
+        unit_pixels(images).reshape(scores.error_map.shape) if accepted == registry.PNG else None
     )
-    answer = Result(
+    result = Result(
         fields=fields,
-        array=found.error_map,
+        array=scores.error_map,
         drawable=True,
-        backdrop=drawn_over,
+        backdrop=backdrop,
         scale=query.scale,
         max_png_pixels=service.settings.max_image_pixels,
     )
-    return await _write(request, accepted, answer)
+    return await _write(request, accepted, result)
 
 
 @router.get(
     "/sample",
     tags=["latents"],
     summary="New images: z ~ N(0, I), decoded",
-    responses=answers(schemas.ImagesAnswer, registry.PICTURE_ANSWERS, errors=WORK_ERRORS),
+    responses=responses(schemas.ImagesAnswer, registry.SAMPLE_RESPONSE_TYPES, errors=WORK_ERRORS),
 )
 @fast()
 async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()]) -> Response:
-    """`n` images that nobody has drawn before. The same `seed` gives the same images."""
+    """`n` new images, decoded from draws from the prior. The same `seed` gives the same images."""
     service = Service.of(request)
-    accepted = _negotiate(request, registry.PICTURE_ANSWERS)
+    accepted = _negotiate(request, registry.SAMPLE_RESPONSE_TYPES)
     check_count(query.n, service.settings.max_images_per_request)
     z = standard_normal((query.n, service.latent_size), query.seed)
-    return await _decoded(request, z, accepted, query)
+    return await _decode(request, z, accepted, query)
 
 
 def _negotiate(request: Request, offered: Sequence[str]) -> str:
     return negotiate(RequestContext.of(request).headers.get("accept"), offered)
 
 
-def _score_wanted(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
-    """Raises `InvalidContentError` for a score that is not offered."""
+def _score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
+    """Raises `InvalidContentError` if the model does not offer the requested score."""
     engine = service.inference.engine
     name = engine.scores[0] if query.score is None else query.score
     if name not in engine.scores:
         raise InvalidContentError(
-            f"score is {name[:64]!r}, this model offers {', '.join(engine.scores)}",
+            f"score is {name[:64]!r}, expected one that this model offers: "
+            f"{', '.join(engine.scores)}",
             ("query", "score"),
         )
     return ScoreOptions(
@@ -205,7 +208,7 @@ async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
     body = await read_body(request, service.settings.max_body_bytes)
     context = RequestContext.of(request)
-    wanted = ImageOptions(
+    options = ImageOptions(
         shape=service.inference.engine.bundle.config.image_shape,
         max_images=service.settings.max_images_per_request,
         max_image_pixels=service.settings.max_image_pixels,
@@ -215,30 +218,29 @@ async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
         invert=query.invert,
         deadline=context.deadline,
     )
-    return await registry.read_images(body, wanted, service.decoders_for(body))
+    return await registry.read_images(body, options, service.decoders_for(body))
 
 
-async def _write(request: Request, accepted: str, answer: Result) -> Response:
+async def _write(request: Request, accepted: str, result: Result) -> Response:
     service, context = Service.of(request), RequestContext.of(request)
-    return await registry.write(accepted, answer, service.writers, context.deadline)
+    return await registry.write(accepted, result, service.writers, context.deadline)
 
 
-async def _decoded(
+async def _decode(
     request: Request, z: Floats, accepted: str, query: schemas.DecodeQuery
 ) -> Response:
     service = Service.of(request)
-    result = await service.inference.decode(z, RequestContext.of(request))
-    answer = _images_answer(service, result.images, query, {})
-    return await _write(request, accepted, answer)
+    decoded = await service.inference.decode(z, RequestContext.of(request))
+    return await _write(request, accepted, _images_result(service, decoded.images, query, {}))
 
 
-def _images_answer(
+def _images_result(
     service: Service,
     images: Floats,
     query: schemas.DecodeQuery | schemas.ReconstructQuery,
     extra: dict[str, Any],
 ) -> Result:
-    """Images, (N, C, H, W), in every form; `extra` goes with them in JSON."""
+    """The result for images of shape (N, C, H, W). `extra` holds further JSON fields."""
     return Result(
         fields={"model": service.name, "images": without_grey_channel(images)} | extra,
         array=images,

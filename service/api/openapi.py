@@ -1,7 +1,7 @@
-"""The OpenAPI page: what does not follow from the handlers' signatures.
+"""The parts of the OpenAPI page that FastAPI cannot derive from the handlers' signatures.
 
-Request bodies are described for the bundle in memory, so that what the page allows is what the
-service takes.
+Request bodies are described for the bundle in memory, so the page allows exactly what the service
+accepts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Responses = dict[int | str, dict[str, Any]]
 Schema = dict[str, Any]
 
 BODY_ERRORS: Final = (400, 408, 413, 415)
-"""Of routes that read a body."""
+"""Error statuses of routes that read a body."""
 
 WORK_ERRORS: Final = (406, 413, 422, 500, 503, 504)
-"""Of routes that need the network."""
+"""Error statuses of routes that run the network."""
 
 IMAGE_ROUTES: Final = ("/encode", "/reconstruct", "/anomaly-score")
 
@@ -42,9 +42,12 @@ BASE64_FILE: Final[Schema] = {
 }
 
 HEADERS: Final[Schema] = {
-    "X-Request-ID": {"description": "the caller's, or a new one", "schema": {"type": "string"}},
+    "X-Request-ID": {
+        "description": "the caller's request id, or a new one",
+        "schema": {"type": "string"},
+    },
     "X-Model-Version": {
-        "description": "start of the weights' sha256",
+        "description": "first digits of the weights' SHA-256",
         "schema": {"type": "string"},
     },
     "Server-Timing": {
@@ -52,23 +55,24 @@ HEADERS: Final[Schema] = {
         "schema": {"type": "string"},
     },
 }
-"""Headers of every answer."""
+"""Headers of every response."""
 
 RETRY_AFTER: Final[Schema] = {
     "Retry-After": {
-        "description": "seconds until what waits now is done",
+        "description": "seconds to wait before trying again",
         "schema": {"type": "integer"},
     }
 }
 
 QUOTA_HEADERS: Final[Schema] = {
     "RateLimit": {
-        "description": 'of a key with a rate: "images";r=…;t=…, images left, and seconds until all '
-        "are there again",
+        "description": 'for a key with a rate limit: "images";r=…;t=…, the images left and the '
+        "seconds until the quota is full again",
         "schema": {"type": "string"},
     },
     "RateLimit-Policy": {
-        "description": 'of a key with a rate: "images";q=…;w=1;qu="images", images a second',
+        "description": 'for a key with a rate limit: "images";q=…;w=1;qu="images", images per '
+        "second",
         "schema": {"type": "string"},
     },
 }
@@ -84,69 +88,73 @@ BEARER: Final = "key"
 API_KEY: Final[Schema] = {
     "type": "http",
     "scheme": "bearer",
-    "description": "an API key, where the service asks for one",
+    "description": "an API key, if the service requires one",
 }
 
 TENSOR_HEADERS: Final[Schema] = {
     "X-Tensor-Shape": {
-        "description": "of a raw answer: 4,28,28",
+        "description": "shape of a raw response, such as 4,28,28",
         "schema": {"type": "string"},
     },
-    "X-Tensor-Dtype": {"description": "of a raw answer", "schema": {"type": "string"}},
+    "X-Tensor-Dtype": {
+        "description": "data type of a raw response, such as float32",
+        "schema": {"type": "string"},
+    },
 }
 
 PROBLEMS: Final[dict[int, str]] = {
     400: "the body is empty",
-    401: "this takes an API key that is known here, as Authorization: Bearer KEY",
-    403: "this takes an API key with scope infer, prometheus has metrics",
-    406: "Accept is 'text/html', this route has application/json",
+    401: "this requires a valid API key; send it as Authorization: Bearer KEY",
+    403: "this requires an API key with scope infer; key prometheus has metrics",
+    406: "Accept is 'text/html', this route offers application/json",
     408: "the body did not arrive within the request's 30 s",
     409: "bundle 'mine' cannot be used: model.safetensors is damaged: its sha256 is not the one in "
     "config.json",
     413: "10,000 images in one request > maximum 8,192",
     415: "Content-Type is 'text/plain', this route reads application/json",
     422: "images[3] has 1.5 at pixel 17, expected a number in [0, 1]",
-    429: "64 images > 10 that are left of this key's 100 a second",
+    429: "64 images > 10 left of this key's 100 per second",
     500: "the service failed; its log has the reason under the request id",
     503: "64 images do not fit: 16384 wait already, the maximum is 16384",
     504: "no answer within the request's 30 s",
 }
-"""The detail of an example for each status."""
+"""An example `detail` for each error status."""
 
 REQUEST_HEADERS: Final[list[Schema]] = [
     {
         "name": "X-Request-Timeout",
         "in": "header",
-        "description": "seconds this request may take, if less than the service's own limit",
+        "description": "seconds this request may take, if shorter than the service's own limit",
         "schema": {"type": "number", "exclusiveMinimum": 0},
         "example": 5,
     },
     {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "comes back in the answer, and stands in the log; a new one is made instead "
-        "of one that is over 128 characters or not printable ASCII",
+        "description": "returned in the response and written to the log; an id that is longer than "
+        "128 characters or not printable ASCII is replaced by a new one",
         "schema": {"type": "string"},
         "example": "order-4711",
     },
 ]
-"""Headers that routes with work to do read."""
+"""Request headers of routes that run the network."""
 
 
-def answers(
+def responses(
     model: type[BaseModel],
     media_types: Sequence[str],
     *,
     errors: Sequence[int] = (),
 ) -> Responses:
-    """The answers of a route: `model` as JSON, the other types, and the problems."""
-    content: dict[str, Any] = {kind: {"schema": BINARY} for kind in media_types}
+    """The responses of a route: `model` as JSON, binary in the other `media_types`, and problems
+    with the statuses in `errors`."""
+    content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
     content[JSON] = {}
     headers = HEADERS | (TENSOR_HEADERS if RAW in media_types else {})
-    found: Responses = {200: {"model": model, "content": content, "headers": headers}}
+    by_status: Responses = {200: {"model": model, "content": content, "headers": headers}}
     for status in sorted(set(errors)):
-        found[status] = _problem(status)
-    return found
+        by_status[status] = _problem(status)
+    return by_status
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -163,7 +171,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def inlined(model: type[BaseModel]) -> Schema:
-    """A model's JSON schema with what it refers to put in its place."""
+    """A model's JSON schema, with every `$ref` replaced by its definition."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -196,7 +204,10 @@ def _problem_example(status: int) -> Schema:
 def openapi_of(
     app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int, takes_keys: bool
 ) -> Callable[[], Schema]:
-    """`app.openapi` for a bundle: the page is made when first asked for, then kept."""
+    """A replacement for `app.openapi` that describes a bundle.
+
+    The page is built at the first request for it, then cached.
+    """
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
@@ -217,7 +228,7 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
     for path, operations in paths.items():
         if path.startswith(OPEN_INFERENCE):
             for operation in operations.values():
-                # FastAPI's guess; a path parameter there is any text, and a wrong one is 404.
+                # FastAPI adds 422 for the path parameters, but a wrong one is a 404 there.
                 operation["responses"].pop("422", None)
     for unused in ("HTTPValidationError", "ValidationError"):
         components.pop(unused, None)
@@ -230,7 +241,7 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
     ]:
         paths[path][method].setdefault("parameters", []).extend(REQUEST_HEADERS)
     for path, example in (("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)):
-        # Put in here, as FastAPI would drop what is null.
+        # Added here because FastAPI would drop the fields that are null.
         paths[path]["post"]["responses"]["200"]["content"][JSON]["example"] = example
     for parameter in paths["/anomaly-score"]["post"]["parameters"]:
         if parameter["name"] == "score":
@@ -242,7 +253,7 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
 
 
 def _describe_access(page: Schema, takes_keys: bool) -> None:
-    """Say where a key is needed, and how one is refused."""
+    """Describe which routes need a key, and how they refuse a request without one."""
     page["components"]["securitySchemes"] = {BEARER: API_KEY}
     for path, operations in page["paths"].items():
         if (scope := scope_of(path)) is None:
@@ -250,34 +261,34 @@ def _describe_access(page: Schema, takes_keys: bool) -> None:
         for method, operation in operations.items():
             if takes_keys:
                 operation["security"] = [{BEARER: []}]
-            limited = scope == INFER and (method == "post" or path == "/sample")
-            for status in (401, 403, *((429,) if limited else ())):
+            rate_limited = scope == INFER and (method == "post" or path == "/sample")
+            for status in (401, 403, *((429,) if rate_limited else ())):
                 operation["responses"][str(status)] = _refusal(status, path)
 
 
 def _refusal(status: int, path: str) -> Schema:
-    answer = _problem(status)
+    response = _problem(status)
     if path.startswith(OPEN_INFERENCE):
         error = {"$ref": "#/components/schemas/Error"}
-        answer["content"] = {JSON: {"schema": error, "example": {"error": PROBLEMS[status]}}}
-    return answer
+        response["content"] = {JSON: {"schema": error, "example": {"error": PROBLEMS[status]}}}
+    return response
 
 
 def _images_body(config: VAEConfig, max_images: int) -> Schema:
-    """A body of images, in each type that can be read."""
+    """The request body of image routes, in each type that they read."""
     channels, height, width = config.image_shape
 
-    def forms(number: Schema) -> list[Schema]:
-        rows = _lists(number, height, width)
+    def pixel_arrays(number: Schema) -> list[Schema]:
+        rows = _arrays(number, height, width)
         grey = [rows] if channels == 1 else []
-        return [*grey, _lists(rows, channels), _lists(number, config.pixels)]
+        return [*grey, _arrays(rows, channels), _arrays(number, config.pixels)]
 
-    def body(item: list[Schema], dtype: list[str], *required: str) -> Schema:
+    def body(pixels: list[Schema], dtype: list[str], *required: str) -> Schema:
         images = {
             "type": "array",
             "minItems": 1,
             "maxItems": max_images,
-            "items": {"anyOf": [BASE64_FILE, *item]},
+            "items": {"anyOf": [BASE64_FILE, *pixels]},
         }
         return {
             "type": "object",
@@ -286,12 +297,15 @@ def _images_body(config: VAEConfig, max_images: int) -> Schema:
             "additionalProperties": False,
         }
 
-    floats = {"type": "number", "minimum": 0, "maximum": 1}
-    whole = {"type": "integer", "minimum": 0, "maximum": 255}
-    content: Schema = {kind: {"schema": BINARY} for kind in IMAGE_READERS}
+    unit = {"type": "number", "minimum": 0, "maximum": 1}
+    byte = {"type": "integer", "minimum": 0, "maximum": 255}
+    content: Schema = {media_type: {"schema": BINARY} for media_type in IMAGE_READERS}
     content[JSON] = {
         "schema": {
-            "anyOf": [body(forms(floats), ["float32"]), body(forms(whole), ["uint8"], "dtype")]
+            "anyOf": [
+                body(pixel_arrays(unit), ["float32"]),
+                body(pixel_arrays(byte), ["uint8"], "dtype"),
+            ]
         },
         "example": examples.IMAGES,
     }
@@ -310,7 +324,7 @@ def _images_body(config: VAEConfig, max_images: int) -> Schema:
 
 
 def _latents_body(config: VAEConfig, max_images: int) -> Schema:
-    """A body of latents, or a wish for draws from the prior."""
+    """The request body of `/decode`: latents, or a number of draws from the prior."""
     number = {"type": "number", "minimum": -MAX_LATENT, "maximum": MAX_LATENT}
     latents = {
         "type": "object",
@@ -319,7 +333,7 @@ def _latents_body(config: VAEConfig, max_images: int) -> Schema:
                 "type": "array",
                 "minItems": 1,
                 "maxItems": max_images,
-                "items": _lists(number, config.latent_size),
+                "items": _arrays(number, config.latent_size),
             }
         },
         "required": ["z"],
@@ -327,7 +341,7 @@ def _latents_body(config: VAEConfig, max_images: int) -> Schema:
     }
     prior = schemas.PriorBody.model_json_schema()
     prior["properties"]["n"]["maximum"] = max_images
-    content: Schema = {kind: {"schema": BINARY} for kind in LATENT_READERS}
+    content: Schema = {media_type: {"schema": BINARY} for media_type in LATENT_READERS}
     content[JSON] = {
         "schema": {"anyOf": [latents, prior]},
         "examples": {
@@ -338,8 +352,8 @@ def _latents_body(config: VAEConfig, max_images: int) -> Schema:
     return {"required": True, "content": content}
 
 
-def _lists(item: Schema, *sizes: int) -> Schema:
-    """Nested lists of exactly these sizes, the outermost first."""
+def _arrays(item: Schema, *sizes: int) -> Schema:
+    """Nested arrays of exactly these sizes, outermost first."""
     for size in reversed(sizes):
         item = {"type": "array", "minItems": size, "maxItems": size, "items": item}
     return item

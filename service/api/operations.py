@@ -1,4 +1,4 @@
-"""Routes that operate the service: the model, reload, health and metrics."""
+"""Routes for operators: model information, reload, health and metrics."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from model.bundle.bundle import BundleError
 from model.engine.device import DeviceError
 from service.access.policy import RELOAD
 from service.api import schemas
-from service.api.openapi import answers
+from service.api.openapi import responses
 from service.api.state import Service
 from service.codecs.registry import JSON
 from service.errors import BundleRefusedError
 from service.request import RequestContext
 from service.telemetry.metrics import Metrics
 
-NOT_TOLD: Final = frozenset({"versions", "torch"})
-"""Of a bundle's provenance: versions of libraries, which tell whoever asks where to look for
-holes. Its card has them."""
+PRIVATE_PROVENANCE: Final = frozenset({"versions", "torch"})
+"""Provenance fields that `/model` leaves out: library versions would help an attacker find known
+vulnerabilities. The model card has them."""
 
 log = logging.getLogger("service")
 
 DIRECTORIES: Final = re.compile(r"(?:/[^/\s':]+)*/(?=[^/\s':]+)")
-"""Of absolute paths, which are for the log alone."""
+"""Directories of absolute paths. They go into the log, but not into responses."""
 
 router = APIRouter()
 
@@ -40,10 +40,11 @@ router = APIRouter()
     "/model",
     tags=["service"],
     summary="The bundle in memory",
-    responses=answers(schemas.ModelAnswer, [JSON]),
+    responses=responses(schemas.ModelAnswer, [JSON]),
 )
 async def model(request: Request) -> dict[str, Any]:
-    """What it is, where it comes from, how well it fits, and what it offers."""
+    """The bundle's architecture, scores, calibration, training metrics and provenance, and the
+    device that runs it."""
     engine = Service.of(request).inference.engine
     bundle = engine.bundle
     calibration = engine.calibration
@@ -60,7 +61,9 @@ async def model(request: Request) -> dict[str, Any]:
         "dtype": engine.dtype,
         "metrics": {split: fit for split, fit in bundle.metrics.items() if split != "evaluation"},
         "provenance": {
-            name: value for name, value in bundle.provenance.items() if name not in NOT_TOLD
+            name: value
+            for name, value in bundle.provenance.items()
+            if name not in PRIVATE_PROVENANCE
         },
     }
 
@@ -69,20 +72,20 @@ async def model(request: Request) -> dict[str, Any]:
     RELOAD,
     tags=["service"],
     summary="Load the bundle again",
-    responses=answers(schemas.ReloadAnswer, [JSON], errors=[409]),
+    responses=responses(schemas.ReloadAnswer, [JSON], errors=[409]),
 )
 async def reload(request: Request) -> dict[str, str]:
-    """Put the bundle, as it is on disk now, in the place of the one in memory, without a request
-    lost. 409 with the reason if it cannot be used; then the one in memory stays."""
+    """Replace the bundle in memory by the one on disk. No request is lost. If the bundle on disk
+    cannot be used, the response is 409 with the reason, and the bundle in memory stays."""
     service, context = Service.of(request), RequestContext.of(request)
     try:
         bundle = (await service.reload()).inference.engine.bundle
     except (BundleError, DeviceError) as error:
-        log.error("the bundle in memory stays: %s", error)
+        log.error("reload failed, the bundle in memory stays: %s", error)
         raise BundleRefusedError(DIRECTORIES.sub("", str(error))) from error
     context.model_version = bundle.version
     if (parent := parent_process()) is not None and parent.pid is not None:
-        os.kill(parent.pid, signal.SIGHUP)  # it tells all the workers
+        os.kill(parent.pid, signal.SIGHUP)  # the supervisor makes every worker reload
     return {"id": bundle.name, "version": bundle.version}
 
 
@@ -90,10 +93,10 @@ async def reload(request: Request) -> dict[str, str]:
     "/livez",
     tags=["service"],
     summary="Is the process alive?",
-    responses=answers(schemas.HealthAnswer, [JSON], errors=[503]),
+    responses=responses(schemas.HealthAnswer, [JSON], errors=[503]),
 )
 async def livez(request: Request) -> dict[str, str]:
-    """200 unless forward passes have failed, or hung, for `VAE_STALL_TIMEOUT_S`."""
+    """200 unless forward passes have failed or hung for `VAE_STALL_TIMEOUT_S`."""
     Service.of(request).health.check_alive()
     return {"status": "ok"}
 
@@ -101,12 +104,12 @@ async def livez(request: Request) -> dict[str, str]:
 @router.get(
     "/readyz",
     tags=["service"],
-    summary="Has a real forward pass worked lately?",
-    responses=answers(schemas.HealthAnswer, [JSON], errors=[503]),
+    summary="Has a real forward pass succeeded recently?",
+    responses=responses(schemas.HealthAnswer, [JSON], errors=[503]),
 )
 async def readyz(request: Request) -> dict[str, str]:
-    """200 if a known image got its known scores in the last seconds, or gets them now; else 503
-    with the reason."""
+    """200 if a reference image got its expected scores in the last few seconds, or gets them now.
+    Otherwise 503 with the reason."""
     await Service.of(request).health.check_ready()
     return {"status": "ok"}
 
@@ -118,6 +121,6 @@ async def readyz(request: Request) -> dict[str, str]:
     response_class=PlainTextResponse,
 )
 async def metrics(request: Request) -> Response:
-    """Requests, latency, batch sizes, queue depth."""
+    """Counts of requests, latency, batch sizes, queue depth and more."""
     text = Service.of(request).metrics.render()
     return Response(text, media_type=Metrics.content_type)

@@ -1,7 +1,7 @@
-"""Queries, bodies and answers as pydantic models: what the OpenAPI page shows.
+"""Queries, request bodies and responses as pydantic models, for the OpenAPI page.
 
-Queries are also read by them. Bodies and answers are not: `service.codecs.registry` goes straight
-from bytes to arrays and back.
+Queries are also parsed with these models. Bodies and responses are not: `service.codecs.registry`
+converts directly between bytes and arrays.
 """
 
 from __future__ import annotations
@@ -21,134 +21,142 @@ Seed = Field(
     None,
     ge=0,
     le=MAX_SEED,
-    description="makes the draw repeatable; a fresh one if left out",
+    description="seed of the random draw, to make it repeatable; a new seed each time by default",
     examples=[7],
 )
-Scale = Field(1, ge=1, le=MAX_SCALE, description="enlarge a PNG, nearest neighbour", examples=[8])
-AnswerDtype = Field(
+Scale = Field(
+    1,
+    ge=1,
+    le=MAX_SCALE,
+    description="factor by which to enlarge a PNG (nearest neighbour)",
+    examples=[8],
+)
+ResponseDtype = Field(
     None,
-    description="images in a raw or .npy answer: float32 in [0, 1] (default), or uint8 0..255",
+    description="data type of images in a raw or .npy response: float32 in [0, 1] (default) or "
+    "uint8 in 0..255",
     examples=["uint8"],
 )
 
 
 class Query(BaseModel):
-    """A misspelt parameter is an error, not ignored."""
+    """Base class. An unknown parameter is an error, so a misspelt one is not silently ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ImagesQuery(Query):
-    """For routes that read images."""
+    """Query of routes that read images."""
 
     resize: bool = Field(
         True,
-        description="resize image files to the model's size; false refuses another size",
+        description="resize image files to the model's size; if false, other sizes are refused",
         examples=[False],
     )
     invert: bool = Field(
         False,
-        description="for dark ink on light paper: image files are inverted",
+        description="invert image files, for dark ink on light paper",
         examples=[True],
     )
     dtype: Dtype | None = Field(
         None,
-        description="pixels of a raw body: uint8 0..255 (default), or float32 in [0, 1]",
+        description="data type of a raw body's pixels: uint8 in 0..255 (default) or float32 in "
+        "[0, 1]",
         examples=["float32"],
     )
 
 
 class EncodeQuery(ImagesQuery):
-    """For /encode."""
+    """Query of /encode."""
 
     sample: bool = Field(
-        False, description="also draw z = μ + σ·ε; in JSON answers only", examples=[True]
+        False, description="also draw z = μ + σ·ε; in JSON responses only", examples=[True]
     )
     seed: int | None = Seed
 
 
 class ReconstructQuery(ImagesQuery):
-    """For /reconstruct."""
+    """Query of /reconstruct."""
 
     dtype: Dtype | None = Field(
         None,
-        description="pixels of a raw body (uint8 if left out), and of images in a raw or .npy "
-        "answer (float32 if left out)",
+        description="data type of a raw body's pixels (default uint8), and of images in a raw or "
+        ".npy response (default float32)",
         examples=["uint8"],
     )
     sample: bool = Field(
-        False, description="decode a draw z = μ + σ·ε instead of z = μ", examples=[True]
+        False, description="decode z = μ + σ·ε, drawn at random, instead of z = μ", examples=[True]
     )
     seed: int | None = Seed
     scale: int = Scale
 
 
 class ScoreQuery(ImagesQuery):
-    """For /anomaly-score."""
+    """Query of /anomaly-score."""
 
     score: str | None = Field(
         None,
-        description="name of a score that /model offers; its first if left out",
+        description="name of a score that /model lists; by default the first",
         examples=["mse"],
     )
     alpha: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="false-alarm rate on clean images; the service's setting if left out",
+        description="false-alarm rate on clean images; by default the service's setting",
         examples=[0.05],
     )
     fdr: Literal["bh"] | None = Field(
         None,
-        description="bh: is_anomaly bounds the share of false alarms among all alarms of this "
-        "request by alpha (Benjamini and Hochberg), rather than the rate on clean images",
+        description="bh: alpha bounds the expected share of false alarms among all alarms of this "
+        "request (Benjamini and Hochberg), instead of the false-alarm rate on clean images",
         examples=["bh"],
     )
     samples: int | None = Field(
         None,
         ge=1,
         le=MAX_DRAWS,
-        description="draws an image, for reconstruction_probability and iwae; the other scores "
-        f"take none. With another number than the default, {DEFAULT_DRAWS}, there is no p_value. "
-        "Images × samples are limited as images are",
+        description="draws per image, for reconstruction_probability and iwae; the other scores "
+        f"do not draw. For any number but the default, {DEFAULT_DRAWS}, p_value is null. Images × "
+        "samples must not exceed the maximum number of images in one request",
         examples=[DEFAULT_DRAWS],
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="makes the draws of reconstruction_probability and iwae repeatable; a fresh "
-        "one if left out, and the other scores take none",
+        description="seed of the draws for reconstruction_probability and iwae, to make them "
+        "repeatable; a new seed each time by default; the other scores do not draw",
         examples=[7],
     )
     map: bool = Field(
         False,
-        description="also the squared error of each pixel; as a PNG, drawn over the image",
+        description="also return the squared error of each pixel; a PNG shows it over the image",
         examples=[True],
     )
     scale: int = Scale
 
 
 class DecodeQuery(Query):
-    """For /decode."""
+    """Query of /decode."""
 
-    dtype: Dtype | None = AnswerDtype
+    dtype: Dtype | None = ResponseDtype
     scale: int = Scale
 
 
 class SampleQuery(DecodeQuery):
-    """For /sample."""
+    """Query of /sample."""
 
-    n: int = Field(1, ge=1, description="images", examples=[16])
+    n: int = Field(1, ge=1, description="number of images", examples=[16])
     seed: int | None = Seed
 
 
 class PriorBody(BaseModel):
-    """Latents to draw from the prior N(0, I)."""
+    """A request for latents drawn from the prior N(0, I)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    n: int = Field(ge=1, description="how many")
+    n: int = Field(ge=1, description="number of latents")
     seed: int | None = Seed
 
 
@@ -172,31 +180,33 @@ class ImagesAnswer(BaseModel):
 
 
 class ReconstructAnswer(ImagesAnswer):
-    """Reconstructions and how far they are off."""
+    """Reconstructions and their errors."""
 
-    mse: list[float] = Field(description="[N], mean squared error of a pixel")
+    mse: list[float] = Field(description="[N], mean squared error per pixel")
 
 
 class ScoreAnswer(BaseModel):
-    """How strange each image is."""
+    """How anomalous each image is."""
 
     model: str
     score_type: str
     alpha: float
     fdr: Literal["bh"] | None = Field(None, description="with ?fdr=bh")
     threshold: float | None = Field(
-        description="an image is an anomaly if its score is larger; null without calibration, or "
-        "where that has too few images for alpha, or with fdr for the share of it that decides"
+        description="an image is an anomaly if its score is higher; null without calibration, if "
+        "the calibration has too few images for alpha, or, with fdr, if it has too few for the "
+        "level that Benjamini-Hochberg arrives at"
     )
-    score: list[float] = Field(description="[N], grows with strangeness")
+    score: list[float] = Field(description="[N], higher is more anomalous")
     p_value: list[float] | None = Field(
         description="[N], (1 + number of calibration scores ≥ score) / (n + 1); null without "
         "calibration"
     )
     is_anomaly: list[bool] | None = Field(
-        description="[N], p_value ≤ alpha, or what fdr makes of it; null without calibration"
+        description="[N], p_value ≤ alpha, or with fdr the Benjamini-Hochberg decision; null "
+        "without calibration"
     )
-    mse: list[float] = Field(description="[N], mean squared error of a pixel at z = μ")
+    mse: list[float] = Field(description="[N], mean squared error per pixel at z = μ")
     kl: list[float] = Field(description="[N], KL(q(z|x) ‖ N(0, I)) in nats")
     anomaly_map: Images | None = Field(
         None, description="with ?map=true: squared error of each pixel, shaped as the images"
@@ -207,27 +217,27 @@ class ModelAnswer(BaseModel):
     """The bundle in memory."""
 
     id: str
-    version: str = Field(description="start of the weights' sha256")
+    version: str = Field(description="first digits of the weights' SHA-256")
     architecture: dict[str, Any]
     image_shape: list[int] = Field(description="C, H, W")
     latent_size: int
-    scores: list[str] = Field(description="names that ?score= takes; the first is the default")
+    scores: list[str] = Field(description="values for ?score=; the first is the default")
     calibration: dict[str, Any] | None
     device: str
     dtype: str
-    metrics: dict[str, Any] = Field(description="figures of the training, as in the model card")
+    metrics: dict[str, Any] = Field(description="training metrics, as in the model card")
     provenance: dict[str, Any]
 
 
 class ReloadAnswer(BaseModel):
-    """The bundle that is in memory now."""
+    """The bundle in memory after the reload."""
 
     id: str
     version: str
 
 
 class HealthAnswer(BaseModel):
-    """All is well; any other state is a problem."""
+    """The healthy state; every other state is a problem response."""
 
     status: Literal["ok"]
 
@@ -240,7 +250,7 @@ class ErrorItem(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. The detail names the value and the limit it broke."""
+    """An error response as in RFC 9457. `detail` names the value and the limit that it exceeds."""
 
     type: str
     title: str

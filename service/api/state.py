@@ -15,42 +15,44 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 SMALL_BODY_BYTES: Final = 65_536
-"""Bodies up to here have threads of their own: a photo or two, or dozens of 28×28 images."""
+"""Bodies up to this size, enough for a photo or two or dozens of 28×28 images, are decoded by
+threads of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the handlers need. Another one takes its place when a bundle is loaded; a request keeps
-    the one that it began with."""
+    """What the handlers need. A reload replaces it by a new one; a request keeps the one that it
+    began with."""
 
     settings: Settings
     inference: Inference
     metrics: Metrics
     decoders: Executor
-    """Reads large bodies and decodes image files, few at a time. One of 25 megapixels was seen to
-    take 25 to 130 MB as a PNG or a plain JPEG, up to 300 as a progressive JPEG, and 420 as a WebP,
-    of whose pixels libwebp and Pillow make four copies."""
+    """Reads large bodies and decodes image files, few at a time because of the memory it takes: for
+    an image of 25 megapixels we measured 25 to 130 MB as a PNG or baseline JPEG, up to 300 MB as a
+    progressive JPEG, and 420 MB as a WebP, since libwebp and Pillow make four copies of its
+    pixels."""
     small_decoders: Executor
-    """The same for small bodies, which would wait for seconds behind some large ones."""
+    """Does the same for small bodies, which would otherwise wait seconds behind large ones."""
     writers: Executor
-    """Writes large answers."""
+    """Encodes large responses."""
     health: Health
     reload: Callable[[], Awaitable[Service]]
-    """Loads the bundle again; see `service.inference.loading`."""
+    """Loads the bundle from disk again; see `service.inference.loading`."""
 
     @classmethod
     def of(cls, request: Request) -> Service:
-        """The service that answers this request."""
+        """The service that handles this request."""
         service: Service = request.scope["state"]["service"]
         return service
 
     def decoders_for(self, body: bytes) -> Executor:
-        """Those that are to read it."""
+        """The threads that decode this body, chosen by its size."""
         return self.small_decoders if len(body) <= SMALL_BODY_BYTES else self.decoders
 
     @property
     def name(self) -> str:
-        """The bundle's name: `model` in answers."""
+        """The bundle's name: `model` in responses."""
         return self.inference.engine.bundle.name
 
     @property
@@ -60,5 +62,5 @@ class Service:
 
     @property
     def latent_size(self) -> int:
-        """D."""
+        """D, the size of a latent."""
         return self.inference.engine.bundle.config.latent_size

@@ -5,9 +5,9 @@
 ...     client.anomaly_score(["a.png", "b.png"]).score
 array([0.0031, 0.0402], dtype=float32)
 
-Imports neither torch nor fastapi. Arrays travel as .npy, files as they are. Every call is safe to
-repeat, so a call that fails for lack of a connection or of room (503) is repeated with growing
-pauses, or after as long as the service asks for, and never past the call's deadline.
+Needs neither torch nor fastapi. Arrays are sent as .npy, files unchanged. Every call is safe to
+repeat. If a call gets no connection, or the service refuses it for now (429, 503), it is retried
+with increasing pauses, or after the time that Retry-After asks for, but never after its deadline.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The client's calls without its sockets: what to send, when to repeat it, what an answer means.
+"""The client's calls, without I/O: the requests to send, when to retry, and how to parse responses.
 
-Both clients of `service.client` are made of these.
+`Client` and `AsyncClient` share this code.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ Floats = NDArray[np.float32]
 ImageLike = NDArray[Any] | Image.Image | str | Path
 """One image: (H, W) or (C, H, W) numbers, a PIL image, or the path of a file."""
 ImagesLike = NDArray[Any] | Sequence[ImageLike]
-"""Images: an array with a row for each, uint8 or floats in [0, 1], or a sequence of images."""
+"""Images: an array with one image for each index of its first axis, uint8 or floats in [0, 1], or a
+sequence of images."""
 T = TypeVar("T")
 
 NPY: Final = "application/x-npy"
 JSON: Final = "application/json"
 
-RETRIED: Final = frozenset({429, 503})
-"""Statuses that say: later."""
+RETRY_STATUSES: Final = frozenset({429, 503})
+"""Statuses that ask the caller to try again later."""
 
 PNG_MODES: Final = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
-"""Modes of PIL images that PNG can hold; others become RGB."""
+"""Modes of PIL images that PNG can store. Images of other modes are converted to RGB."""
 
 BATCH_BYTES: Final = 16_000_000
-"""Files in one body together; half of what the service takes by default."""
+"""Maximum size of all files in one body: half of what the service allows by default."""
 
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
+MIN_PAUSE_S: Final = 0.1
+MAX_PAUSE_S: Final = 5.0
 
 
 class ClientError(Exception):
-    """Base of what this client raises for a call that failed."""
+    """Base class of the errors that a failed call raises."""
 
 
 class UnreachableError(ClientError):
-    """No answer: no connection, or none within the call's time."""
+    """There was no connection, or no response within the call's timeout."""
 
 
 class ProblemError(ClientError):
-    """The service refused. The fields are those of its RFC 9457 problem."""
+    """The service refused the request. The attributes are those of its RFC 9457 problem."""
 
     def __init__(
         self, status: int, problem: Mapping[str, Any], retry_after_s: float | None
@@ -74,10 +75,11 @@ class Encoding(NamedTuple):
 
 
 class AnomalyScores(NamedTuple):
-    """`p_value`, `is_anomaly` and `threshold` are None where the score was not calibrated."""
+    """Scores of N images. `p_value`, `is_anomaly` and `threshold` are None if the score is not
+    calibrated."""
 
-    score: Floats  # (N,), grows with strangeness
-    p_value: NDArray[np.float64] | None  # (N,), share of clean images as strange or stranger
+    score: Floats  # (N,), higher is more anomalous
+    p_value: NDArray[np.float64] | None  # (N,), share of clean images that score at least as high
     is_anomaly: NDArray[np.bool_] | None  # (N,)
     mse: Floats  # (N,)
     kl: Floats  # (N,), nats
@@ -87,7 +89,7 @@ class AnomalyScores(NamedTuple):
 
 
 class ImageScore(NamedTuple):
-    """One image's part of `AnomalyScores`."""
+    """The scores of one image, from `AnomalyScores`."""
 
     score: float
     p_value: float | None
@@ -98,7 +100,7 @@ class ImageScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """A request, apart from where it goes."""
+    """An HTTP request without the service's address."""
 
     method: str
     path: str
@@ -108,11 +110,11 @@ class Call:
     content_type: str | None = None
     files: list[tuple[str, tuple[str, bytes]]] | None = None
 
-    def arguments(self, left_s: float) -> dict[str, Any]:
-        """For httpx's `request`, when `left_s` seconds are left."""
-        headers = {"Accept": self.accept, "X-Request-Timeout": f"{left_s:.3f}"}
+    def arguments(self, remaining_s: float) -> dict[str, Any]:
+        """Arguments for httpx's `request`, when `remaining_s` seconds of the timeout remain."""
+        headers = {"Accept": self.accept, "X-Request-Timeout": f"{remaining_s:.3f}"}
         if self.accept == NPY:
-            headers["Accept-Encoding"] = "identity"  # float noise hardly shrinks
+            headers["Accept-Encoding"] = "identity"  # floats hardly compress
         if self.content_type:
             headers["Content-Type"] = self.content_type
         return {
@@ -122,13 +124,13 @@ class Call:
             "headers": headers,
             "content": self.content,
             "files": self.files,
-            "timeout": left_s,
+            "timeout": remaining_s,
         }
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait before the next attempt."""
+    """A wait before the next attempt."""
 
     seconds: float
 
@@ -138,31 +140,32 @@ Steps = Generator[dict[str, Any] | Pause, Outcome, httpx.Response]
 
 
 def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
-    """What to do for one call: yields requests to send and pauses to make, returns the answer.
+    """The attempts of one call, as a generator: yields the arguments of requests to send, and
+    pauses to make, and returns the response.
 
-    Knows nothing of sockets, so that both clients share it. Raises `ClientError`.
+    It does no I/O, so that both clients can use it. Raises `ClientError`.
     """
     deadline = time.monotonic() + timeout_s
-    last: ClientError = UnreachableError(f"{call.path}: no answer within {timeout_s:g} s")
+    last: ClientError = UnreachableError(f"{call.path}: no response within {timeout_s:g} s")
     for attempt in range(1, max_attempts + 1):
-        left_s = deadline - time.monotonic()
-        if left_s <= 0.001:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0.001:
             break
-        outcome = yield call.arguments(left_s)
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
-        pause_s *= random.uniform(0.5, 1)  # noqa: S311 - so that callers do not come back together
+        outcome = yield call.arguments(remaining_s)
+        pause_s = min(MAX_PAUSE_S, MIN_PAUSE_S * 2 ** (attempt - 1))
+        pause_s *= random.uniform(0.5, 1)  # noqa: S311 - jitter, so that callers spread out
         if isinstance(outcome, httpx.Response):
             if outcome.status_code == 200:
                 return outcome
             error: ClientError = _problem(outcome)
-            if outcome.status_code not in RETRIED:
+            if outcome.status_code not in RETRY_STATUSES:
                 raise error
             pause_s = getattr(error, "retry_after_s", None) or pause_s
         else:
             error = UnreachableError(f"{call.path}: {outcome or type(outcome).__name__}")
             error.__cause__ = outcome
             if isinstance(outcome, httpx.UnsupportedProtocol):
-                raise error  # http:// is missing: it will not get better
+                raise error  # http:// is missing: retrying cannot help
         if attempt == max_attempts or time.monotonic() + pause_s >= deadline:
             raise error
         last = error
@@ -170,20 +173,20 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
     raise last
 
 
-def _problem(answer: httpx.Response) -> ProblemError:
+def _problem(response: httpx.Response) -> ProblemError:
     try:
-        problem = answer.json()
+        problem = response.json()
     except ValueError:
         problem = {}
     return ProblemError(
-        answer.status_code,
+        response.status_code,
         problem if isinstance(problem, dict) else {},
-        _retry_after_s(answer.headers.get("Retry-After", "")),
+        _retry_after_s(response.headers.get("Retry-After", "")),
     )
 
 
 def _retry_after_s(text: str) -> float | None:
-    """Seconds, given as such or as a date (RFC 9110, section 10.2.3)."""
+    """The seconds to wait, given as a number or a date (RFC 9110, section 10.2.3)."""
     if text.isascii() and text.isdecimal():
         return float(text)
     try:
@@ -195,7 +198,9 @@ def _retry_after_s(text: str) -> float | None:
 def _images_call(path: str, accept: str, images: ImagesLike, params: dict[str, Any]) -> Call:
     if not isinstance(images, np.ndarray):
         if isinstance(images, str | Path | Image.Image):
-            raise TypeError(f"images is one {type(images).__name__}, expected a sequence of images")
+            raise TypeError(
+                f"images is a single {type(images).__name__}, expected a sequence of images"
+            )
         images = list(images)
         if not all(isinstance(image, np.ndarray) for image in images):
             files = [("images", (f"{i}", _file_bytes(image))) for i, image in enumerate(images)]
@@ -204,7 +209,7 @@ def _images_call(path: str, accept: str, images: ImagesLike, params: dict[str, A
             raise ValueError("images is empty, expected at least one")
         images = np.stack([np.asarray(image) for image in images])
     if images.dtype == np.float64:
-        images = images.astype(np.float32)  # what the network computes in: half the bytes
+        images = images.astype(np.float32)  # half the bytes, and the network uses float32 anyway
     content = _npy_bytes(images)
     return Call("POST", path, accept, params, content=content, content_type=NPY)
 
@@ -214,14 +219,17 @@ def _file_bytes(image: ImageLike) -> bytes:
         return Path(image).read_bytes()
     file = BytesIO()
     if isinstance(image, np.ndarray):
-        raise TypeError("arrays and image files do not go into one call")
+        raise TypeError("arrays and image files cannot be mixed in one call")
     if not isinstance(image, Image.Image):
         raise TypeError(
-            f"an image is a {type(image).__name__}, expected an array, PIL image or path"
+            f"an image is of type {type(image).__name__}, expected an array, PIL image or path"
         )
     if image.mode.startswith(("I", "F")) and image.mode not in PNG_MODES:
-        raise TypeError(f"a PIL image has mode {image.mode!r}: what is black in it is not known")
-    image = ImageOps.exif_transpose(image)  # PNG would lose which way is up
+        raise TypeError(
+            f"a PIL image has mode {image.mode!r}, whose range of values is unknown; scale it to "
+            "0..255 and convert it to mode 'L', or pass an array"
+        )
+    image = ImageOps.exif_transpose(image)  # PNG does not keep the orientation
     if image.mode not in PNG_MODES:
         image = image.convert("RGB")
     image.save(file, "PNG")
@@ -229,7 +237,7 @@ def _file_bytes(image: ImageLike) -> bytes:
 
 
 def _flag(value: bool) -> str | None:
-    """A query parameter; False is the service's default."""
+    """The value of a query parameter. False, the service's default, is not sent."""
     return "true" if value else None
 
 
@@ -239,18 +247,18 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def _array(answer: httpx.Response) -> Floats:
-    array: Floats = np.load(BytesIO(answer.content), allow_pickle=False)
+def _array(response: httpx.Response) -> Floats:
+    array: Floats = np.load(BytesIO(response.content), allow_pickle=False)
     return array
 
 
-def _encoding(answer: httpx.Response) -> Encoding:
-    array = _array(answer)  # (N, 2, D)
+def _encoding(response: httpx.Response) -> Encoding:
+    array = _array(response)  # (N, 2, D)
     return Encoding(array[:, 0], array[:, 1])
 
 
-def _scores(answer: httpx.Response) -> AnomalyScores:
-    value = answer.json()
+def _scores(response: httpx.Response) -> AnomalyScores:
+    value = response.json()
     p_value, is_anomaly = value["p_value"], value["is_anomaly"]
     return AnomalyScores(
         score=np.array(value["score"], np.float32),
@@ -265,7 +273,7 @@ def _scores(answer: httpx.Response) -> AnomalyScores:
 
 
 def each(scores: AnomalyScores) -> Iterator[ImageScore]:
-    """The scores image by image."""
+    """The scores of each image."""
     for i in range(len(scores.score)):
         yield ImageScore(
             score=float(scores.score[i]),
@@ -276,24 +284,26 @@ def each(scores: AnomalyScores) -> Iterator[ImageScore]:
         )
 
 
-def _model(answer: httpx.Response) -> dict[str, Any]:
-    value: dict[str, Any] = answer.json()
+def _model(response: httpx.Response) -> dict[str, Any]:
+    value: dict[str, Any] = response.json()
     return value
 
 
 @dataclass(frozen=True)
 class Request(Generic[T]):
-    """A call, and what makes a result of its answer."""
+    """A call, and the function that parses its response."""
 
     call: Call
     parse: Callable[[httpx.Response], T]
 
-    def result(self, answer: httpx.Response) -> T:
-        """What the answer says. Raises `ClientError` if that makes no sense."""
+    def result(self, response: httpx.Response) -> T:
+        """The parsed response. Raises `ClientError` if it cannot be parsed."""
         try:
-            return self.parse(answer)
+            return self.parse(response)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ClientError(f"{self.call.path}: the answer makes no sense: {error}") from error
+            raise ClientError(
+                f"{self.call.path}: the response cannot be parsed: {error}"
+            ) from error
 
 
 def encode_call(images: ImagesLike, invert: bool) -> Request[Encoding]:
@@ -302,7 +312,7 @@ def encode_call(images: ImagesLike, invert: bool) -> Request[Encoding]:
 
 
 def decode_call(z: NDArray[Any]) -> Request[Floats]:
-    """The image of each latent, (N, D)."""
+    """The image decoded from each latent, (N, D)."""
     content = _npy_bytes(np.asarray(z, np.float32))
     return Request(Call("POST", "/decode", NPY, content=content, content_type=NPY), _array)
 
@@ -327,7 +337,7 @@ def anomaly_score_call(
     seed: int | None,
     invert: bool,
 ) -> Request[AnomalyScores]:
-    """How strange each image is. None leaves a choice to the service."""
+    """Anomaly scores of each image. None stands for the service's default."""
     params = {
         "alpha": alpha,
         "score": score,
@@ -353,28 +363,29 @@ def sample_call(n: int, seed: int | None) -> Request[Floats]:
 
 
 def describe_call() -> Request[dict[str, Any]]:
-    """What the service has in memory."""
+    """The bundle that the service has in memory."""
     return Request(Call("GET", "/model", JSON), _model)
 
 
 def batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    """A collection in parts of `size`, taken from it only when they are asked for.
+    """Split a collection into batches of `size` images, without reading ahead.
 
-    Parts with large files are shorter, so that a body stays under `BATCH_BYTES`.
+    Batches with large files are shorter, so that a body stays under `BATCH_BYTES`. Raises
+    `ValueError` if `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"batch is {size}, expected at least 1")
-    part: list[ImageLike] = []
-    total = 0
+    batch: list[ImageLike] = []
+    batch_bytes = 0
     for image in images:
-        weight = Path(image).stat().st_size if isinstance(image, str | Path) else 0
-        if part and total + weight > BATCH_BYTES:
-            yield part
-            part, total = [], 0
-        part.append(image)
-        total += weight
-        if len(part) == size:
-            yield part
-            part, total = [], 0
-    if part:
-        yield part
+        file_bytes = Path(image).stat().st_size if isinstance(image, str | Path) else 0
+        if batch and batch_bytes + file_bytes > BATCH_BYTES:
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(image)
+        batch_bytes += file_bytes
+        if len(batch) == size:
+            yield batch
+            batch, batch_bytes = [], 0
+    if batch:
+        yield batch

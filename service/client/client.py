@@ -1,4 +1,4 @@
-"""The two clients: the same calls, blocking and to be awaited."""
+"""The blocking and the asynchronous client, with the same calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ H = TypeVar("H")
 
 
 class _Base(Generic[H]):
-    """What both clients are told."""
+    """The options of both clients."""
 
     _open: ClassVar[Callable[..., Any]]
 
@@ -51,10 +51,10 @@ class _Base(Generic[H]):
         max_connections: int = 16,
         api_key: str | None = None,
     ) -> None:
-        """Connections to `url` are kept and shared. `api_key` goes with every call.
+        """Connections to `url` are kept open and shared. `api_key` is sent with every call.
 
-        `timeout_s` bounds a call with its repeats; the service is told what is left of it, and
-        drops work that would come too late.
+        `timeout_s` limits each call including its retries. The remaining time is sent to the
+        service, which drops work that it could not finish in time.
         """
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
@@ -66,24 +66,24 @@ class _Base(Generic[H]):
 
 
 class Client(_Base[httpx.Client]):
-    """Calls that wait for their answers. May be shared by threads. Close it, or use `with`.
+    """The blocking client. Threads can share it. Close it, or use `with`.
 
-    Methods raise `ProblemError` when the service refuses and `UnreachableError` when there is no
-    answer.
+    Methods raise `ProblemError` if the service refuses a request, and `UnreachableError` if there
+    is no response.
     """
 
     _open = httpx.Client
 
     def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
-        """The posterior of each image; `mu` is the embedding.
+        """The posterior of each image. `mu` is the embedding.
 
-        `invert`, here and below, is for files with dark ink on light paper.
+        `invert`, here and in other methods, is for files with dark ink on light paper.
         """
-        return self._do(encode_call(images, invert))
+        return self._call(encode_call(images, invert))
 
     def decode(self, z: NDArray[Any]) -> Floats:
-        """The images, (N, H, W) or (N, C, H, W) in [0, 1], of latents (N, D)."""
-        return self._do(decode_call(z))
+        """The images decoded from latents (N, D): (N, H, W) or (N, C, H, W) in [0, 1]."""
+        return self._call(decode_call(z))
 
     def reconstruct(
         self,
@@ -93,8 +93,8 @@ class Client(_Base[httpx.Client]):
         seed: int | None = None,
         invert: bool = False,
     ) -> Floats:
-        """Each image encoded and decoded again: through z = μ, or with `sample` through a draw."""
-        return self._do(reconstruct_call(images, sample, seed, invert))
+        """Each image encoded and decoded again, from z = μ, or from a random draw with `sample`."""
+        return self._call(reconstruct_call(images, sample, seed, invert))
 
     def anomaly_score(
         self,
@@ -107,25 +107,25 @@ class Client(_Base[httpx.Client]):
         seed: int | None = None,
         invert: bool = False,
     ) -> AnomalyScores:
-        """How strange each image is.
+        """Anomaly scores of each image.
 
         `alpha` is the false-alarm rate on clean images, or with `fdr` the share of false alarms
-        among all alarms of this call. `score` is a name that `model()["scores"]` lists; `samples`
-        and `seed` are for those that draw.
+        among all alarms of this call. `score` is a name listed in `model()["scores"]`. `samples`
+        and `seed` are for scores that draw at random.
         """
-        return self._do(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
+        return self._call(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
 
     def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
-        """The squared error of each pixel, shaped as the images."""
-        return self._do(anomaly_map_call(images, invert))
+        """The squared error of each pixel, in the shape of the images."""
+        return self._call(anomaly_map_call(images, invert))
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """`n` new images. The same `seed` gives the same images."""
-        return self._do(sample_call(n, seed))
+        return self._call(sample_call(n, seed))
 
     def model(self) -> dict[str, Any]:
-        """What the service has in memory."""
-        return self._do(describe_call())
+        """A description of the bundle that the service has in memory."""
+        return self._call(describe_call())
 
     def iter_scores(
         self,
@@ -135,14 +135,14 @@ class Client(_Base[httpx.Client]):
         invert: bool = False,
         progress: bool = False,
     ) -> Iterator[ImageScore]:
-        """Score a collection of any length, `batch` images in memory at a time, in order.
+        """Score a collection of any length in order, with up to `batch` images in memory at a time.
 
-        All are arrays of one shape, or all are files. `progress` shows a bar.
+        The images must be all arrays of one shape, or all files. `progress` shows a progress bar.
         """
         with _progress(images, progress) as advance:
-            for part in batches(images, batch):
-                yield from each(self.anomaly_score(part, invert=invert))
-                advance(len(part))
+            for group in batches(images, batch):
+                yield from each(self.anomaly_score(group, invert=invert))
+                advance(len(group))
 
     def close(self) -> None:
         """Close the connections."""
@@ -154,7 +154,7 @@ class Client(_Base[httpx.Client]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _do(self, request: Request[T]) -> T:
+    def _call(self, request: Request[T]) -> T:
         steps = attempts(request.call, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         try:
@@ -172,29 +172,34 @@ class Client(_Base[httpx.Client]):
             return request.result(done.value)
 
     def _send(self, step: dict[str, Any]) -> httpx.Response:
-        """One attempt, its time bounded as a whole: httpx bounds each wait for some bytes."""
+        """Make one attempt. The timeout applies to all of it, where httpx's applies to each read.
+
+        Raises `httpx.TransportError`.
+        """
         deadline = time.monotonic() + step["timeout"]
-        with self._http.stream(**step) as answer:
+        with self._http.stream(**step) as response:
             body = bytearray()
-            for chunk in answer.iter_raw():
+            for chunk in response.iter_raw():
                 body += chunk
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("the answer takes too long", request=answer.request)
-            return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(body))
+                    raise httpx.ReadTimeout("the response timed out", request=response.request)
+            return httpx.Response(
+                response.status_code, headers=response.headers, content=bytes(body)
+            )
 
 
 class AsyncClient(_Base[httpx.AsyncClient]):
-    """`Client` for asyncio: the same calls, awaited. Use `async with`, or `await aclose()`."""
+    """The client for asyncio, with the calls of `Client`. Use `async with`, or `await aclose()`."""
 
     _open = httpx.AsyncClient
 
     async def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
         """See `Client.encode`."""
-        return await self._do(await asyncio.to_thread(encode_call, images, invert))
+        return await self._call(await asyncio.to_thread(encode_call, images, invert))
 
     async def decode(self, z: NDArray[Any]) -> Floats:
         """See `Client.decode`."""
-        return await self._do(decode_call(z))
+        return await self._call(decode_call(z))
 
     async def reconstruct(
         self,
@@ -205,7 +210,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         invert: bool = False,
     ) -> Floats:
         """See `Client.reconstruct`."""
-        return await self._do(
+        return await self._call(
             await asyncio.to_thread(reconstruct_call, images, sample, seed, invert)
         )
 
@@ -221,7 +226,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         invert: bool = False,
     ) -> AnomalyScores:
         """See `Client.anomaly_score`."""
-        return await self._do(
+        return await self._call(
             await asyncio.to_thread(
                 anomaly_score_call, images, alpha, score, fdr, samples, seed, invert
             )
@@ -229,15 +234,15 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     async def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
         """See `Client.anomaly_map`."""
-        return await self._do(await asyncio.to_thread(anomaly_map_call, images, invert))
+        return await self._call(await asyncio.to_thread(anomaly_map_call, images, invert))
 
     async def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """See `Client.sample`."""
-        return await self._do(sample_call(n, seed))
+        return await self._call(sample_call(n, seed))
 
     async def model(self) -> dict[str, Any]:
         """See `Client.model`."""
-        return await self._do(describe_call())
+        return await self._call(describe_call())
 
     async def iter_scores(
         self,
@@ -249,10 +254,10 @@ class AsyncClient(_Base[httpx.AsyncClient]):
     ) -> AsyncIterator[ImageScore]:
         """See `Client.iter_scores`."""
         with _progress(images, progress) as advance:
-            for part in batches(images, batch):
-                for score in each(await self.anomaly_score(part, invert=invert)):
+            for group in batches(images, batch):
+                for score in each(await self.anomaly_score(group, invert=invert)):
                     yield score
-                advance(len(part))
+                advance(len(group))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -264,7 +269,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _do(self, request: Request[T]) -> T:
+    async def _call(self, request: Request[T]) -> T:
         steps = attempts(request.call, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         while True:
@@ -282,7 +287,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             except httpx.TransportError as error:
                 outcome = error
             except TimeoutError:
-                outcome = httpx.ReadTimeout("the answer takes too long")
+                outcome = httpx.ReadTimeout("the response timed out")
 
 
 @contextmanager
@@ -290,7 +295,7 @@ def _progress(images: Iterable[ImageLike], show: bool) -> Iterator[Callable[[int
     if not show:
         yield lambda _: None
         return
-    from rich.progress import Progress  # wanted by few, so not loaded for all
+    from rich.progress import Progress  # loaded only when it is needed
 
     total = len(images) if isinstance(images, Sized) else None
     with Progress() as bar:

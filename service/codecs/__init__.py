@@ -1,1 +1,1 @@
-"""Between bytes and arrays: one module per format."""
+"""Conversion between bytes and arrays, with one module for each format."""

@@ -1,52 +1,18 @@
 /* JSON bodies of images to pixels, straight from the text into their place.
  *
- * Reads the plain form of {"images": […], "dtype": …} only, and says None to everything else: to
- * other fields, files, escapes, images of several forms, and to all that is wrong. Then
- * service/codecs/arrays.py reads the body by simdjson, which knows every form and says what is wrong with
- * it. So nothing here needs to explain itself, but whatever is taken must give the bits that
- * simdjson and numpy would have given; tests/unit/test_native_json.py holds the two together.
+ * Reads only the plain form of {"images": […], "dtype": …}, and returns None for everything else:
+ * other fields, image files, escapes, images of several forms, and errors. service/codecs/arrays.py
+ * then reads the body with simdjson, which knows every form and reports what is wrong. So there are
+ * no error messages here, but whatever is read must have the bits that simdjson and numpy would
+ * give; tests/unit/service/codecs/test_json_numbers.py compares the two.
  *
- * The text ends in a NUL, as every bytes object does. It matches nothing below, so characters are
- * read one by one without asking whether the text is over, but not eight at once.
+ * The text ends in a NUL, as every bytes object does. It matches nothing below, so single
+ * characters are read without a check for the end, but never eight at once.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <float.h>
-#include <stdint.h>
-#include <string.h>
+#include "_decimal.h"
 
-/* Without either there is no extension, and simdjson reads all. */
-#if FLT_EVAL_METHOD != 0
-#error "doubles are computed in more than their own precision: results would be rounded twice"
-#endif
-#if PY_BIG_ENDIAN
-#error "the first of eight characters is expected in the lowest byte"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum {
-    LONGEST = 32,       /* characters that read_decimal may look at before it knows what is there */
-    EXACT_SCALE = 22,   /* 10²² is the last power of ten that is a double */
-    LARGEST_SCALE = 40, /* numbers of 17 digits down to 1e-24 */
-    SHORT = 65536,      /* characters that take so few µs that Python may wait for it */
-};
-
-#define EXACT_DIGITS (UINT64_C(1) << 53) /* whole numbers up to here are doubles */
-
-static const double TENS[LARGEST_SCALE + 1] = {
-    1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11, 1e12, 1e13,
-    1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22, 1e23, 1e24, 1e25, 1e26, 1e27,
-    1e28, 1e29, 1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38, 1e39, 1e40,
-};
-
-static const uint32_t WHOLE_TENS[8] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000};
-
-INLINE int is_digit(char c)
-{
-    return (unsigned char)(c - '0') <= 9;
-}
+enum { SHORT = 65536 }; /* characters that take a few µs, for which the GIL is kept */
 
 INLINE const char *skip_blanks(const char *p)
 {
@@ -55,14 +21,14 @@ INLINE const char *skip_blanks(const char *p)
     return p;
 }
 
-/* What follows `wanted` and the blanks around it, or NULL if something else is there. */
+/* The position after `wanted` and the blanks around it, or NULL if something else is there. */
 INLINE const char *expect(const char *p, char wanted)
 {
     p = skip_blanks(p);
     return *p == wanted ? skip_blanks(p + 1) : NULL;
 }
 
-/* The same for a text of several characters. */
+/* The same for a string. */
 static const char *expect_text(const char *p, const char *wanted)
 {
     p = skip_blanks(p);
@@ -72,191 +38,21 @@ static const char *expect_text(const char *p, const char *wanted)
     return skip_blanks(p);
 }
 
-/* Eight digits at a time, as in simdjson and fast_float (Lemire 2021, "Number parsing at a gigabyte
- * per second", https://arxiv.org/abs/2101.11408): each byte a character less '0', the first lowest.
- */
-typedef uint64_t eight;
-
-INLINE eight load(const char *p)
-{
-    eight characters;
-    memcpy(&characters, p, sizeof characters);
-    return characters ^ UINT64_C(0x3030303030303030);
-}
-
-/* How many digits it begins with. Sums carry upwards only, and only from what is no digit. */
-INLINE int count_digits(eight values)
-{
-    const uint64_t up_to_9 = UINT64_C(0x7676767676767676), high_bits = UINT64_C(0x8080808080808080);
-    uint64_t others = ((values + up_to_9) | values) & high_bits;
-    return others ? __builtin_ctzll(others) / 8 : 8;
-}
-
-/* Pairs of digits to numbers, pairs of those, and those two. */
-INLINE uint64_t join_eight(eight values)
-{
-    const uint64_t every_fourth = UINT64_C(0x000000FF000000FF);
-    const uint64_t first = 100 + (UINT64_C(1000000) << 32), second = 1 + (UINT64_C(10000) << 32);
-    values = values * 10 + (values >> 8);
-    return ((values & every_fourth) * first + ((values >> 16) & every_fourth) * second) >> 32;
-}
-
-/* The number that its first 0 to 7 digits make: as the last of eight, after zeros. */
-INLINE uint64_t join(eight values, int digits)
-{
-    return join_eight(values << 8 * (7 - digits) << 8);
-}
-
-/* digits / 10^scale */
+/* The form that all images share: lists of rows, or flat lists, which count as one row. */
 typedef struct {
-    uint64_t digits;
-    int scale;
-} decimal;
-
-/* The digits after the point. That there is but one of them, as in 0.0, is found by a branch, as is
- * a whole part of one digit: processors guess it and go on, while on a count they wait. */
-INLINE const char *read_fraction(const char *p, decimal *into)
-{
-    uint64_t digits = into->digits; /* at most 255 */
-    if (is_digit(p[0]) && !is_digit(p[1])) {
-        into->digits = digits * 10 + (uint64_t)(p[0] - '0');
-        into->scale = 1;
-        return p + 1;
-    }
-    eight values = load(p);
-    int count = count_digits(values);
-    if (count < 8) {
-        if (count == 0)
-            return NULL;
-        into->digits = digits * WHOLE_TENS[count] + join(values, count);
-        into->scale = count;
-        return p + count;
-    }
-    digits = digits * 100000000 + join_eight(values);
-    values = load(p + 8);
-    count = count_digits(values);
-    if (count < 8) {
-        into->digits = digits * WHOLE_TENS[count] + join(values, count);
-        into->scale = 8 + count;
-        return p + 8 + count;
-    }
-    digits = digits * 100000000 + join_eight(values); /* less than 2.56e18 */
-    values = load(p + 16);
-    count = count_digits(values);
-    if (count == 8 || __builtin_mul_overflow(digits, WHOLE_TENS[count], &digits) ||
-        __builtin_add_overflow(digits, join(values, count), &digits))
-        return NULL;
-    into->digits = digits;
-    into->scale = 16 + count;
-    return p + 16 + count;
-}
-
-static const char *read_exponent(const char *p, decimal *into)
-{
-    const int negative = *p == '-';
-    if (*p == '-' || *p == '+')
-        p++;
-    int exponent = 0, count = 0;
-    for (; count < 3 && is_digit(*p); p++, count++) /* a fourth is what must not follow a number */
-        exponent = exponent * 10 + (*p - '0');
-    if (count == 0)
-        return NULL;
-    into->scale += negative ? exponent : -exponent;
-    return p;
-}
-
-/* A number from 0 to 255.9… by RFC 8259's grammar; what follows it, or NULL. Looks at no more than
- * LONGEST characters, and at the next if they are all its own: 3 digits and the point, 3 times 8 of
- * which 23 are digits, the exponent's 5. */
-INLINE const char *read_decimal(const char *p, decimal *into)
-{
-    into->scale = 0;
-    if (is_digit(p[0]) && !is_digit(p[1])) {
-        into->digits = (uint64_t)(p[0] - '0');
-        p++;
-    } else {
-        eight values = load(p);
-        int count = count_digits(values);
-        if (count == 0 || count > 3 || (count > 1 && *p == '0'))
-            return NULL;
-        into->digits = join(values, count);
-        if (into->digits > 255)
-            return NULL;
-        p += count;
-    }
-    if (*p == '.') {
-        p = read_fraction(p + 1, into);
-        if (p == NULL)
-            return NULL;
-    }
-    return *p == 'e' || *p == 'E' ? read_exponent(p + 1, into) : p;
-}
-
-/* A decimal as the float32 in [0, 1] that its correctly rounded double D becomes; 0 for some.
- *
- * Where digits and power are doubles themselves, the quotient is D (Clinger 1990, "How to read
- * floating point numbers accurately"). Otherwise the two and the quotient are each rounded, by up
- * to u = 2⁻⁵³ of themselves, and D by as much: D is within 4u and a bit of `quotient`. 2⁻⁵⁰ is 8u,
- * so D lies between `low` and `high`, whose own rounding takes less than the rest. Rounding to
- * float32 keeps order: if both become the same number, so does D. For 1 decimal in 10⁷ they do not.
- *
- * A quotient of at most 1 tells that the digits, as a double, are at most 10^scale. Up to 10²² that
- * power is exact, and beyond it no 64 bits reach it. So the digits are at most (1 + u) 10^scale,
- * and D at most 1. */
-INLINE int to_unit(decimal number, float *pixel)
-{
-    if (number.scale < 0 || number.scale > LARGEST_SCALE)
-        return 0;
-    double quotient = (double)number.digits / TENS[number.scale];
-    float low = (float)(quotient * (1 - 0x1p-50)), high = (float)(quotient * (1 + 0x1p-50));
-    if (low != high && (number.digits > EXACT_DIGITS || number.scale > EXACT_SCALE))
-        return 0;
-    *pixel = (float)quotient;
-    return quotient <= 1;
-}
-
-/* A decimal as the whole number in 0..255 that its double is; 0 for some. */
-INLINE int to_byte(decimal number, uint8_t *pixel)
-{
-    if (number.digits <= 255 && number.scale == 0) {
-        *pixel = (uint8_t)number.digits;
-        return 1;
-    }
-    if (number.digits > EXACT_DIGITS || number.scale < 0 || number.scale > EXACT_SCALE)
-        return 0;
-    double quotient = (double)number.digits / TENS[number.scale];
-    if (!(quotient <= 255))
-        return 0;
-    *pixel = (uint8_t)quotient;
-    return *pixel == quotient;
-}
-
-/* Images of one form: lists of rows, or flat ones, which are one row. */
-typedef struct {
-    int depth; /* of lists: 1 for flat images, 2 for [H][W], 3 for [C][H][W] */
+    int depth; /* nesting: 1 for flat images, 2 for [H][W], 3 for [C][H][W] */
     Py_ssize_t planes, rows, columns;
-    Py_ssize_t lists; /* that make up an image, its own among them */
+    Py_ssize_t lists; /* in one image, including the image itself */
 } form;
 
-/* Where reading is, or NULL once something was met that is not read here. */
+/* The position in the text, NULL after something that is not read here. */
 typedef struct {
     const char *at, *end;
     union {
         float *units;
         uint8_t *bytes;
-    } pixels; /* the next ones */
+    } pixels; /* where the next pixel goes */
 } reader;
-
-/* read_decimal, also where the end of the text is near: there it reads a copy that has room. */
-INLINE const char *read_within(const char *p, const char *end, decimal *into)
-{
-    if (end - p >= LONGEST)
-        return read_decimal(p, into);
-    char copy[2 * LONGEST] = {0};
-    memcpy(copy, p, (size_t)(end - p));
-    const char *after = read_decimal(copy, into);
-    return after == NULL ? NULL : p + (after - copy);
-}
 
 static int read_row(reader *r, Py_ssize_t columns, int of_bytes)
 {
@@ -307,7 +103,8 @@ static int read_all(reader *r, const form *f, Py_ssize_t n, int of_bytes)
     return pass(r, ']');
 }
 
-/* The rest of `"dtype": …` after its name: 1 if bytes are meant, 0 if floats; NULL for others. */
+/* Read the rest of `"dtype": …` after its name; `of_bytes` is set for uint8, cleared for float32.
+ * NULL for others. */
 static const char *read_dtype(const char *p, int *of_bytes)
 {
     const char *after = expect_text(p, ":");
@@ -318,13 +115,13 @@ static const char *read_dtype(const char *p, int *of_bytes)
     return p != NULL ? p : expect_text(after, "\"float32\"");
 }
 
-/* A body around its images, which go from `first`, a '[', to `last`, a ']'. */
+/* A body; its images extend from `first`, a '[', to `last`, a ']'. */
 typedef struct {
     const char *first, *last;
     int of_bytes;
 } layout;
 
-/* Reads what is before the images and what is after them: dtype may be on either side. */
+/* Read what precedes and what follows the images; dtype may be on either side. */
 static int read_layout(const char *text, const char *end, layout *into)
 {
     int of_bytes = 0;
@@ -355,7 +152,7 @@ static int read_layout(const char *text, const char *end, layout *into)
     return p == end;
 }
 
-/* Which form the images have; 0 if none, or if C images are not told apart. */
+/* Find the form of the images. Returns 0 if it is none of the three, or [H][W] with C > 1. */
 static int find_form(const char *p, Py_ssize_t channels, Py_ssize_t height, Py_ssize_t width,
                      form *into)
 {
@@ -370,11 +167,11 @@ static int find_form(const char *p, Py_ssize_t channels, Py_ssize_t height, Py_s
     return *p != '[' && (depth == 1 || depth == 3 || (depth == 2 && channels == 1));
 }
 
-/* How many '[' there are, up to `most` and one. */
-static Py_ssize_t count_lists(const char *p, const char *end, Py_ssize_t most)
+/* The number of '[', counted up to `limit` + 1. */
+static Py_ssize_t count_lists(const char *p, const char *end, Py_ssize_t limit)
 {
     Py_ssize_t count = 0;
-    while (count <= most && (p = memchr(p, '[', (size_t)(end - p))) != NULL) {
+    while (count <= limit && (p = memchr(p, '[', (size_t)(end - p))) != NULL) {
         count++;
         p++;
     }
@@ -384,15 +181,14 @@ static Py_ssize_t count_lists(const char *p, const char *end, Py_ssize_t most)
 PyDoc_STRVAR(read_images_doc,
 "read_images(body, channels, height, width, max_images)\n--\n\n"
 "The pixels of a JSON body whose images are numbers, as (dtype, bytearray), or None.\n\n"
-"dtype is 'float32', little-endian, or 'uint8'; images are as long as the network's and one after\n"
-"the other. None says that the body is not of the plain form, or is wrong: simdjson knows.");
+"dtype is 'float32', little-endian, or 'uint8'. The images have channels · height · width pixels\n"
+"each and follow one another. None means that the body is not in the plain form or is wrong;\n"
+"simdjson then reads it.");
 
 static PyObject *read_images(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5) {
-        PyErr_Format(PyExc_TypeError, "read_images takes 5 arguments, %zd given", count);
+    if (!check_argument_count("read_images", count, 5))
         return NULL;
-    }
     Py_ssize_t numbers[4];
     for (int i = 0; i < 4; i++) {
         numbers[i] = PyLong_AsSsize_t(args[1 + i]);
@@ -407,64 +203,51 @@ static PyObject *read_images(PyObject *Py_UNUSED(module), PyObject *const *args,
     const Py_ssize_t length = PyBytes_GET_SIZE(args[0]);
     const char *end = text + length;
 
-    /* A number takes two characters at least. So this bounds the memory by the body's length, and
-     * the products by what fits. */
-    const Py_ssize_t most = (length < INT32_MAX ? length : 0) / 2;
-    if (channels < 1 || channels > most || height < 1 || height > most / channels || width < 1 ||
-        width > most / channels / height || max_images < 1)
+    /* A number takes at least two characters. So this bounds the memory by the body's length, and
+     * keeps the products from overflowing. */
+    const Py_ssize_t max_numbers = (length < INT32_MAX ? length : 0) / 2;
+    if (channels < 1 || channels > max_numbers || height < 1 || height > max_numbers / channels ||
+        width < 1 || width > max_numbers / channels / height || max_images < 1)
         Py_RETURN_NONE;
     const Py_ssize_t size = channels * height * width;
 
-    layout found;
+    layout body;
     form f;
-    if (!read_layout(text, end, &found) || !find_form(found.first, channels, height, width, &f))
+    if (!read_layout(text, end, &body) || !find_form(body.first, channels, height, width, &f))
         Py_RETURN_NONE;
-    const Py_ssize_t fitting = most / size;
+    const Py_ssize_t fitting = max_numbers / size;
     const Py_ssize_t allowed = max_images < fitting ? max_images : fitting;
-    const Py_ssize_t n = count_lists(found.first + 1, found.last, allowed * f.lists) / f.lists;
+    const Py_ssize_t n = count_lists(body.first + 1, body.last, allowed * f.lists) / f.lists;
     if (n < 1 || n > allowed)
         Py_RETURN_NONE;
 
-    const Py_ssize_t item = found.of_bytes ? sizeof(uint8_t) : sizeof(float);
+    const Py_ssize_t item = body.of_bytes ? sizeof(uint8_t) : sizeof(float);
     PyObject *pixels = PyByteArray_FromStringAndSize(NULL, n * size * item);
     if (pixels == NULL)
         return NULL;
-    reader r = {.at = found.first, .end = end};
+    reader r = {.at = body.first, .end = end};
     int done;
-    /* Who gives Python's lock away may wait 5 ms for it (sys.setswitchinterval). */
-    PyThreadState *state = length > SHORT ? PyEval_SaveThread() : NULL;
-    if (found.of_bytes) {
+    PyThreadState *state = release_gil_if(length > SHORT);
+    if (body.of_bytes) {
         r.pixels.bytes = (uint8_t *)PyByteArray_AS_STRING(pixels);
         done = read_all(&r, &f, n, 1);
     } else {
         r.pixels.units = (float *)PyByteArray_AS_STRING(pixels);
         done = read_all(&r, &f, n, 0);
     }
-    if (state != NULL)
-        PyEval_RestoreThread(state);
-    if (!done || r.at <= found.last) {
+    reacquire_gil(state);
+    if (!done || r.at <= body.last) {
         Py_DECREF(pixels);
         Py_RETURN_NONE;
     }
-    return Py_BuildValue("(sN)", found.of_bytes ? "uint8" : "float32", pixels);
+    return Py_BuildValue("(sN)", body.of_bytes ? "uint8" : "float32", pixels);
 }
 
 static PyMethodDef methods[] = {
-    {"read_images", (PyCFunction)(void (*)(void))read_images, METH_FASTCALL, read_images_doc},
+    FASTCALL_METHOD(read_images),
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "service.codecs._json",
-    .m_doc = "JSON bodies of images to pixels.",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC PyInit__json(void)
-{
-    return PyModuleDef_Init(&definition);
-}
+DEFINE_MODULE(_json, "service.codecs._json", "JSON bodies of images to pixels.")

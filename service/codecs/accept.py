@@ -1,25 +1,25 @@
-"""Content negotiation: the answer type that an Accept header likes best."""
+"""Content negotiation: the response type that an Accept header prefers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.errors import (
-    NotAcceptableError,
-)
+from service.errors import NotAcceptableError
 
 
 def negotiate(accept: str | None, offered: Sequence[str]) -> str:
-    """The type of `offered` that an `Accept` header likes best; the first wins a tie.
+    """The type among `offered` that an `Accept` header prefers. In a tie, the first one.
 
-    Source: RFC 9110, section 12.5.1. Raises `NotAcceptableError`.
+    Implements RFC 9110, section 12.5.1. Raises `NotAcceptableError`.
     """
     if not accept:
         return offered[0]
     ranges = [_parse_range(part) for part in accept.split(",")]
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) <= 0:
-        raise NotAcceptableError(f"Accept is {accept[:128]!r}, this route has {', '.join(offered)}")
+        raise NotAcceptableError(
+            f"Accept is {accept[:128]!r}, this route offers {', '.join(offered)}"
+        )
     return best
 
 
@@ -37,8 +37,8 @@ def _parse_range(part: str) -> tuple[str, float]:
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
     """The q-value of the most specific range that covers `media_type`."""
-    found = dict(reversed(ranges))
+    qualities = dict(reversed(ranges))  # reversed: the first of equal ranges counts
     for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        if media_range in found:
-            return found[media_range]
+        if media_range in qualities:
+            return qualities[media_range]
     return 0.0

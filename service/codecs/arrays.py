@@ -1,4 +1,4 @@
-"""Raw pixels and latents, and the checks that arrays of every origin pass."""
+"""Readers for raw pixels and latents, and range checks for arrays from any body type."""
 
 from __future__ import annotations
 
@@ -11,77 +11,81 @@ from service.codecs.options import DTYPES, Dtype, ImageOptions, LatentOptions, L
 from service.errors import InvalidContentError, TooLargeError
 
 MAX_LATENT: Final = 1e6
-"""Largest |z|. Millions of standard deviations away from anything, and still finite in float32."""
+"""Largest |z|: a million standard deviations of the prior. Values within it stay finite in
+float32."""
 
 
-def read_raw_images(body: bytes, wanted: ImageOptions) -> Pixels:
-    """C-order pixels, uint8 or little-endian float32; N follows from the length."""
-    dtype = wanted.dtype or "uint8"
-    rows = _raw_rows(body, wanted.pixels, dtype, f"images of {list(wanted.shape)} {dtype}")
-    check_count(len(rows), wanted.max_images)
+def read_raw_images(body: bytes, options: ImageOptions) -> Pixels:
+    """Pixels in C order, uint8 or little-endian float32. N follows from the length."""
+    dtype = options.dtype or "uint8"
+    rows = _raw_rows(body, options.pixels, dtype, f"images of {list(options.shape)} {dtype}")
+    check_count(len(rows), options.max_images)
     return pixels_in_range(rows, dtype)
 
 
-def read_raw_latents(body: bytes, wanted: LatentOptions) -> Latents:
-    """Little-endian float32, [N][D]."""
-    rows = _raw_rows(body, wanted.size, "float32", f"latents of {wanted.size} float32")
-    check_count(len(rows), wanted.max_images)
+def read_raw_latents(body: bytes, options: LatentOptions) -> Latents:
+    """Latents as little-endian float32, [N][D]."""
+    rows = _raw_rows(body, options.size, "float32", f"latents of {options.size} float32")
+    check_count(len(rows), options.max_images)
     return latents_in_range(rows)
 
 
 def check_count(n: int, max_images: int) -> None:
-    """Raise `TooLargeError` for more images in one request than the limit."""
+    """Raise `TooLargeError` if a request has more images than the limit."""
     if n > max_images:
         raise TooLargeError(f"{n:,} images in one request > maximum {max_images:,}")
 
 
 def check_draws(n: int, draws: int, max_images: int) -> None:
-    """Raise `TooLargeError` if the draws of a request's images are more than the limit."""
+    """Raise `TooLargeError` if `n` images with `draws` each take more draws than the limit."""
     if n * draws > max_images:
         raise TooLargeError(
-            f"{n:,} images with {draws:,} samples each make {n * draws:,} > maximum {max_images:,}"
+            f"{n:,} images × {draws:,} samples = {n * draws:,} draws > maximum {max_images:,}"
         )
 
 
 def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
-    """(N, P) numbers as pixels of `dtype`, uint8 or float32.
+    """Numbers of shape (N, P) as pixels of `dtype`, uint8 or float32.
 
-    Raises `InvalidContentError` for the first pixel that is out of range or not finite; images are
-    counted from `first`.
+    Raises `InvalidContentError` for the first pixel that is out of range or not finite. `first` is
+    the index of the first row among the request's images.
     """
     if rows.dtype == np.uint8:
         return rows
     limit = 255 if dtype == "uint8" else 1
-    # NaN makes either comparison false.
-    fits = rows.min() >= 0 and rows.max() <= limit
-    if fits and dtype == "float32":
+    in_range = rows.min() >= 0 and rows.max() <= limit  # False if there is a NaN
+    if in_range and dtype == "float32":
         return rows.astype(np.float32, copy=False)
-    if fits:
-        whole = rows.astype(np.uint8)
-        if np.array_equal(whole, rows):
-            return whole
+    if in_range:
+        pixels = rows.astype(np.uint8)
+        if np.array_equal(pixels, rows):
+            return pixels
     wrong = ~((rows >= 0) & (rows <= limit))
     if dtype == "uint8":
         wrong |= rows != np.floor(rows)
     index, pixel = np.argwhere(wrong)[0].tolist()
     hint = ""
     if dtype == "float32" and rows.min() >= 0 and 1 < rows.max() <= 255:
-        hint = ". For 0..255 the dtype is uint8"
-    kind = "a whole number in 0..255" if dtype == "uint8" else "a number in [0, 1]"
+        hint = "; for pixels in 0..255, set the dtype to uint8"
+    expected = "a whole number in 0..255" if dtype == "uint8" else "a number in [0, 1]"
     raise InvalidContentError(
-        f"images[{first + index}] has {rows[index, pixel]} at pixel {pixel}, expected {kind}{hint}",
+        f"images[{first + index}] has {rows[index, pixel]} at pixel {pixel}, "
+        f"expected {expected}{hint}",
         ("body", "images", first + index),
     )
 
 
 def latents_in_range(rows: NDArray[Any]) -> Latents:
-    """(N, D) numbers as float32. Raises `InvalidContentError` past ±`MAX_LATENT`."""
+    """Numbers of shape (N, D) as float32.
+
+    Raises `InvalidContentError` for the first one that is beyond ±`MAX_LATENT` or not finite.
+    """
     rows = rows.astype(np.float64 if rows.dtype.kind == "f" else rows.dtype, copy=False)
-    wrong = ~(np.abs(rows) <= MAX_LATENT)  # so that NaN is wrong too
+    wrong = ~(np.abs(rows) <= MAX_LATENT)  # negated so that NaN counts as wrong
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
         raise InvalidContentError(
-            f"z[{row}] has {rows[row, column]} at {column}, expected numbers within "
+            f"z[{row}] has {rows[row, column]} at index {column}, expected a number within "
             f"±{MAX_LATENT:g}",
             ("body", "z", row, column),
         )
@@ -89,17 +93,18 @@ def latents_in_range(rows: NDArray[Any]) -> Latents:
 
 
 def unit_pixels(pixels: Pixels) -> NDArray[np.float32]:
-    """Pixels in [0, 1], whichever of the two ways they came."""
+    """Pixels of either type as float32 in [0, 1]."""
     if pixels.dtype == np.uint8:
         return np.divide(pixels, 255, dtype=np.float32)
     return pixels.astype(np.float32, copy=False)
 
 
-def _raw_rows(body: bytes, width: int, dtype: Dtype, what: str) -> NDArray[Any]:
+def _raw_rows(body: bytes, width: int, dtype: Dtype, description: str) -> NDArray[Any]:
     size = width * DTYPES[dtype].itemsize
     if len(body) % size:
         raise InvalidContentError(
-            f"the body has {len(body):,} bytes, no multiple of {size:,} ({what})", ("body",)
+            f"the body has {len(body):,} bytes, expected a multiple of {size:,} ({description})",
+            ("body",),
         )
     rows: NDArray[Any] = np.frombuffer(body, DTYPES[dtype]).reshape(-1, width)
     return rows

@@ -28,59 +28,65 @@ FILE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "image/webp": ("WEBP",),
     "image/bmp": ("BMP",),
 }
-"""What a body may be that is said to be such a file."""
+"""Pillow formats that are accepted for each Content-Type."""
 
-REQUEST_PIXELS: Final = 10
-"""Pixels that the files of one request may have together, in largest images: a bound on the time
-that decoding takes, some seconds."""
+MAX_SIZE_IMAGES: Final = 10
+"""All files of a request together may have as many pixels as this number of images of the maximum
+size. It limits the time to decode them to some seconds."""
 
 NOT_DECODED: Final = "the images were not decoded"
-"""Said when the deadline passes."""
+"""Error detail when the deadline passes."""
 
 TURN_S: Final = 0.0005
-"""Of decoding, after which others get a turn. Pillow gives the interpreter away for each file and
-has it back before they wake: without a pause the event loop waited 100 ms for it."""
+"""Time to decode before pausing so that other threads can run. Pillow releases the GIL for each
+file, but takes it back before other threads wake up: without a pause the event loop waited 100 ms
+for it."""
 
 
-def read_file_image(body: bytes, wanted: ImageOptions) -> Pixels:
-    """One image file."""
-    named = wanted.content_type.partition(";")[0].strip().lower()
-    return FileDecoder(wanted).decode(body, formats=FILE_FORMATS.get(named, FORMATS))[None]
+def read_file_image(body: bytes, options: ImageOptions) -> Pixels:
+    """One image file, as (1, C·H·W) pixels."""
+    media_type = options.content_type.partition(";")[0].strip().lower()
+    return FileDecoder(options).decode(body, formats=FILE_FORMATS.get(media_type, FORMATS))[None]
 
 
 class FileDecoder:
-    """Decodes the image files of one request, within what one request may take."""
+    """Decodes the image files of one request, within the request's pixel limit and deadline."""
 
-    def __init__(self, wanted: ImageOptions) -> None:
-        self._wanted = wanted
-        self._pixels_left = REQUEST_PIXELS * wanted.max_image_pixels
+    def __init__(self, options: ImageOptions) -> None:
+        self._options = options
+        self._pixels_left = MAX_SIZE_IMAGES * options.max_image_pixels
         self._turn_began = math.inf
 
     def decode(
         self, data: bytes, index: int | None = None, formats: tuple[str, ...] = FORMATS
     ) -> NDArray[np.uint8]:
-        """One file, (C·H·W,); `index` is its place if there may be several."""
-        wanted = self._wanted
+        """Decode one file to (C·H·W,) pixels.
+
+        `index` is its position if the request may have several. `formats` are the Pillow formats
+        that it may have. Raises `TooLargeError`, `InvalidContentError`, `BadBodyError`, or
+        `TimeoutError` at the deadline.
+        """
+        options = self._options
         where = "" if index is None else f"images[{index}]: "
         now = perf_counter()
-        if now > wanted.deadline:
+        if now > options.deadline:
             raise TimeoutError(NOT_DECODED)
-        if self._turn_began == math.inf:  # the first one, which may be on the event loop
+        if self._turn_began == math.inf:  # no pause before the first: it may be on the event loop
             self._turn_began = now
         elif now > self._turn_began + TURN_S:
             sleep(PAUSE_S)
             self._turn_began = perf_counter()
         try:
-            image = open_image(data, max_pixels=wanted.max_image_pixels, formats=formats)
+            image = open_image(data, max_pixels=options.max_image_pixels, formats=formats)
             self._pixels_left -= image.width * image.height
             if self._pixels_left < 0:
-                limit = REQUEST_PIXELS * wanted.max_image_pixels
+                limit = MAX_SIZE_IMAGES * options.max_image_pixels
                 raise TooLargeError(
-                    f"{where}with it the request's files have {limit - self._pixels_left:,} pixels "
-                    f"> maximum {limit:,}"
+                    f"{where}the request's files up to this one have "
+                    f"{limit - self._pixels_left:,} pixels > maximum {limit:,}"
                 )
             return image_to_array(
-                image, wanted.shape, resize=wanted.resize, invert=wanted.invert
+                image, options.shape, resize=options.resize, invert=options.invert
             ).reshape(-1)
         except ImageTooLargeError as error:
             raise TooLargeError(f"{where}{error}") from error

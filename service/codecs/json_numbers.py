@@ -1,9 +1,9 @@
-"""JSON bodies to arrays, without a Python number for each pixel.
+"""Parses JSON bodies to arrays without creating a Python number for each pixel.
 
-simdjson keeps the document outside Python and copies whole arrays of numbers into a buffer: 10 µs
-for a 28×28 image, where orjson and numpy take 35. With the questions that come before and the look
-at the pixels' range that is 18. `service/codecs/_json.c`, where it is compiled, does it all in 4 to
-8, but knows the plain form of a body only.
+simdjson keeps the document outside Python and copies whole arrays of numbers into a buffer. That
+takes 10 µs for a 28×28 image, where orjson and numpy take 35 µs; with the checks of its shape and
+pixel range it is 18 µs. `service/codecs/_json.c`, if it is compiled, does all of that in 4 to 8 µs,
+but reads only the plain form of a body.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ else:
     COMPILED = True
 
 REUSE_BYTES: Final = 1 << 20
-"""Bodies up to here share a parser, whose memory then stays; larger ones get their own."""
+"""Bodies up to this size share one parser per thread, which keeps its memory. A larger body gets a
+parser of its own, whose memory is freed."""
 
 _local = threading.local()
 
@@ -34,21 +35,21 @@ _local = threading.local()
 def plain_images(
     body: bytes, image_shape: tuple[int, int, int], max_images: int
 ) -> tuple[Literal["uint8", "float32"], bytearray] | None:
-    """Type and pixels of a body that has images as numbers, all of one form, and is right.
+    """The dtype and pixels of a valid body whose images are all numbers of one shape.
 
-    None means nothing: it may be another form, or wrong, or `service/codecs/_json.c` is not
-    compiled.
+    None says nothing about the body: it may have another form or be invalid, or
+    `service/codecs/_json.c` may not be compiled.
     """
     return _json.read_images(body, *image_shape, max_images) if COMPILED else None
 
 
 def parse_json(body: bytes) -> Any:
-    """The document, as simdjson's proxies. Raises `BadBodyError` or `InvalidContentError`."""
+    """The document as simdjson's proxy objects. Raises `BadBodyError` or `InvalidContentError`."""
     parser = _shared_parser() if len(body) <= REUSE_BYTES else simdjson.Parser()
     try:
         try:
             return parser.parse(body)
-        except RuntimeError:  # The shared one is busy while an older document is still referred to.
+        except RuntimeError:  # the shared parser cannot be reused while its last document is alive
             return simdjson.Parser().parse(body)
     except UnicodeDecodeError as error:
         raise BadBodyError("the body is not JSON: it is not UTF-8") from error
@@ -63,32 +64,36 @@ def parse_json(body: bytes) -> Any:
 def fields(
     value: Any, known: Sequence[str], loc: Sequence[str | int] = ("body",)
 ) -> dict[str, Any]:
-    """The fields of an object, each at most once and none but `known`.
+    """The fields of an object.
 
-    Raises `InvalidContentError`: what would be ignored, or would win over its double, is an error.
+    Raises `InvalidContentError` for a field that is not `known`, as it would be ignored silently,
+    and for one that is there twice, as only one of the values would count.
     """
     where = ".".join(str(part) for part in loc)
     if not isinstance(value, simdjson.Object):
-        raise InvalidContentError(f"{where} is {kind(value)}, expected an object", loc)
-    found: dict[str, Any] = {}
-    for key in value:  # items() would make Python numbers of all that is below
+        raise InvalidContentError(f"{where} is {type_name(value)}, expected an object", loc)
+    values: dict[str, Any] = {}
+    for key in value:  # items() would convert all values to Python objects
         if key not in known:
             raise InvalidContentError(
-                f"{key[:64]!r} is no known field, expected {', '.join(known)}", (*loc, key[:64])
+                f"{key[:64]!r} is not a known field, expected {', '.join(known)}",
+                (*loc, key[:64]),
             )
-        if key in found:
-            raise InvalidContentError(f"{key} is there twice", (*loc, key))
-        found[key] = value[key]
-    return found
+        if key in values:
+            raise InvalidContentError(f"the field {key} is there twice", (*loc, key))
+        values[key] = value[key]
+    return values
 
 
-def items(found: dict[str, Any], name: str) -> simdjson.Array:
-    """`found[name]` as an array that is not empty. Raises `InvalidContentError`."""
-    if name not in found:
+def items(document: dict[str, Any], name: str) -> simdjson.Array:
+    """The field `name`, which must be a non-empty array. Raises `InvalidContentError`."""
+    if name not in document:
         raise InvalidContentError(f"{name} is missing", ("body", name))
-    value = found[name]
+    value = document[name]
     if not isinstance(value, simdjson.Array):
-        raise InvalidContentError(f"{name} is {kind(value)}, expected a list", ("body", name))
+        raise InvalidContentError(
+            f"{name} is {type_name(value)}, expected an array", ("body", name)
+        )
     if not len(value):
         raise InvalidContentError(f"{name} is empty, expected at least one item", ("body", name))
     return value
@@ -97,31 +102,31 @@ def items(found: dict[str, Any], name: str) -> simdjson.Array:
 def number_rows(
     array: simdjson.Array, name: str, shapes: Sequence[tuple[int, ...]], brackets: int
 ) -> NDArray[np.float64]:
-    """N items, each numbers in one of `shapes`, as an array with a flat row for each.
+    """N items, each an array of numbers with one of `shapes`, as N flat rows.
 
-    `brackets` is the number of `[` in the document, which must all belong to this array: together
-    with the lengths at each level it rules out anything deeper. Raises `InvalidContentError`
-    naming the first item that is something else.
+    `brackets` is the number of `[` in the document. If all of them belong to this array and the
+    length at each level is right, nothing can be nested deeper. Raises `InvalidContentError` that
+    names the first item of another type or shape.
     """
     n = len(array)
     for shape in shapes:
-        if brackets == 1 + n * _lists(shape) and all(_has_lengths(i, shape) for i in array):
+        if brackets == 1 + n * _array_count(shape) and all(_has_lengths(i, shape) for i in array):
             try:
                 return np.frombuffer(array.as_buffer(of_type="d"), np.float64).reshape(n, -1)
             except TypeError:
-                break  # not all are numbers
+                break  # something in it is not a number
     return np.stack([number_row(item, name, i, shapes) for i, item in enumerate(array)])
 
 
 def number_row(
     item: Any, name: str, index: int, shapes: Sequence[tuple[int, ...]]
 ) -> NDArray[np.float64]:
-    """One item as a flat row. Raises `InvalidContentError` naming it by `index`."""
+    """One item as a flat row. Raises `InvalidContentError` that names `name[index]`."""
     if isinstance(item, simdjson.Array):
-        text: Any = item.mini  # its stub says str; it is bytes
+        text: Any = item.mini  # bytes, although the type stub says str
         brackets = text.count(b"[")
         for shape in shapes:
-            if brackets == _lists(shape) and _has_lengths(item, shape):
+            if brackets == _array_count(shape) and _has_lengths(item, shape):
                 try:
                     return np.frombuffer(item.as_buffer(of_type="d"), np.float64)
                 except TypeError:
@@ -133,8 +138,8 @@ def number_row(
     )
 
 
-def _lists(shape: tuple[int, ...]) -> int:
-    """How many lists make up nested lists of `shape`: [H][W] is 1 + H."""
+def _array_count(shape: tuple[int, ...]) -> int:
+    """The number of JSON arrays in nested arrays of `shape`: 1 + H for [H][W]."""
     count = 1
     for size in reversed(shape[:-1]):
         count = 1 + size * count
@@ -148,11 +153,11 @@ def _has_lengths(item: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _describe(item: Any) -> str:
-    """What an item is that has no wanted shape; for a list, its lengths along the first items."""
+    """An item for error messages: its type, or an array's lengths along the first items."""
     if not isinstance(item, simdjson.Array):
-        return kind(item)
+        return type_name(item)
     lengths = list(_first_lengths(item))
-    return f"a list of shape {lengths}"
+    return f"an array of shape {lengths}"
 
 
 def _first_lengths(item: Any, limit: int = 5) -> Iterator[int]:
@@ -162,15 +167,15 @@ def _first_lengths(item: Any, limit: int = 5) -> Iterator[int]:
         limit -= 1
 
 
-def kind(value: Any) -> str:
-    """What a JSON value is, for messages."""
+def type_name(value: Any) -> str:
+    """The type of a JSON value, with its article, for error messages."""
     if isinstance(value, simdjson.Object):
         return "an object"
     if isinstance(value, simdjson.Array):
-        return "a list"
+        return "an array"
     if value is None:
         return "null"
-    return {str: "a text", bool: "a boolean"}.get(type(value), "a number")
+    return {str: "a string", bool: "a boolean"}.get(type(value), "a number")
 
 
 def _shared_parser() -> simdjson.Parser:
@@ -182,7 +187,7 @@ def _shared_parser() -> simdjson.Parser:
 
 
 def _reason(error: Exception) -> str:
-    """simdjson's own words, without its constant's name and without its afterthoughts."""
+    """The first sentence of simdjson's message, without the name of the error constant."""
     if str(error).startswith("NUMBER_ERROR"):
         return "a number in it is malformed or does not fit into 64 bits"
     text = str(error).partition(": ")[2] or str(error)

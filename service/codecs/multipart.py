@@ -1,4 +1,4 @@
-"""Forms of image files: multipart/form-data."""
+"""Reader for multipart/form-data: forms of image files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from service.codecs.options import ImageOptions, Pixels
 from service.errors import BadBodyError, InvalidContentError, TooLargeError
 
 IMAGES_PART: Final = b"images"
-"""Name of the parts of a multipart body."""
+"""The name that every part must have."""
 
 
-def read_multipart_images(body: bytes, wanted: ImageOptions) -> Pixels:
-    """A form whose parts named `images` are image files."""
-    files = multipart_files(body, wanted.content_type, wanted.max_images)
-    decoder = FileDecoder(wanted)
+def read_multipart_images(body: bytes, options: ImageOptions) -> Pixels:
+    """The images of a form whose parts, all named `images`, are image files."""
+    files = multipart_files(body, options.content_type, options.max_images)
+    decoder = FileDecoder(options)
     return np.stack([decoder.decode(data, index) for index, data in enumerate(files)])
 
 
 def multipart_files(body: bytes, content_type: str, max_files: int) -> list[bytes]:
-    """The contents of the parts named `images`, in their order.
+    """The contents of a form's parts, in order.
 
     Raises `BadBodyError`, `InvalidContentError` or `TooLargeError`.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise BadBodyError(f"Content-Type {content_type[:128]!r} names no boundary")
+        raise BadBodyError(f"Content-Type {content_type[:128]!r} has no boundary")
     files: list[bytes] = []
     header: dict[str, bytes] = {}
     name, value, content = bytearray(), bytearray(), BytesIO()
@@ -46,7 +46,8 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
         part = parse_options_header(header.get("content-disposition", b""))[1].get(b"name", b"")
         if part != IMAGES_PART:
             raise InvalidContentError(
-                f"a part is named {part.decode('utf-8', 'replace')[:64]!r}, expected 'images'",
+                f"the form has a part named {part.decode('utf-8', 'replace')[:64]!r}, expected "
+                "'images'",
                 ("body",),
             )
 
@@ -59,7 +60,7 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
         content = BytesIO()
         header.clear()
         if len(files) > max_files:
-            raise TooLargeError(f"more images in one request than the maximum {max_files:,}")
+            raise TooLargeError(f"more images in one request than the maximum of {max_files:,}")
 
     def end() -> None:
         nonlocal ended
@@ -85,5 +86,5 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
     if not ended:
         raise BadBodyError("the multipart body is cut short: its closing boundary is missing")
     if not files:
-        raise InvalidContentError("images is missing: the form has no part", ("body", "images"))
+        raise InvalidContentError("images is missing: the form has no parts", ("body", "images"))
     return files

@@ -1,4 +1,4 @@
-"""NumPy's .npy files."""
+"""Reader for NumPy's .npy files."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from service.codecs.options import ImageOptions, LatentOptions, Latents, Pixels
 from service.errors import BadBodyError, InvalidContentError
 
 MAX_NPY_HEADER_BYTES: Final = 4096
-"""A header of the types and shapes that are read here has 128 bytes."""
+"""Headers of the types and shapes that are read here have 128 bytes."""
 
 MAX_NPY_DIMENSIONS: Final = 32
-"""More than any shape here has; numpy itself stops at 64."""
+"""More than any valid shape has. numpy itself allows 64."""
 
 NPY_HEADERS: Final[dict[tuple[int, int], Any]] = {
     (1, 0): ("<H", npy_format.read_array_header_1_0),
     (2, 0): ("<I", npy_format.read_array_header_2_0),
     (3, 0): ("<I", npy_format.read_array_header_2_0),
 }
-"""How each version has its header's length, and what reads it; 3.0 differs in field names only,
-which no type here has."""
+"""For each version, the `struct` format of the header's length and the function that parses the
+header. Version 3.0 differs from 2.0 only in field names, which none of `NPY_TYPES` has."""
 
 NPY_TYPES: Final = ("uint8", "float16", "float32", "float64")
 
 
-def read_npy_images(body: bytes, wanted: ImageOptions) -> Pixels:
-    """[N,H,W], [N,C,H,W], [N,C·H·W] or [H,W]."""
+def read_npy_images(body: bytes, options: ImageOptions) -> Pixels:
+    """Images of shape [N, H, W], [N, C, H, W], [N, C·H·W] or [H, W]."""
     array = read_npy(body)
-    channels, height, width = wanted.shape
+    channels, height, width = options.shape
     if channels == 1 and array.shape == (height, width):
         array = array[None]
-    shapes = wanted.item_shapes
+    shapes = options.item_shapes
     if array.ndim == 0 or array.shape[1:] not in shapes:
         expected = " or ".join(str(["N", *shape]).replace("'", "") for shape in shapes)
         raise InvalidContentError(
             f"the array has shape {list(array.shape)}, expected {expected}", ("body",)
         )
-    check_count(len(array), wanted.max_images)
+    check_count(len(array), options.max_images)
     dtype = "uint8" if array.dtype == np.uint8 else "float32"
     return pixels_in_range(array.reshape(len(array), -1), dtype)
 
 
-def read_npy_latents(body: bytes, wanted: LatentOptions) -> Latents:
-    """[N,D] or [D]."""
+def read_npy_latents(body: bytes, options: LatentOptions) -> Latents:
+    """Latents of shape [N, D] or [D]."""
     array = read_npy(body)
-    if array.ndim not in (1, 2) or array.shape[-1] != wanted.size:
+    if array.ndim not in (1, 2) or array.shape[-1] != options.size:
         raise InvalidContentError(
-            f"the array has shape {list(array.shape)}, expected [N, {wanted.size}] or "
-            f"[{wanted.size}]",
+            f"the array has shape {list(array.shape)}, expected [N, {options.size}] or "
+            f"[{options.size}]",
             ("body",),
         )
-    rows = array.reshape(-1, wanted.size)
-    check_count(len(rows), wanted.max_images)
+    rows = array.reshape(-1, options.size)
+    check_count(len(rows), options.max_images)
     return latents_in_range(rows)
 
 
 def read_npy(body: bytes) -> NDArray[Any]:
-    """An .npy file of one of `NPY_TYPES`, without a copy where its byte order is this machine's.
+    """The array in an .npy file, as a view of `body`. Its type is one of `NPY_TYPES`.
 
-    Never unpickles, and believes the header only as far as the body bears it out. Raises
-    `BadBodyError` or `InvalidContentError`.
+    Nothing is unpickled, and the header is checked against the length of the body before anything
+    of the size that it announces is allocated. Raises `BadBodyError` or `InvalidContentError`.
     """
     file = BytesIO(body)
     try:
@@ -76,7 +76,7 @@ def read_npy(body: bytes) -> NDArray[Any]:
         (length,) = struct.unpack_from(length_type, body, file.tell())
     except Exception as error:  # numpy's parser raises a dozen types for damaged headers
         raise BadBodyError("the body is not an .npy file, or its header is damaged") from error
-    if length > MAX_NPY_HEADER_BYTES:  # numpy would look at its length once it had read it
+    if length > MAX_NPY_HEADER_BYTES:  # checked here because numpy reads the header before it does
         raise BadBodyError(
             f"the .npy header has {length:,} bytes > maximum {MAX_NPY_HEADER_BYTES:,}"
         )
@@ -86,19 +86,20 @@ def read_npy(body: bytes) -> NDArray[Any]:
         raise BadBodyError("the header of the .npy file is damaged") from error
     if dtype.name not in NPY_TYPES:
         raise InvalidContentError(
-            f"the array is of {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
+            f"the array has dtype {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
         )
-    follow = len(body) - file.tell()
-    sized = all(type(size) is int and size >= 0 for size in shape)
-    if not sized or math.prod(shape) * dtype.itemsize != follow:
+    data_bytes = len(body) - file.tell()
+    valid_sizes = all(type(size) is int and size >= 0 for size in shape)
+    if not valid_sizes or math.prod(shape) * dtype.itemsize != data_bytes:
         text = ", ".join(map(str, shape))[:128]
         raise BadBodyError(
-            f"the .npy header says shape ({text}) of {dtype.name}; {follow:,} bytes follow"
+            f"the .npy header announces shape ({text}) of {dtype.name}, but {data_bytes:,} bytes "
+            "follow it"
         )
-    if not follow or len(shape) > MAX_NPY_DIMENSIONS:
+    if not data_bytes or len(shape) > MAX_NPY_DIMENSIONS:
         raise InvalidContentError(
-            f"the array has shape {str(list(shape))[:128]}, expected 1 to {MAX_NPY_DIMENSIONS} "
-            "sizes, each from 1",
+            f"the array has shape {str(list(shape))[:128]}, expected at most "
+            f"{MAX_NPY_DIMENSIONS} dimensions, each of size 1 or more",
             ("body",),
         )
     flat = np.frombuffer(body, dtype, offset=file.tell())

@@ -1,4 +1,4 @@
-"""Work that would hold up the event loop, in threads."""
+"""Runs work that would block the event loop in threads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 PAUSE_S: Final = 0.0002
-"""How long a thread pauses after each piece of long work. Merely releasing the interpreter's lock
-would take it back before other threads wake up."""
+"""How long a thread sleeps after each piece of long work. If it merely released the GIL, it would
+take it back before other threads wake up."""
 
 
 async def in_thread(
@@ -24,10 +24,10 @@ async def in_thread(
     work: Callable[..., T],
     *arguments: object,
 ) -> T:
-    """`work(*arguments)`, run by `threads`, or by asyncio's own if that is None.
+    """Run `work(*arguments)` in `threads`, or in asyncio's default executor if that is None.
 
-    Raises `TimeoutError(timeout_reason)` at `deadline`, on `time.perf_counter`'s clock. Work that
-    has begun by then goes on, and its result is dropped.
+    Raises `TimeoutError(timeout_reason)` at `deadline`, which is on `time.perf_counter`'s clock.
+    Work that has begun by then continues, and its result is dropped.
     """
     time_left_s = None if deadline == math.inf else deadline - perf_counter()
     job = [partial(work, *arguments)]
@@ -41,4 +41,4 @@ async def in_thread(
             raise TimeoutError(timeout_reason) from error
         raise
     finally:
-        job.clear()  # a cancelled job stays in the threads' queue, and bodies must not stay with it
+        job.clear()  # a cancelled job stays in the executor's queue: do not keep its body alive

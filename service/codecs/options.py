@@ -1,4 +1,5 @@
-"""What a request may ask of its images and latents, and what the network takes."""
+"""Options for reading images and latents: the network's shapes, the limits, and the caller's
+choices."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-"""Images, (N, C·H·W): 0..255, or in [0, 1]."""
+"""Images, (N, C·H·W): uint8 in 0..255, or float32 in [0, 1]."""
 
 Latents = NDArray[np.float32]
-"""(N, D)."""
+"""Latents, (N, D)."""
 
 Dtype = Literal["uint8", "float32"]
 
@@ -22,7 +23,8 @@ DTYPES: Final[dict[str, Any]] = {"uint8": np.dtype("u1"), "float32": np.dtype("<
 
 @dataclass(kw_only=True, slots=True)
 class ImageOptions:
-    """What the network takes, what the service allows, and what the caller said beside the body."""
+    """The network's image shape, the service's limits, and what the caller chose by headers and
+    query."""
 
     shape: tuple[int, int, int]  # C, H, W
     max_images: int
@@ -32,29 +34,29 @@ class ImageOptions:
     resize: bool = True
     invert: bool = False
     deadline: float = math.inf
-    """On `time.perf_counter`'s clock; no further file is decoded after it."""
+    """On `time.perf_counter`'s clock. No file is decoded after it."""
 
     @property
     def pixels(self) -> int:
-        """C·H·W."""
+        """The pixels of one image, C·H·W."""
         return math.prod(self.shape)
 
     @property
     def item_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes that the numbers of one image may have."""
+        """The shapes in which one image may be given as numbers."""
         return item_shapes(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentOptions:
-    """What the decoder takes and what the service allows."""
+    """The network's latent size, and the service's limit."""
 
     size: int  # D
     max_images: int
 
 
 def item_shapes(image_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
-    """Shapes that the numbers of one image may have: [H,W] if grey, [C,H,W] or flat."""
+    """The shapes in which one image may be given as numbers: [H, W] if grey, [C, H, W] or flat."""
     channels, height, width = image_shape
     grey: list[tuple[int, ...]] = [(height, width)] if channels == 1 else []
     return [*grey, image_shape, (math.prod(image_shape),)]

@@ -1,4 +1,4 @@
-"""PNG answers: images as a sheet, and error maps drawn over their images."""
+"""PNG responses: sheets of images, and error maps drawn over their images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from service.codecs.responses import ArrayResponse, Result, to_uint8
 from service.errors import InvalidContentError
 
-if TYPE_CHECKING:  # its module loads torch
+if TYPE_CHECKING:
     from model.results import Floats
 
 
@@ -21,28 +21,28 @@ CIVIDIS: Final = (
     (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),
     (124, 123, 120), (155, 146, 119), (188, 170, 108), (223, 196, 85), (255, 234, 70),
 )  # fmt: skip
-"""Nine evenly spaced colours of cividis, made to look alike with and without colour blindness
-(Nuñez, Anderton and Renslow 2018), as matplotlib has them."""
+"""Nine evenly spaced colours (R, G, B) of matplotlib's cividis, a colour map that looks the same
+with and without colour blindness (Nuñez, Anderton and Renslow 2018)."""
 
 
-def write_png(answer: Result) -> Response:
-    """Images as one PNG: a near-square grid, row by row, each pixel `scale` × `scale`.
+def write_png(result: Result) -> Response:
+    """Write images as one PNG: a near-square grid, row by row, each pixel `scale` × `scale`.
 
-    A map of errors is drawn over its images. Raises `InvalidContentError` past `max_png_pixels`.
+    An error map is drawn over its images. Raises `InvalidContentError` above `max_png_pixels`.
     """
-    n, _, height, width = answer.array.shape
+    n, _, height, width = result.array.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    size = (columns * width * answer.scale, rows * height * answer.scale)
-    if size[0] * size[1] > answer.max_png_pixels:
+    size = (columns * width * result.scale, rows * height * result.scale)
+    if size[0] * size[1] > result.max_png_pixels:
         raise InvalidContentError(
-            f"{n} images at scale {answer.scale} make {size[0]} × {size[1]} pixels > maximum "
-            f"{answer.max_png_pixels:,}",
+            f"{n} images at scale {result.scale} make {size[0]} × {size[1]} pixels > maximum "
+            f"{result.max_png_pixels:,}",
             ("query", "scale"),
         )
-    images = answer.array
-    if answer.backdrop is not None:
-        images = draw_map(images, answer.backdrop)
+    images = result.array
+    if result.backdrop is not None:
+        images = draw_map(images, result.backdrop)
     channels = images.shape[1]
     grid = np.zeros((rows * columns, channels, height, width), dtype=np.uint8)
     grid[:n] = to_uint8(images)
@@ -52,7 +52,7 @@ def write_png(answer: Result) -> Response:
         .reshape(rows * height, columns * width, channels)
     )
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    if answer.scale > 1:
+    if result.scale > 1:
         image = image.resize(size, Image.Resampling.NEAREST)
     file = BytesIO()
     image.save(file, "PNG")
@@ -60,16 +60,15 @@ def write_png(answer: Result) -> Response:
 
 
 def draw_map(squared_errors: Floats, images: Floats) -> Floats:
-    """Errors drawn over their images, both (N, C, H, W) in [0, 1]; (N, 3, H, W).
+    """Draw squared errors over their images, both (N, C, H, W) in [0, 1]. Returns (N, 3, H, W).
 
-    The colour, and how much it covers the image, follow |x − x̂|: the same error looks the same in
-    every answer.
+    Colour and opacity depend on |x − x̂| alone, so the same error looks the same in every response.
     """
     error = np.sqrt(squared_errors.mean(axis=1))  # (N, H, W), 0..1
     steps = np.linspace(0, 1, len(CIVIDIS))
     colour = np.stack(
         [np.interp(error, steps, channel) / 255 for channel in np.transpose(CIVIDIS)], axis=1
     )  # (N, 3, H, W)
-    cover = np.minimum(1, 2 * error)[:, None]
-    drawn: Floats = ((1 - cover) * images + cover * colour).astype(np.float32)
+    opacity = np.minimum(1, 2 * error)[:, None]
+    drawn: Floats = ((1 - opacity) * images + opacity * colour).astype(np.float32)
     return drawn

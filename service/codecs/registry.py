@@ -1,7 +1,7 @@
-"""Which type of body has which reader, and which type of answer which writer.
+"""The reader of each body type and the writer of each response type.
 
-Adding a type is adding a row to `IMAGE_READERS`, `LATENT_READERS` or `WRITERS`, and one to `MAGIC`
-if it is to be known by its first bytes.
+To add a type, add a row to `IMAGE_READERS`, `LATENT_READERS` or `WRITERS`, and one to `MAGIC` if
+bodies without a Content-Type are to be recognized by their first bytes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ from service.codecs.responses import (
     write_npy,
     write_raw,
 )
-from service.errors import (
-    BadBodyError,
-    UnsupportedTypeError,
-)
+from service.errors import BadBodyError, UnsupportedTypeError
 
 JSON: Final = "application/json"
 
@@ -69,28 +66,31 @@ WRITERS: Final[Mapping[str, Callable[[Result], Response]]] = {
     PNG: write_png,
 }
 
-INLINE_NUMBERS: Final = 65_536
-"""Answers of so many numbers are written as JSON on the event loop: about two milliseconds."""
+INLINE_JSON_NUMBERS: Final = 65_536
+"""Up to this many numbers are written as JSON on the event loop: about two milliseconds."""
 
-INLINE_COPIED: Final = 262_144
-"""And those of so many as bytes."""
+INLINE_BINARY_NUMBERS: Final = 262_144
+"""Up to this many numbers are written as .npy or raw bytes on the event loop."""
 
 LARGE_WRITERS: Final[Mapping[str, tuple[int, Callable[[Result], Response]]]] = {
-    JSON: (INLINE_NUMBERS, write_large_json),
-    NPY: (INLINE_COPIED, write_large_npy),
-    RAW: (INLINE_COPIED, write_large_raw),
+    JSON: (INLINE_JSON_NUMBERS, write_large_json),
+    NPY: (INLINE_BINARY_NUMBERS, write_large_npy),
+    RAW: (INLINE_BINARY_NUMBERS, write_large_raw),
 }
-"""From how many numbers on an answer has another writer, for a thread."""
+"""The writer, to be run in a thread, for results of more than this many numbers."""
 
-ARRAY_ANSWERS: Final = (JSON, NPY, RAW)
+ARRAY_RESPONSE_TYPES: Final = (JSON, NPY, RAW)
+"""Response types of routes that return numbers. In these three, the first is the default."""
 
-IMAGE_ANSWERS: Final = (JSON, PNG, NPY, RAW)
+IMAGE_RESPONSE_TYPES: Final = (JSON, PNG, NPY, RAW)
+"""Response types of routes that can return images."""
 
-PICTURE_ANSWERS: Final = (PNG, JSON, NPY, RAW)
-"""Result types of a route, the default first."""
+SAMPLE_RESPONSE_TYPES: Final = (PNG, JSON, NPY, RAW)
+"""Response types of `/sample`."""
 
-UNNAMED: Final = frozenset({"", "application/x-www-form-urlencoded"})
-"""Types that say nothing: `curl --data-binary @file` sends the second with any file."""
+UNSPECIFIC: Final = frozenset({"", "application/x-www-form-urlencoded"})
+"""Content-Types that do not say what the body is. `curl --data-binary @file` sends the second with
+any file."""
 
 MAGIC: Final = {
     b"\x93NUMPY": NPY,
@@ -101,97 +101,111 @@ MAGIC: Final = {
     b"{": JSON,
     b"[": JSON,
 }
-"""First bytes by which an unnamed body is known; a few blanks before JSON are skipped."""
+"""The first bytes of each type that is recognized without a Content-Type. Whitespace at the start
+of the body is skipped."""
 
 INLINE_FILE_BYTES: Final = 16_384
-"""Image files up to here are opened on the event loop: even finding the header can take long."""
+"""Image files up to this size are opened on the event loop. In larger ones, finding the image's
+size alone can take long."""
 
 INLINE_PIXELS: Final = 65_536
-"""Those with so many pixels in their header are decoded there too: a 28×28 one costs less than a
-change of thread."""
+"""Image files with up to this many pixels are also decoded on the event loop: for a 28×28 image
+that costs less than handing it to a thread."""
 
-NOT_WRITTEN: Final = "the answer was not written"
-"""Said when the deadline passes."""
+NOT_WRITTEN: Final = "the response was not written"
+"""Error detail when the deadline passes."""
 
 INLINE_JSON_BYTES: Final = 262_144
-"""JSON numbers up to here are read on the event loop: about half a millisecond."""
+"""JSON numbers up to this size are parsed on the event loop: about half a millisecond."""
 
 
 async def read_images(
-    body: bytes, wanted: ImageOptions, decoders: Executor | None = None
+    body: bytes, options: ImageOptions, decoders: Executor | None = None
 ) -> Pixels:
-    """The images in a body, decoded by `decoders` where that takes long.
+    """The images in a body, (N, C·H·W). If decoding takes long, it is done by `decoders`.
 
-    Raises the errors of `service.codecs.arrays`, and `TimeoutError` at `wanted.deadline`.
+    Raises `UnsupportedTypeError`, `BadBodyError`, `InvalidContentError`, `TooLargeError`, and
+    `TimeoutError` at `options.deadline`.
     """
-    media_type = _media_type(body, wanted.content_type, IMAGE_READERS)
+    media_type = _media_type(body, options.content_type, IMAGE_READERS)
     if media_type == JSON and len(body) <= INLINE_JSON_BYTES:
-        plain = read_plain_json_images(body, wanted)
+        plain = read_plain_json_images(body, options)
         if plain is not None:
             return plain
     reader = IMAGE_READERS[media_type]
-    if _is_slow(media_type, body, wanted):
-        return await in_thread(decoders, wanted.deadline, NOT_DECODED, reader, body, wanted)
-    return reader(body, wanted)
+    if _is_slow(media_type, body, options):
+        return await in_thread(decoders, options.deadline, NOT_DECODED, reader, body, options)
+    return reader(body, options)
 
 
 async def read_latents(
     body: bytes,
     content_type: str,
-    wanted: LatentOptions,
+    options: LatentOptions,
     decoders: Executor | None = None,
     deadline: float = math.inf,
 ) -> Latents:
-    """The latents in a body, or drawn as it asks; as `read_images`."""
+    """The latents in a body, or drawn from the prior if it asks for that, (N, D).
+
+    Errors as in `read_images`.
+    """
     media_type = _media_type(body, content_type, LATENT_READERS)
     reader = LATENT_READERS[media_type]
     if media_type == JSON and len(body) > INLINE_JSON_BYTES:
         return await in_thread(
-            decoders, deadline, "the latents were not read", reader, body, wanted
+            decoders, deadline, "the latents were not read", reader, body, options
         )
-    return reader(body, wanted)
+    return reader(body, options)
 
 
 async def write(
-    accepted: str, answer: Result, writers: Executor | None = None, deadline: float = math.inf
+    accepted: str, result: Result, writers: Executor | None = None, deadline: float = math.inf
 ) -> Response:
-    """The answer as the type that was negotiated, made by `writers` where that takes long.
+    """The response in the negotiated type, written by `writers` if that takes long.
 
     Raises `TimeoutError` at `deadline`.
     """
     if accepted == PNG:
-        return await in_thread(None, deadline, NOT_WRITTEN, write_png, answer)
+        return await in_thread(None, deadline, NOT_WRITTEN, write_png, result)
     inline_numbers, write_large = LARGE_WRITERS[accepted]
-    if answer.array.size > inline_numbers:
-        return await in_thread(writers, deadline, NOT_WRITTEN, write_large, answer)
-    return WRITERS[accepted](answer)
+    if result.array.size > inline_numbers:
+        return await in_thread(writers, deadline, NOT_WRITTEN, write_large, result)
+    return WRITERS[accepted](result)
 
 
 def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -> str:
-    """The body's type, from its first bytes if the caller named none."""
-    named = content_type.partition(";")[0].strip().lower()
+    """The body's type, recognized by its first bytes if the Content-Type does not say it.
+
+    Raises `BadBodyError` for an empty body, and `UnsupportedTypeError`.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
     if not body:
         raise BadBodyError("the body is empty")
-    if named in UNNAMED:
+    if media_type in UNSPECIFIC:
         start = body[:64].lstrip()
-        named = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), "")
-    if named not in readers:
-        found = f"Content-Type is {named[:64]!r}" if named else "the body has no known Content-Type"
-        raise UnsupportedTypeError(f"{found}, this route reads {', '.join(readers)}")
-    return named
+        media_type = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), "")
+    if media_type not in readers:
+        reason = (
+            f"Content-Type is {media_type[:64]!r}"
+            if media_type
+            else "there is no Content-Type and the body's type was not recognized"
+        )
+        raise UnsupportedTypeError(f"{reason}, this route reads {', '.join(readers)}")
+    return media_type
 
 
-def _is_slow(media_type: str, body: bytes, wanted: ImageOptions) -> bool:
-    """Whether reading takes so long that others on the event loop would notice."""
+def _is_slow(media_type: str, body: bytes, options: ImageOptions) -> bool:
+    """Whether reading would block the event loop noticeably."""
     if media_type in (RAW, NPY):
         return False  # nothing is decoded
     if media_type == JSON and len(body) <= INLINE_JSON_BYTES:
-        # So many quotation marks have the keys and the dtype; beyond that there are base64 files.
+        # The keys and the dtype account for this many quotation marks. If there are more, there
+        # are base64 files.
         return body.count(b'"') != (6 if b'"dtype"' in body else 2)
     if media_type not in FILES or len(body) > INLINE_FILE_BYTES:
         return True
     try:
-        width, height = open_image(body, max_pixels=wanted.max_image_pixels).size
+        width, height = open_image(body, max_pixels=options.max_image_pixels).size
     except ImageError:
-        return False  # the reader says so in more words
+        return False  # the reader fails just as fast, with a better message
     return width * height > INLINE_PIXELS

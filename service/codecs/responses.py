@@ -1,4 +1,7 @@
-"""Results to answers: a function a type. `service.codecs.registry` says which type has which."""
+"""Turns results into responses, with one function for each response type.
+
+`service.codecs.registry` maps the types to these functions.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-if TYPE_CHECKING:  # its module loads torch
+if TYPE_CHECKING:
     from model.results import Floats
     from service.request import RequestContext
 from service.codecs.offload import PAUSE_S
 
 PIECE_NUMBERS: Final = 16_384
-"""Written to JSON at once where others wait: about half a millisecond."""
+"""Numbers in one piece of JSON. Writing them holds the GIL for about half a millisecond."""
 
 PIECE_BYTES: Final = 1 << 20
-"""Copied at once there."""
+"""Bytes in one piece of a binary response."""
 
 START: Final = "http.response.start"
 
@@ -31,9 +34,9 @@ BODY: Final = "http.response.body"
 
 
 class Result(NamedTuple):
-    """A result in all the forms it can be asked for.
+    """The result of a request, ready to be written as any response type.
 
-    `fields` is the JSON object; `array` goes out as .npy or raw, and has a picture if `drawable`.
+    `fields` is the JSON object. `array` is written as .npy, raw bytes or, if `drawable`, PNG.
     """
 
     fields: Mapping[str, Any]
@@ -41,22 +44,22 @@ class Result(NamedTuple):
     drawable: bool = False
     """Whether `array` is images in [0, 1], (N, C, H, W)."""
     uint8: bool = False
-    """Whether a drawable array goes out as 0..255."""
+    """Whether a drawable array is written as uint8 in 0..255."""
     backdrop: Floats | None = None
-    """For a map of errors: the images, (N, C, H, W), that it is drawn over."""
+    """For an error map: the images, (N, C, H, W), over which it is drawn."""
     scale: int = 1
+    """Factor by which a PNG is enlarged."""
     max_png_pixels: int = 0
 
 
 class ArrayResponse(Response):
-    """An answer in the type that the caller's `Accept` asked for.
+    """A response in the type that the caller's `Accept` header negotiated.
 
-    Its headers are put together here: what Starlette does for any response takes three times as
-    long.
+    It builds its headers itself, as Starlette's general method takes three times as long.
     """
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Called by `Response.__init__`, when the body is there."""
+        """Set `raw_headers`. `Response.__init__` calls this after it has set the body."""
         own = {"content-length": str(len(self.body)), "content-type": str(self.media_type)}
         self.raw_headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
@@ -65,17 +68,18 @@ class ArrayResponse(Response):
 
 
 def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
-    """An object as JSON, arrays written straight from their memory."""
+    """A JSON object that may hold numpy arrays."""
     return Response(_json(content), status, media_type="application/json")
 
 
-def write_json(answer: Result) -> Response:
-    """The fields, arrays written straight from their memory."""
-    return ArrayResponse(_json(answer.fields), media_type="application/json")
+def write_json(result: Result) -> Response:
+    """Write the result's fields as JSON."""
+    return ArrayResponse(_json(result.fields), media_type="application/json")
 
 
 class ChunkedResponse(Response):
-    """An answer that is sent piece by piece: copies of tens of megabytes would hold others up."""
+    """A response that is sent in pieces, as copying tens of megabytes at once would block the event
+    loop."""
 
     def __init__(self, pieces: list[bytes], media_type: str, headers: Mapping[str, str]) -> None:
         self.pieces = pieces
@@ -83,7 +87,7 @@ class ChunkedResponse(Response):
         super().__init__(media_type=media_type, headers=length | dict(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send it. Until the last piece is taken, room is held for all of them."""
+        """Send the pieces. All of their bytes stay reserved until the last piece is sent."""
         context: RequestContext = scope["state"]["context"]
         context.release()
         context.reserve_answer(sum(map(len, self.pieces)))
@@ -94,36 +98,37 @@ class ChunkedResponse(Response):
         await send({"type": BODY, "body": b""})
 
 
-def write_large_json(answer: Result) -> ChunkedResponse:
-    """As `write_json`, for a thread."""
-    return ChunkedResponse(json_pieces(answer.fields), "application/json", {"vary": "Accept"})
+def write_large_json(result: Result) -> ChunkedResponse:
+    """As `write_json`, in pieces, to be run in a thread."""
+    return ChunkedResponse(json_pieces(result.fields), "application/json", {"vary": "Accept"})
 
 
-def write_large_npy(answer: Result) -> ChunkedResponse:
-    """As `write_npy`, for a thread."""
-    array = np.ascontiguousarray(_outgoing(answer))
-    head = BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+def write_large_npy(result: Result) -> ChunkedResponse:
+    """As `write_npy`, in pieces, to be run in a thread."""
+    array = np.ascontiguousarray(_output_array(result))
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     return ChunkedResponse(
-        [head.getvalue(), *byte_pieces(array)], "application/x-npy", {"vary": "Accept"}
+        [header.getvalue(), *byte_pieces(array)], "application/x-npy", {"vary": "Accept"}
     )
 
 
-def write_large_raw(answer: Result) -> ChunkedResponse:
-    """As `write_raw`, for a thread."""
-    array = _little_endian(answer)
-    return ChunkedResponse(byte_pieces(array), "application/octet-stream", _about(array))
+def write_large_raw(result: Result) -> ChunkedResponse:
+    """As `write_raw`, in pieces, to be run in a thread."""
+    array = _little_endian(result)
+    return ChunkedResponse(byte_pieces(array), "application/octet-stream", _raw_headers(array))
 
 
 def json_pieces(content: Any) -> list[bytes]:
-    """JSON in pieces, for a thread: after each large one others have the interpreter."""
+    """JSON in pieces. Run it in a thread: it sleeps after each large piece, so that other threads
+    get the GIL."""
     pieces = [b""]
-    _add_json(content, pieces)
+    _append_json(content, pieces)
     return pieces
 
 
 def byte_pieces(array: NDArray[Any]) -> list[bytes]:
-    """An array's bytes in pieces; as `json_pieces`."""
+    """An array's bytes in pieces. Run it in a thread, like `json_pieces`."""
     whole = array.reshape(-1).view(np.uint8)
     pieces = []
     for start in range(0, len(whole), PIECE_BYTES):
@@ -132,28 +137,28 @@ def byte_pieces(array: NDArray[Any]) -> list[bytes]:
     return pieces
 
 
-def write_npy(answer: Result) -> Response:
-    """The array as an .npy file."""
+def write_npy(result: Result) -> Response:
+    """Write the array as an .npy file."""
     file = BytesIO()
-    np.save(file, _outgoing(answer), allow_pickle=False)
+    np.save(file, _output_array(result), allow_pickle=False)
     return ArrayResponse(file.getvalue(), media_type="application/x-npy")
 
 
-def write_raw(answer: Result) -> Response:
-    """The array as C-order little-endian bytes, its shape and type in headers."""
-    array = _little_endian(answer)
+def write_raw(result: Result) -> Response:
+    """Write the array as little-endian bytes in C order, with its shape and dtype in headers."""
+    array = _little_endian(result)
     return ArrayResponse(
-        array.tobytes(), headers=_about(array), media_type="application/octet-stream"
+        array.tobytes(), headers=_raw_headers(array), media_type="application/octet-stream"
     )
 
 
 def without_grey_channel(images: Floats) -> Floats:
-    """(N, C, H, W) as clients see it: (N, H, W) when C is 1."""
+    """Images (N, C, H, W) in the shape that clients get: (N, H, W) if C is 1."""
     return images[:, 0] if images.shape[1] == 1 else images
 
 
-def _add_json(content: Any, pieces: list[bytes]) -> None:
-    """Large arrays as pieces of their own, and the rest to the piece before it."""
+def _append_json(content: Any, pieces: list[bytes]) -> None:
+    """Append `content`: large arrays as new pieces, everything else to the last piece."""
     if isinstance(content, np.ndarray) and content.size > PIECE_NUMBERS:
         rows = max(1, PIECE_NUMBERS * len(content) // content.size)
         for start in range(0, len(content), rows):
@@ -164,36 +169,36 @@ def _add_json(content: Any, pieces: list[bytes]) -> None:
     elif isinstance(content, Mapping) and content:
         for number, (name, value) in enumerate(content.items()):
             pieces[-1] += (b"," if number else b"{") + orjson.dumps(name) + b":"
-            _add_json(value, pieces)
+            _append_json(value, pieces)
         pieces[-1] += b"}"
     elif isinstance(content, list) and content:
         for number, value in enumerate(content):
             pieces[-1] += b"," if number else b"["
-            _add_json(value, pieces)
+            _append_json(value, pieces)
         pieces[-1] += b"]"
     else:
         pieces[-1] += _json(content)
 
 
 def _json(content: Any) -> bytes:
-    # orjson writes arrays that lie in one piece, and asks for the others.
+    # orjson writes contiguous arrays from their memory, and calls the function for others.
     return orjson.dumps(content, np.ascontiguousarray, orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _outgoing(answer: Result) -> NDArray[Any]:
-    if not answer.drawable:
-        return answer.array
-    images = without_grey_channel(answer.array)
-    return to_uint8(images) if answer.uint8 else images
+def _output_array(result: Result) -> NDArray[Any]:
+    if not result.drawable:
+        return result.array
+    images = without_grey_channel(result.array)
+    return to_uint8(images) if result.uint8 else images
 
 
-def _little_endian(answer: Result) -> NDArray[Any]:
-    array = _outgoing(answer)
+def _little_endian(result: Result) -> NDArray[Any]:
+    array = _output_array(result)
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _about(array: NDArray[Any]) -> dict[str, str]:
-    """What raw bytes do not say."""
+def _raw_headers(array: NDArray[Any]) -> dict[str, str]:
+    """Headers that give the shape and dtype of raw bytes."""
     return {
         "vary": "Accept",
         "x-tensor-shape": ",".join(map(str, array.shape)),
@@ -202,6 +207,6 @@ def _about(array: NDArray[Any]) -> dict[str, str]:
 
 
 def to_uint8(images: Floats) -> NDArray[np.uint8]:
-    """Pixels in [0, 1] as 0..255."""
+    """Pixels in [0, 1] as uint8 in 0..255."""
     pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8)
     return pixels

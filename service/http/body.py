@@ -1,4 +1,4 @@
-"""The bytes of a body: within its limits, within its time, decompressed."""
+"""Reads and decompresses request bodies, within their size limit and the request's deadline."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from service.errors import BadBodyError, BodyTimeoutError, TooLargeError, Unsupp
 from service.request import RequestContext
 
 ENCODINGS: Final = ("gzip", "deflate")
-"""Content-Encoding of bodies that are read."""
+"""Content-Encodings that bodies may have."""
 
 GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
-"""`wbits` that takes either header: `deflate` means zlib's format (RFC 9110, section 8.4.1.2)."""
+"""`wbits` for both formats: `deflate` means zlib's format (RFC 9110, section 8.4.1.2)."""
 
-UNPACK_BYTES: Final = 1 << 20
-"""Unpacked at a time on the event loop, a millisecond or two; then others have their turn."""
+DECOMPRESS_BYTES: Final = 1 << 20
+"""Bytes to decompress on the event loop before other tasks get a turn: a millisecond or two."""
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, refused as soon as it turns out to be too large.
+    """The whole body, decompressed.
 
-    A request that the queue has no room for is refused before its body is read. Compressed bodies
-    are limited by their decompressed size. Raises `BadBodyError`, `QueueFullError`,
-    `TooLargeError`, `UnsupportedTypeError` or, at the request's deadline, `BodyTimeoutError`.
+    A request is refused before its body is read if it does not fit into the queue, and as soon as
+    its body turns out to be larger than `max_bytes`. For a compressed body the limit applies to its
+    decompressed size. Raises `BadBodyError`, `QueueFullError`, `TooLargeError`,
+    `UnsupportedTypeError` or, at the request's deadline, `BodyTimeoutError`.
     """
     context = RequestContext.of(request)
     headers = context.headers
-    announced = headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise TooLargeError(f"body has {int(announced):,} bytes > maximum {max_bytes:,}")
-    context.check_queue_capacity(1, int(announced) if announced.isdecimal() else 0)
+    content_length = headers.get("content-length", "0")
+    if content_length.isdecimal() and int(content_length) > max_bytes:
+        raise TooLargeError(f"the body has {int(content_length):,} bytes > maximum {max_bytes:,}")
+    context.check_queue_capacity(1, int(content_length) if content_length.isdecimal() else 0)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", *ENCODINGS):
         raise UnsupportedTypeError(
-            f"Content-Encoding is {encoding[:64]!r}, bodies are read as {', '.join(ENCODINGS)} "
-            "or plain"
+            f"Content-Encoding is {encoding[:64]!r}, expected {', '.join(ENCODINGS)} or none"
         )
-    if encoding == "identity" and _is_whole(request.receive):
+    if encoding == "identity" and _has_arrived(request.receive):
         body, _ = await _receive(request.receive)
         if len(body) > max_bytes:
-            raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+            raise TooLargeError(f"the body has more bytes than the maximum of {max_bytes:,}")
         context.reserve(len(body))
         return body
     try:
@@ -60,11 +60,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         ) from error
 
 
-def _is_whole(receive: Receive) -> bool:
-    """Whether all of the body is here already, so that reading it needs no limit.
+def _has_arrived(receive: Receive) -> bool:
+    """Whether the whole body has arrived, so that it can be read without a timeout.
 
-    uvicorn's `receive` is a method of what gathers the body, and most bodies come with their head.
-    Of other servers' it is not known.
+    Most bodies arrive together with their headers. uvicorn's `receive` is a method of the object
+    that collects the body and has a `more_body` attribute. For other servers this returns False.
     """
     return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
@@ -73,20 +73,20 @@ async def _read_plain(receive: Receive, max_bytes: int, context: RequestContext)
     body, more = await _receive(receive)
     context.reserve(len(body))
     if more:
-        whole = BytesIO()  # which gives away what it has gathered, where joining would copy it
-        whole.write(body)
-        while more and whole.tell() <= max_bytes:
+        buffer = BytesIO()  # getvalue() hands over its memory, where joining chunks would copy
+        buffer.write(body)
+        while more and buffer.tell() <= max_bytes:
             chunk, more = await _receive(receive)
             context.reserve(len(chunk))
-            whole.write(chunk)
-        body = whole.getvalue()
+            buffer.write(chunk)
+        body = buffer.getvalue()
     if len(body) > max_bytes:
-        raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
+        raise TooLargeError(f"the body has more bytes than the maximum of {max_bytes:,}")
     return body
 
 
 async def _receive(receive: Receive) -> tuple[bytes, bool]:
-    """The next part of a body, and whether there are more. Raises `ClientDisconnect`."""
+    """The next chunk of a body, and whether more follow. Raises `ClientDisconnect`."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
@@ -96,38 +96,42 @@ async def _receive(receive: Receive) -> tuple[bytes, bool]:
 async def _read_compressed(
     receive: Receive, max_bytes: int, encoding: str, context: RequestContext
 ) -> bytes:
-    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+    decompressor = zlib.decompressobj(GZIP_OR_ZLIB)
     body = BytesIO()
-    packed_bytes = 0
+    compressed_bytes = 0
     try:
         more = True
         while more:
-            packed, more = await _receive(receive)
-            packed_bytes += len(packed)
-            if packed_bytes > max_bytes:
-                raise TooLargeError(f"body has more bytes than the maximum {max_bytes:,}")
-            if packed and unpacker.eof:
-                raise BadBodyError(f"the {encoding} body goes on after its end")
-            while await _unpack(unpacker, packed, body, max_bytes):
-                packed = unpacker.unconsumed_tail
+            chunk, more = await _receive(receive)
+            compressed_bytes += len(chunk)
+            if compressed_bytes > max_bytes:
+                raise TooLargeError(f"the body has more bytes than the maximum of {max_bytes:,}")
+            if chunk and decompressor.eof:
+                raise BadBodyError(f"the {encoding} body has extra bytes after its end")
+            while await _decompress(decompressor, chunk, body, max_bytes):
+                chunk = decompressor.unconsumed_tail
             context.reserve(body.tell() - context.reserved_bytes)
     except zlib.error as error:
         raise BadBodyError(f"the body is not {encoding}, as its Content-Encoding says") from error
-    if not unpacker.eof or unpacker.unused_data:
-        what = "goes on after its end" if unpacker.eof else "is cut short"
-        raise BadBodyError(f"the {encoding} body {what}")
+    if not decompressor.eof or decompressor.unused_data:
+        fault = "has extra bytes after its end" if decompressor.eof else "is cut short"
+        raise BadBodyError(f"the {encoding} body {fault}")
     return body.getvalue()
 
 
-async def _unpack(unpacker: zlib._Decompress, packed: bytes, body: BytesIO, max_bytes: int) -> bool:
-    """Unpack `UNPACK_BYTES` at most, and say whether there may be more of it."""
-    # One byte past the limit tells that it is passed, however small the chunk was.
-    limit = min(UNPACK_BYTES, max_bytes - body.tell() + 1)
-    unpacked = unpacker.decompress(packed, limit)
-    body.write(unpacked)
+async def _decompress(
+    decompressor: zlib._Decompress, chunk: bytes, body: BytesIO, max_bytes: int
+) -> bool:
+    """Decompress up to `DECOMPRESS_BYTES` of output. Returns whether there may be more."""
+    # One byte above the limit is enough to see that a body exceeds it.
+    limit = min(DECOMPRESS_BYTES, max_bytes - body.tell() + 1)
+    decompressed = decompressor.decompress(chunk, limit)
+    body.write(decompressed)
     if body.tell() > max_bytes:
-        raise TooLargeError(f"body unpacks to more bytes than the maximum {max_bytes:,}")
-    if len(unpacked) < limit:
+        raise TooLargeError(
+            f"the body decompresses to more bytes than the maximum of {max_bytes:,}"
+        )
+    if len(decompressed) < limit:
         return False
     await asyncio.sleep(0)
     return True

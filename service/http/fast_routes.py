@@ -1,9 +1,9 @@
-"""Fast routes: handlers that are called without FastAPI's routing around them.
+"""Fast routes: handlers that are called without going through FastAPI's routing.
 
-For a request of 100 µs, most of the time goes into what a framework does around the handler:
-matching the path, solving parameters, three more layers. A route says that it is fast where it is
-declared, by `@fast()`. It stays a FastAPI route, which documents it; here its handler is called
-with the request and the query as FastAPI would pass them. Other dependencies are not resolved.
+When a request takes 100 µs, most of that is what the framework does around the handler: matching
+the path, resolving parameters, and three more layers. A route is declared fast by `@fast()`. It
+stays a FastAPI route, which documents it, but its handler is called from here, with the request and
+the query that FastAPI would pass. Other dependencies are not resolved.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from starlette.responses import Response
 from service.http.lifecycle import Handler
 
 CACHED_QUERIES: Final = 256
-"""Parsed query strings that are kept for each route: callers send the same few again and again."""
+"""Parsed query strings to cache for each route. Callers usually send the same few."""
 
 CACHED_QUERY_BYTES: Final = 256
-"""Longer ones are not kept: callers could fill the memory with them."""
+"""Longer query strings are not cached, so that callers cannot fill the memory with them."""
 
 MARK: Final = "__fast_route__"
+"""Attribute of an endpoint that holds the values of its path parameters."""
 
 Endpoint = Callable[..., Awaitable[Response]]
 E = TypeVar("E", bound=Endpoint)
 
 
 class FastRoute(NamedTuple):
-    """A route, as metrics and logs name it, and its handler."""
+    """A route, which gives metrics and logs its name, and its handler."""
 
     route: APIRoute
     handler: Handler
 
 
 def fast(**path_parameters: Iterable[str]) -> Callable[[E], E]:
-    """Mark an endpoint as fast. Each path parameter needs the values that it may have."""
+    """Mark an endpoint as fast. Every path parameter needs the list of its possible values."""
 
     def mark(endpoint: E) -> E:
         setattr(endpoint, MARK, path_parameters)
@@ -53,7 +54,7 @@ def fast(**path_parameters: Iterable[str]) -> Callable[[E], E]:
 
 
 def fast_routes(*routers: APIRouter) -> dict[tuple[str, str], FastRoute]:
-    """The routes that are marked, by method and path."""
+    """The fast routes of `routers` by method and path, one for each value of path parameters."""
     return {
         (method, path): FastRoute(route, handler)
         for router in routers
@@ -65,19 +66,20 @@ def fast_routes(*routers: APIRouter) -> dict[tuple[str, str], FastRoute]:
 
 
 def _handlers(route: APIRoute) -> Iterator[tuple[str, Handler]]:
-    """The paths of a route, each with its handler; none if the route is not marked."""
+    """The paths of a route and their handlers, if the route is marked as fast."""
     parameters: dict[str, Iterable[str]] | None = getattr(route.endpoint, MARK, None)
     if parameters is not None:
         for values in product(*parameters.values()):
-            fixed = dict(zip(parameters, values, strict=True))
-            yield route.path.format(**fixed), _handler(route.endpoint, fixed)
+            path_values = dict(zip(parameters, values, strict=True))
+            yield route.path.format(**path_values), _handler(route.endpoint, path_values)
 
 
-def _handler(endpoint: Endpoint, fixed: dict[str, str]) -> Handler:
-    """The endpoint with its query parsed as FastAPI does: by the pydantic model it asks for."""
+def _handler(endpoint: Endpoint, path_values: dict[str, str]) -> Handler:
+    """A handler that parses the query as FastAPI does, with the pydantic model that the endpoint's
+    `query` parameter is annotated with."""
     model = get_type_hints(endpoint).get("query")
     if model is None:
-        return lambda request: endpoint(request, **fixed)
+        return lambda request: endpoint(request, **path_values)
 
     cached = lru_cache(maxsize=CACHED_QUERIES)(lambda query_string: _parse(model, query_string))
 
@@ -85,13 +87,13 @@ def _handler(endpoint: Endpoint, fixed: dict[str, str]) -> Handler:
         query_string: bytes = request.scope["query_string"]
         short = len(query_string) <= CACHED_QUERY_BYTES
         query = cached(query_string) if short else _parse(model, query_string)
-        return endpoint(request, query, **fixed)
+        return endpoint(request, query, **path_values)
 
     return handle
 
 
 def _parse(model: type[BaseModel], query_string: bytes) -> BaseModel:
-    """Raises `RequestValidationError`, as FastAPI does."""
+    """Parse a query string. Raises `RequestValidationError`, as FastAPI does."""
     values: dict[str, Any] = dict(QueryParams(query_string))
     try:
         return model.model_validate(values)

@@ -26,7 +26,7 @@ from service.http.problems import problem_response
 from service.limits.byte_budget import ByteBudget
 from service.request import RequestContext
 from service.telemetry.metrics import NO_ROUTE, Metrics
-from service.telemetry.request_log import MAX_PATH, Ended, request_log
+from service.telemetry.request_log import MAX_PATH, RequestRecord, request_log
 from service.telemetry.trace_context import join_trace
 
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -166,7 +166,7 @@ class RequestLifecycle:
             self._metrics.count_disconnect()
         if request_log.add:
             request_log.add(
-                Ended(
+                RequestRecord(
                     time=time(),
                     request_id=context.request_id,
                     method=method,

@@ -1,1 +1,1 @@
-"""Between arrays and the network: admission, batches, health, loading."""
+"""What runs between the request handlers and the network: admission, batching, health, loading."""

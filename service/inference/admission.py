@@ -1,4 +1,4 @@
-"""From arrays to results: admission, deadline, batch, timings. Knows neither bytes nor weights."""
+"""Arrays in, results out: rate limits, queue, deadlines and timings of forward passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.engine.engine import Engine
 from model.results import Decoding, Encoding, Floats, Reconstructions
 from model.scores.calibration import DEFAULT_DRAWS, benjamini_hochberg
-from model.scores.sampled import draws_a_row, most_drawn_rows
+from model.scores.sampled import draws_per_row, max_draw_rows
 from service.errors import QueueFullError
 from service.inference.batching import Columns, MicroBatcher, Rows, Run
 from service.request import RequestContext
@@ -23,14 +23,14 @@ from service.telemetry.metrics import Metrics
 R = TypeVar("R", bound=Columns)
 
 CLOSE_S = 10.0
-"""For the batch that runs at the end of the service."""
+"""How long the current batch may take to finish when the service stops."""
 
-KEPT_THRESHOLDS = 256
-"""Pairs of score and alpha whose threshold is kept; with `fdr` each request has another alpha."""
+THRESHOLD_CACHE_SIZE = 256
+"""Pairs of score and alpha. Bounded because with `fdr` almost every request has its own alpha."""
 
 
-class Compared(NamedTuple):
-    """`engine.Scores` with their p-values."""
+class ScoresWithPValues(NamedTuple):
+    """`model.results.Scores` with p-values."""
 
     score: Floats  # (N,)
     mse: Floats  # (N,)
@@ -39,7 +39,7 @@ class Compared(NamedTuple):
 
 
 class AnomalyScores(NamedTuple):
-    """How strange each image is, and whether that is an anomaly."""
+    """The anomaly score of each image, and what it means."""
 
     score: Floats  # (N,)
     p_value: NDArray[np.float64] | None  # (N,); None without calibration
@@ -47,29 +47,32 @@ class AnomalyScores(NamedTuple):
     mse: Floats  # (N,), at z = μ
     kl: Floats  # (N,), nats
     threshold: float | None
-    """The score above which an image is an anomaly."""
-    error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, where asked for
+    """The score above which an image is an anomaly; None without calibration."""
+    error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, if requested
 
 
 class ScoreOptions(NamedTuple):
-    """What a request asks of its scores."""
+    """How a request wants its images scored."""
 
     alpha: float
+    """False-alarm rate, in (0, 1)."""
     name: str | None = None
-    """One of the engine's scores; None is its default."""
+    """One of the engine's scores; None means its default."""
     fdr: bool = False
-    """Bound the false discovery rate over the request by alpha, rather than each false alarm."""
+    """Whether alpha bounds the false discovery rate of the request, not the false-alarm rate."""
     map: bool = False
+    """Whether to return an error map of each image."""
     draws: int = DEFAULT_DRAWS
-    """K of a drawn score."""
+    """Draws per image, K, of a sampled score."""
     seed: int | None = None
+    """Seed of the draws; None takes a new one."""
 
 
 class Inference:
-    """The engine behind its queue. `context` carries a request's deadline, and takes its timings.
+    """The engine behind its queue.
 
-    All methods raise `RateLimitError` and `QueueFullError` at once, and `TimeoutError` at the
-    deadline.
+    The methods for requests take the deadline from `context` and add their timings to it. They
+    raise `RateLimitError` and `QueueFullError` at once, and `TimeoutError` at the deadline.
     """
 
     def __init__(self, engine: Engine, batcher: MicroBatcher, metrics: Metrics) -> None:
@@ -78,17 +81,17 @@ class Inference:
         self._metrics = metrics
         self._inline_images = engine.quick_images
         self._calibration = engine.calibration
-        if self._calibration is not None:  # asked for the same few again and again
-            self._threshold = lru_cache(KEPT_THRESHOLDS)(self._calibration.threshold)
+        if self._calibration is not None:  # most requests share a few alphas
+            self._threshold = lru_cache(THRESHOLD_CACHE_SIZE)(self._calibration.threshold)
         self._runs: dict[tuple[Any, ...], Run[Any]] = {}
 
     async def encode(self, images: Rows, context: RequestContext) -> Encoding:
-        """The posterior of each image."""
+        """The posterior N(μ, diag σ²) of each image."""
         context.images = len(images)
         return await self._submit(self.engine.encode, images, context)
 
     async def decode(self, z: Floats, context: RequestContext) -> Decoding:
-        """The image of each latent, (N, D)."""
+        """Decode latents, (N, D), to images."""
         context.images = len(z)
         return await self._submit(self.engine.decode, z, context)
 
@@ -100,7 +103,7 @@ class Inference:
         sample: bool = False,
         seed: int | None = None,
     ) -> Reconstructions:
-        """Each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
+        """Reconstruct each image through z = μ, or with `sample` through a draw z ~ q(z|x)."""
         context.images = len(images)
         if not sample:
             return await self._submit(self.engine.reconstruct, images, context)
@@ -110,56 +113,57 @@ class Inference:
         return await self._submit(self.engine.reconstruct_drawn, rows, context)
 
     async def score(
-        self, images: Rows, context: RequestContext, wanted: ScoreOptions
+        self, images: Rows, context: RequestContext, options: ScoreOptions
     ) -> AnomalyScores:
-        """How strange each image is, and what that means.
+        """Score each image, with p-values and a threshold where the score is calibrated.
 
-        Of a drawn score, each image takes a row in the queue for every `DEFAULT_DRAWS` draws.
+        With a sampled score, an image takes one row in the queue per `DEFAULT_DRAWS` draws.
         """
         context.images = len(images)
-        name = wanted.name or self.engine.scores[0]
+        name = options.name or self.engine.scores[0]
         maps: list[Floats] = []
         if name in self.engine.sampled_scores:
-            shape = (len(images), wanted.draws, self.engine.bundle.config.latent_size)
+            shape = (len(images), options.draws, self.engine.bundle.config.latent_size)
             self._batcher.check_capacity(
-                len(images) * math.ceil(wanted.draws / draws_a_row(wanted.draws)), 0
+                len(images) * math.ceil(options.draws / draws_per_row(options.draws)), 0
             )
-            rows = self.engine.draw_rows(images, standard_normal(shape, wanted.seed))
-            run = self._run_of(self.engine.draw, draws=draws_a_row(wanted.draws))
-            most = most_drawn_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
-            draws = await self._submit(run, rows, context, inline=False, most_rows=most)
+            rows = self.engine.draw_rows(images, standard_normal(shape, options.seed))
+            run = self._run_for(self.engine.draw, draws=draws_per_row(options.draws))
+            max_rows = max_draw_rows(self._batcher.max_batch_rows, self.engine.bundle.config.pixels)
+            draws = await self._submit(run, rows, context, inline=False, max_rows=max_rows)
             score = self.engine.sampled_score(name, draws, shape)
-            first = slice(None, None, len(rows) // len(images))  # an image's rows agree on these
+            # All rows of an image agree on these.
+            first = slice(None, None, len(rows) // len(images))
             mse, kl = draws.mse[first], draws.kl[first]
-            maps = [draws.error_map[first]] if wanted.map else []
-            # Calibrated at one number of draws, it has other values at another.
-            p_value = self._p_values(name, score) if wanted.draws == DEFAULT_DRAWS else None
-        elif wanted.map:
-            mapped = self._run_of(self.engine.score_map, name=name)
+            maps = [draws.error_map[first]] if options.map else []
+            # Calibrated with this number of draws; with another, the scores differ.
+            p_value = self._p_values(name, score) if options.draws == DEFAULT_DRAWS else None
+        elif options.map:
+            mapped = self._run_for(self.engine.score_map, name=name)
             score, mse, kl, *maps = await self._submit(mapped, images, context)
             p_value = self._p_values(name, score)
         elif self.is_calibrated(name):
-            compared = self._run_of(self._score_and_compare, name=name)
-            score, mse, kl, p_value = await self._submit(compared, images, context)
+            calibrated = self._run_for(self._score_with_p_values, name=name)
+            score, mse, kl, p_value = await self._submit(calibrated, images, context)
         else:
-            plain = self._run_of(self.engine.score, name=name)
+            plain = self._run_for(self.engine.score, name=name)
             score, mse, kl = await self._submit(plain, images, context)
             p_value = None
-        is_anomaly, threshold = self._judge(name, p_value, wanted)
+        is_anomaly, threshold = self._classify(name, p_value, options)
         return AnomalyScores(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
     async def probe(self, deadline: float) -> bool:
-        """Whether a forward pass, in the queue like any other, gives what it is known to give.
+        """Whether a forward pass of the probe image gives its known scores.
 
-        Never on the event loop, which it could hold up, and however full the queue is. Raises
-        `TimeoutError` at `deadline`, and what the engine raises.
+        The probe is queued even if the queue is full, and never runs on the event loop, which a
+        hanging pass would block. Raises `TimeoutError` at `deadline`, and what the engine raises.
         """
-        run = self._run_of(self.engine.score, name="mse")
+        run = self._run_for(self.engine.score, name="mse")
         done = await self._batcher.submit(run, self.engine.probe, deadline, always=True)
         return self.engine.is_right(done.result)
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:
-        """End the inference thread, after the batch that runs. Whether it ended in time."""
+        """End the inference thread after the current batch, and return whether it ended in time."""
         return self._batcher.close(timeout_s)
 
     def is_calibrated(self, name: str) -> bool:
@@ -171,29 +175,31 @@ class Inference:
             return None
         return self._calibration.p_values(name, score)
 
-    def _score_and_compare(self, images: Rows, name: str) -> Compared:
-        """A batch's scores and p-values: once for all, not once for each request of one image."""
-        found = self.engine.score(images, name=name)
-        p_values = self._p_values(name, found.score)
-        assert p_values is not None  # noqa: S101 - for mypy: asked for calibrated scores only
-        return Compared(*found, p_values)
+    def _score_with_p_values(self, images: Rows, name: str) -> ScoresWithPValues:
+        """Score a batch and compute its p-values at once, which is faster than per request."""
+        scores = self.engine.score(images, name=name)
+        p_values = self._p_values(name, scores.score)
+        assert p_values is not None  # noqa: S101 - for mypy: only called for calibrated scores
+        return ScoresWithPValues(*scores, p_values)
 
-    def _judge(
-        self, name: str, p_value: NDArray[np.float64] | None, wanted: ScoreOptions
+    def _classify(
+        self, name: str, p_value: NDArray[np.float64] | None, options: ScoreOptions
     ) -> tuple[NDArray[np.bool_] | None, float | None]:
-        """AnomalyScores and the threshold; None, both of them, where there is no calibration."""
+        """Which images are anomalies, (N,), and the threshold. Both are None without p-values."""
         if self._calibration is None or p_value is None:
             return None, None
-        strange = p_value <= wanted.alpha
-        self._metrics.count_scored(len(p_value), int(np.count_nonzero(strange)))
-        if not wanted.fdr:
-            return strange, self._threshold(name, wanted.alpha)
-        cut = benjamini_hochberg(p_value, wanted.alpha)
+        is_anomaly = p_value <= options.alpha
+        self._metrics.count_scored(len(p_value), int(np.count_nonzero(is_anomaly)))
+        if not options.fdr:
+            return is_anomaly, self._threshold(name, options.alpha)
+        cut = benjamini_hochberg(p_value, options.alpha)
         return p_value <= cut, self._threshold(name, cut)
 
-    def _run_of(self, method: Callable[..., R], **option: str | int) -> Run[R]:
-        """The engine's method with an option: the same object each time, so that its rows share
-        batches."""
+    def _run_for(self, method: Callable[..., R], **option: str | int) -> Run[R]:
+        """The engine's method with an option filled in.
+
+        Equal arguments give the same object: the batcher joins only rows with the same `run`.
+        """
         return self._runs.setdefault((method, *option.items()), partial(method, **option))
 
     async def _submit(
@@ -203,18 +209,18 @@ class Inference:
         context: RequestContext,
         *,
         inline: bool = True,
-        most_rows: int | None = None,
+        max_rows: int | None = None,
     ) -> R:
         inline_rows = self._inline_images if inline else 0
         if context.quota is not None:
             context.quota.take(context.images)
         try:
             done = await self._batcher.submit(
-                run, rows, context.deadline, inline_rows=inline_rows, most_rows=most_rows
+                run, rows, context.deadline, inline_rows=inline_rows, max_rows=max_rows
             )
         except QueueFullError:
             if context.quota is not None:
-                context.quota.give(context.images)
+                context.quota.refund(context.images)
             raise
         context.reserve_answer(sum(column.nbytes for column in done.result))
         context.queue_s += done.queue_s

@@ -1,4 +1,4 @@
-"""Puts what waits into batches. Asyncio and numpy only: knows neither networks nor HTTP."""
+"""Micro-batching of queued requests. Needs only asyncio and numpy, and knows no network or HTTP."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Rows = NDArray[Any]
 Columns = tuple[NDArray[Any], ...]
 R = TypeVar("R", bound=Columns)
 Run = Callable[[Sequence[Rows]], R]
-"""Takes arrays of rows as one batch and returns a named tuple of arrays, a row for each row."""
+"""Runs arrays of rows as one batch. Returns a named tuple of arrays with one row per input row."""
 
-RATE_OVER_S = 1.0
-"""The measured rate is that of the last second or so of work. That of the last batches would be
-wrong where a few small ones come between large ones."""
+RATE_WINDOW_S = 1.0
+"""Time constant of the measured rate, in seconds of work. The rate of a fixed number of batches
+would be wrong when a few small ones come between large ones."""
 
 MAX_RETRY_AFTER_S = 60
-"""A caller told to wait longer than this would better be told by a person."""
+"""Upper bound on `Retry-After`."""
 
 
 class Batched(NamedTuple, Generic[R]):
-    """One request's rows of the result, and where its time went."""
+    """One request's rows of the result, and the seconds that it spent in the queue and in `run`."""
 
     result: R
     queue_s: float
@@ -43,7 +43,7 @@ class Batched(NamedTuple, Generic[R]):
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """The rows of one request. A large one is worked off in several batches."""
+    """The rows of one request. A large job is spread over several batches."""
 
     run: Run[Any]
     rows: Rows
@@ -51,14 +51,15 @@ class _Job:
     queued_at: float
     deadline: float
     inline_rows: int
-    most_rows: int
+    max_rows: int
     always: bool
     left: int
-    """Rows that wait: the last ones of `rows`."""
+    """How many rows, at the end of `rows`, are not in a batch yet."""
     result: Columns | None = None
-    """Of a large one: filled batch by batch, as putting it together at the end would take long."""
+    """The result of a large job. It is filled batch by batch, as joining all parts at the end would
+    hold up the event loop."""
     done: int = 0
-    """Rows of `result`."""
+    """How many rows of `result` are filled."""
     infer_s: float = 0.0
 
     def fail(self, error: Exception) -> None:
@@ -70,23 +71,24 @@ class _Job:
 
 
 class _Slice(NamedTuple):
-    """Part of a job that is in one batch."""
+    """The part of a job that is in one batch."""
 
     job: _Job
     rows: Rows
 
 
 class MicroBatcher:
-    """Joins what waits, splits what is too large, one batch at a time.
+    """Joins small requests into batches, splits large ones, and runs one batch at a time.
 
-    There is no timer. When nothing runs, what arrived in this turn of the event loop starts at
-    once; while a batch runs, the next one gathers. Short batches run on the event loop where their
-    requests allow it: handing them to the thread would take longer than they do, as the loop and
-    the thread then wait for each other's lock on the interpreter.
+    There is no timer. When nothing is running, all requests of this turn of the event loop start
+    at once; while a batch is running, the next one gathers. Short batches run on the event loop if
+    their requests allow it: handing one to the thread would cost more than running it, because the
+    loop and the thread would wait for each other to release the interpreter lock.
 
-    Kinds of work take turns. Of one kind, each request that waits has an equal share of the next
-    batch: who needs no more than that is in it, and the large ones take turns at what is left. So
-    one image waits for the batch that runs, however many thousands are ahead of it.
+    Requests with different `run` functions are queued separately, and the queues take turns. Within
+    a queue, each waiting request has an equal share of the next batch. A request that fits into its
+    share is in that batch completely; larger ones take turns at the remaining rows. So a request
+    for one image only waits for the current batch, even behind thousands of images.
 
     >>> async def use(engine, images):
     ...     batcher = MicroBatcher(max_batch_rows=8, max_queue_rows=64, budget=ByteBudget(1 << 28))
@@ -108,25 +110,25 @@ class MicroBatcher:
         self._on_batch = on_batch
         self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
         self._queued_rows = 0
-        self._lately = (0.0, 0.0)  # rows, and the seconds that they took
+        self._recent_work = (0.0, 0.0)  # rows, and the seconds they took
         self._worker: asyncio.Task[None] | None = None
         self._thread: Thread | None = None
         self._executor = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="inference", initializer=self._note_thread
+            max_workers=1, thread_name_prefix="inference", initializer=self._store_thread
         )
         self.running_since: float | None = None
-        """When the batch that runs began, on `time.perf_counter`'s clock."""
+        """Start of the current batch on `time.perf_counter`'s clock; None if nothing is running."""
         self.has_failed = False
-        """Whether a batch has failed; for who looks into it to put back."""
+        """Set when a batch fails; reset by `Health` before it sends a probe."""
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait; those in the running batch are not among them."""
+        """Rows waiting in the queues, without those of the current batch."""
         return self._queued_rows
 
     @property
     def is_full(self) -> bool:
-        """Whether not even one more row would be accepted."""
+        """Whether a request for one row would be refused."""
         return (
             self._queued_rows >= self._max_queue_rows
             or self._budget.reserved >= self._budget.max_bytes
@@ -134,17 +136,17 @@ class MicroBatcher:
 
     @property
     def retry_after_s(self) -> int:
-        """Whole seconds until what waits now is done, at the measured rate; at least 1."""
-        rows, took_s = self._lately
-        seconds = self._queued_rows * took_s / rows if rows else 1.0
-        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))
+        """Whole seconds until the waiting rows are done at the measured rate; at least 1."""
+        rows, seconds = self._recent_work
+        wait_s = self._queued_rows * seconds / rows if rows else 1.0
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(wait_s)))
 
     def check_capacity(self, rows: int, n_bytes: int) -> None:
-        """Raise `QueueFullError` if so many more rows or bytes would be refused now."""
+        """Raise `QueueFullError` if `rows` more rows or `n_bytes` more bytes do not fit now."""
         if self._queued_rows + rows > self._max_queue_rows:
-            what = "1 image does" if rows == 1 else f"{rows} images do"
+            images = "1 image does" if rows == 1 else f"{rows} images do"
             raise QueueFullError(
-                f"{what} not fit: {self._queued_rows} wait already, the maximum is "
+                f"{images} not fit: {self._queued_rows} wait already, the maximum is "
                 f"{self._max_queue_rows}",
                 of="images",
                 retry_after_s=self.retry_after_s,
@@ -164,18 +166,19 @@ class MicroBatcher:
         deadline: float = math.inf,
         *,
         inline_rows: int = 0,
-        most_rows: int | None = None,
+        max_rows: int | None = None,
         always: bool = False,
     ) -> Batched[R]:
-        """Queue all rows, wait, and return this request's part of `run`'s results.
+        """Queue all rows, wait for them, and return their part of `run`'s results.
 
-        A batch of `inline_rows` or fewer may run on the event loop. One of `run` has at most
-        `most_rows`, which are the same for all of its requests. With `always` no limit is asked
-        and none is nearer for others, and it is first of its kind: for a row of the service's own.
+        A batch of up to `inline_rows` rows may run on the event loop. `max_rows` limits the batches
+        of `run`; all requests for the same `run` must give the same value. `always` is for the
+        service's own requests: they go to the front of their queue, even if it is full, and do not
+        count against the limits.
 
-        Cancelling drops what has not begun. Raises `QueueFullError` at once, nothing queued, if
-        the rows do not all fit; `TimeoutError` at `deadline`, on `time.perf_counter`'s clock; and
-        whatever `run` raises on these rows alone.
+        Cancelling drops the rows that have not started. Raises `QueueFullError` at once if the rows
+        do not all fit, and queues none of them; `TimeoutError` at `deadline`, which is on
+        `time.perf_counter`'s clock; and what `run` raises for these rows alone.
         """
         n = len(rows)
         if not n:
@@ -187,10 +190,8 @@ class MicroBatcher:
             self.check_capacity(n, rows.nbytes)
             self._budget.reserve(rows.nbytes)
         loop = asyncio.get_running_loop()
-        most_rows = min(most_rows or self.max_batch_rows, self.max_batch_rows)
-        job = _Job(
-            run, rows, loop.create_future(), now, deadline, inline_rows, most_rows, always, n
-        )
+        max_rows = min(max_rows or self.max_batch_rows, self.max_batch_rows)
+        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, max_rows, always, n)
         queue = self._queues.setdefault(run, deque())
         if always:
             queue.appendleft(job)
@@ -210,71 +211,74 @@ class MicroBatcher:
                 self._withdraw(job)
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread, after the batch that runs. Whether it ended in time."""
+        """End the thread after the current batch, and return whether it ended in time."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _note_thread(self) -> None:
+    def _store_thread(self) -> None:
         self._thread = current_thread()
 
     async def _work(self) -> None:
-        """Run batches until nothing waits. Ends then: idle costs nothing."""
+        """Run batches until the queues are empty."""
         ended = perf_counter()
         while self._queues:
             if batch := self._next_batch():
-                is_busy = self._queued_rows > 0 or not self._lately[0]
+                is_representative = self._queued_rows > 0 or not self._recent_work[0]
                 await self._run_batch(batch)
-                await asyncio.sleep(0)  # so that who waits for the loop, not for rows, gets a turn
+                await asyncio.sleep(0)  # lets the event loop do other work between batches
                 began, ended = ended, perf_counter()
-                if is_busy:  # lone requests say little of how fast many are done
-                    self._measure(sum(len(part.rows) for part in batch), ended - began)
+                if is_representative:  # a lone request says little about the rate under load
+                    self._update_rate(sum(len(part.rows) for part in batch), ended - began)
 
     def _next_batch(self) -> list[_Slice]:
-        """Take up to `max_batch_rows` off the queue whose turn it is."""
+        """Take the next batch from the queue whose turn it is. Empty if all its jobs have expired.
+
+        Jobs that fit into an equal share of the batch are taken whole. Then the larger ones take
+        the remaining rows in order. One share is reserved for the first of them, so that small jobs
+        cannot hold it up for ever.
+        """
         run, queue = self._queues.popitem(last=False)
         now = perf_counter()
-        room = most = queue[0].most_rows
-        share = max(1, room // len(queue))
+        remaining = max_rows = queue[0].max_rows
+        share = max(1, max_rows // len(queue))
         batch: list[_Slice] = []
-        large: list[_Job] = []
-        while queue and room and len(large) < most:
+        large: deque[_Job] = deque()
+        while queue and remaining and len(large) < max_rows:
             job = queue.popleft()
             if job.future.done() or job.deadline <= now:
                 job.expire()  # its timer may be late
                 self._withdraw(job)
-            elif job.left > share:
-                room -= 0 if large else share  # kept for the first, so that none waits for ever
+            elif job.left <= share:
+                remaining -= self._take(job, remaining, batch)
+            else:
+                if not large:
+                    remaining -= share
                 large.append(job)
-            else:
-                room -= self._take(job, room, batch)
-        room += share if large else 0
-        passed_over = []
-        for job in large:
-            if room:
-                room -= self._take(job, room, batch)
-            else:
-                passed_over.append(job)
-        queue.extendleft(reversed(passed_over))
+        if large:
+            remaining += share
+        while large and remaining:
+            remaining -= self._take(large.popleft(), remaining, batch)
+        queue.extendleft(reversed(large))  # these keep their place; jobs with rows left go last
         queue.extend(part.job for part in batch if part.job.left)
         if queue:
-            self._queues[run] = queue  # at the end: the other kinds come first
+            self._queues[run] = queue  # last in turn
         return batch
 
-    def _take(self, job: _Job, most: int, batch: list[_Slice]) -> int:
-        """Put the next rows of a job into the batch; how many."""
-        n = min(job.left, most)
+    def _take(self, job: _Job, max_rows: int, batch: list[_Slice]) -> int:
+        """Put up to `max_rows` of a job's rows into the batch, and return how many."""
+        n = min(job.left, max_rows)
         rows = job.rows
         if n < len(rows):
             start = len(rows) - job.left
             rows = rows[start : start + n]
         batch.append(_Slice(job, rows))
-        self._no_longer_wait(job, n)
+        self._dequeue_rows(job, n)
         return n
 
-    def _no_longer_wait(self, job: _Job, n: int) -> None:
+    def _dequeue_rows(self, job: _Job, n: int) -> None:
         job.left -= n
         if not job.always:
             self._queued_rows -= n
@@ -304,20 +308,20 @@ class MicroBatcher:
                 stop = start + len(part.rows)
                 self._deliver(part.job, type(result)(*(c[start:stop] for c in result)), seconds)
                 start = stop
-        except Exception as error:  # whatever it was, nobody may wait for ever
+        except Exception as error:  # otherwise the requests would wait for ever
             for part in batch:
                 part.job.fail(error)
 
     async def _run_halves(self, batch: list[_Slice], error: Exception) -> None:
-        """One of them is to blame, and fails; the others succeed without it."""
+        """Run a failed batch again in halves, so that only the request at fault fails."""
         if len(batch) == 1:
             batch[0].job.fail(error)
             return
         middle = len(batch) // 2
         for half in (batch[:middle], batch[middle:]):
-            waited_for = [part for part in half if not part.job.future.done()]
-            if waited_for:
-                await self._run_batch(waited_for)
+            unfinished = [part for part in half if not part.job.future.done()]
+            if unfinished:
+                await self._run_batch(unfinished)
 
     def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
         job.infer_s += seconds
@@ -338,18 +342,23 @@ class MicroBatcher:
         job.future.set_result(Batched(piece, max(0.0, total - job.infer_s), job.infer_s))
 
     def _withdraw(self, job: _Job) -> None:
-        """Drop rows that wait for nobody: the request was cancelled or has failed.
+        """Drop the rows of a request that was cancelled or has failed.
 
-        It stays in its queue, to be passed over: looking for it among thousands takes long.
+        The job stays in its queue and is skipped later: searching thousands of jobs takes long.
         """
-        self._no_longer_wait(job, job.left)
-        job.rows = np.empty((0, *job.rows.shape[1:]), job.rows.dtype)  # a slice would keep all
+        self._dequeue_rows(job, job.left)
+        job.rows = np.empty(
+            (0, *job.rows.shape[1:]), job.rows.dtype
+        )  # a slice would keep all rows alive
         job.result = None
-        over: asyncio.Future[Batched[Any]] = job.future.get_loop().create_future()
-        over.cancel()
-        job.future = over  # the other's exception would keep its frames, and they the rows
+        cancelled: asyncio.Future[Batched[Any]] = job.future.get_loop().create_future()
+        cancelled.cancel()
+        job.future = cancelled  # the old one's exception refers to frames that refer to the rows
 
-    def _measure(self, rows: int, seconds: float) -> None:
-        """The rate at which the queue drains: of all that a batch takes, not of its pass alone."""
-        kept = math.exp(-seconds / RATE_OVER_S)
-        self._lately = (kept * self._lately[0] + rows, kept * self._lately[1] + seconds)
+    def _update_rate(self, rows: int, seconds: float) -> None:
+        """Measure how fast the queue drains. `seconds` is the whole batch, not only its pass."""
+        decay = math.exp(-seconds / RATE_WINDOW_S)
+        self._recent_work = (
+            decay * self._recent_work[0] + rows,
+            decay * self._recent_work[1] + seconds,
+        )

@@ -1,4 +1,4 @@
-"""From a bundle's directory to a network that may answer, at the start and again later."""
+"""Loads a bundle and checks that its network works, at the start and for reloads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ log = logging.getLogger("service")
 
 
 def load_engine(settings: Settings) -> Engine:
-    """The bundle that the settings name: read, checked, warmed up, and right about a known image.
+    """Load and warm up the bundle that the settings name, and check its scores of a known image.
 
-    Raises `BundleError` or `DeviceError`, each with a message of one line.
+    Raises `BundleError` or `DeviceError`, each with a one-line message.
     """
     engine = Engine(
         load_bundle(find_bundle(settings.bundle)),
@@ -23,17 +23,18 @@ def load_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
     )
     engine.warm_up(settings.max_batch_images or engine.best_batch)
-    found = engine.score(engine.probe, "mse")
-    if not engine.is_right(found):
+    scores = engine.score(engine.probe, "mse")
+    if not engine.is_right(scores):
         raise BundleError(
-            f"bundle {settings.bundle!r} cannot be used: of its known image the mse is "
-            f"{found.mse[0]:.6g} and the KL {found.kl[0]:.6g} here, which is not what it records"
+            f"bundle {settings.bundle!r} cannot be used: its known image has mse "
+            f"{scores.mse[0]:.6g} and KL {scores.kl[0]:.6g} here, which differs from the bundle's "
+            "record"
         )
     calibration = engine.calibration
-    if calibration is not None and settings.alpha < (least := 1 / (calibration.n + 1)):
+    if calibration is not None and settings.alpha < (min_p_value := 1 / (calibration.n + 1)):
         log.warning(
-            "alpha is %g, and the bundle's calibration of %d images knows no p-value below %.2g: "
-            "no image will be an anomaly",
-            *(settings.alpha, calibration.n, least),
+            "alpha is %g < %.2g, the smallest p-value that a calibration with %d images can give: "
+            "no image will be an anomaly; raise alpha (VAE_ALPHA) or calibrate with more images",
+            *(settings.alpha, min_p_value, calibration.n),
         )
     return engine

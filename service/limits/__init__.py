@@ -1,1 +1,1 @@
-"""Bounds on bytes and time."""
+"""Limits on bytes and time."""

@@ -9,11 +9,11 @@ from time import perf_counter
 
 
 class Deadlines:
-    """Calls back what is still waited for when its time is over.
+    """Calls back each key that is still registered at its deadline.
 
-    A timer of its own for each request costs the loop more than the rest of its waiting, and as
-    good as none ever fires. Here one timer stands for the earliest deadline; what was done before
-    it is simply no longer there. Times are `time.perf_counter`'s.
+    A timer per request would cost the loop more than the rest of the waiting, and hardly any of
+    them ever fires. Here one timer waits for the earliest deadline, and finished requests are
+    simply no longer registered. Times are on `time.perf_counter`'s clock.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, key: object, when: float, expire: Callable[[], object]) -> None:
-        """Call `expire` at `when`, from the running loop, unless `key` is discarded before."""
+        """Call `expire` on the running loop at `when`, unless `key` is discarded before."""
         if when == math.inf:
             return
         self._waiting[key] = when, expire
@@ -32,7 +32,7 @@ class Deadlines:
             self._arm(loop, when)
 
     def discard(self, key: object) -> None:
-        """It is done."""
+        """Remove a key, if it is registered."""
         self._waiting.pop(key, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
@@ -43,7 +43,7 @@ class Deadlines:
 
     def _fire(self) -> None:
         now = perf_counter()
-        # The loop's clock may be a little early. What it woke for is due, whatever ours says.
+        # The loop's clock may be a little early. The deadline that it woke up for is due anyway.
         due = [key for key, (when, _) in self._waiting.items() if when <= max(now, self._next)]
         expired = [self._waiting.pop(key)[1] for key in due]
         self._next, self._timer = math.inf, None

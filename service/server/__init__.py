@@ -1,1 +1,1 @@
-"""Processes, sockets and connections."""
+"""Worker processes, listening sockets and connections."""

@@ -1,4 +1,4 @@
-"""A certificate and its key, tried before anything is served."""
+"""Checks the TLS certificate and its key before the service starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from service.settings import Settings
 
 
 class CertificateError(Exception):
-    """A certificate or key that cannot be used; a message of one line."""
+    """The certificate or its key cannot be used. The message is one line."""
 
 
 def check_certificate(settings: Settings) -> None:
-    """Raise `CertificateError` if the settings name files that uvicorn could not serve with."""
+    """Raise `CertificateError` if the certificate files of the settings cannot be used for TLS."""
     cert, key = settings.tls_cert_file, settings.tls_key_file
     if cert is None or key is None:
         return
@@ -26,10 +26,10 @@ def check_certificate(settings: Settings) -> None:
             ) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password that is none: else OpenSSL would ask for it at the terminal.
+        # An empty password: without one, OpenSSL would ask for it on the terminal.
         context.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or "it cannot be read"
+        reason = getattr(error, "reason", None) or "cannot be read"
         raise CertificateError(
             f"tls_cert_file (VAE_TLS_CERT_FILE) {cert} with tls_key_file (VAE_TLS_KEY_FILE) {key}: "
             f"{str(reason).lower().replace('_', ' ')}"

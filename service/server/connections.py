@@ -1,4 +1,4 @@
-"""The connections of a process: how many, how long they may take, and how they end."""
+"""The open connections of a process: their number, their timeouts, and how they are closed."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from service.limits.deadlines import Deadlines
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-GRAIN_S: Final = 0.25
-"""Times of connections are rounded up to this, so that thousands of them share a timer's firing."""
+TIMEOUT_GRAIN_S: Final = 0.25
+"""Deadlines are rounded up to a multiple of this, so that one timer can end many connections."""
 
 
 class Connection(Protocol):
-    """What is asked of a connection here."""
+    """What `Connections` needs of a connection."""
 
     def on_timeout(self) -> None:
-        """Its time is over."""
+        """Its deadline has passed."""
 
     def close(self) -> None:
-        """It is to make room for another."""
+        """Close now, to make room for another connection."""
 
     def close_after_answer(self) -> None:
-        """The answer under way, or the next one, is its last."""
+        """Close after the current answer, or the next one."""
 
 
 class Connections:
-    """Those that wait for a request are `idle`: the first is the one that has waited longest."""
+    """All connections, their deadlines, and which of them are idle.
+
+    Idle connections are waiting for a request. They are kept in order, the longest idle one first.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, budget: ByteBudget) -> None:
-        """`budget` also holds the parts of answers that clients have not read."""
+        """`budget` also counts the parts of answers that clients have not read."""
         self.budget = budget
         self.header_timeout_s = settings.header_timeout_s
         self.keep_alive_s = settings.keep_alive_s
@@ -42,11 +45,14 @@ class Connections:
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self.closing = False
-        """Whether each answer is its connection's last."""
+        """Whether each connection closes after its next answer."""
         metrics.watch_connections(lambda: len(self._all))
 
     def add(self, connection: Connection) -> bool:
-        """A new one, which waits for its first request. False if there is no room for it."""
+        """Add a connection that is waiting for its first request.
+
+        At the limit, the longest idle one is closed to make room. False if none is idle.
+        """
         if len(self._all) >= self._max:
             if not self._idle:
                 self._metrics.count_refusal("connections")
@@ -59,40 +65,43 @@ class Connections:
         return True
 
     def note_refusal(self, status: int) -> None:
-        """What came was no request, and was answered with this status."""
-        self._metrics.count_no_request(status)
+        """Count an answer to something that is not a request."""
+        self._metrics.count_invalid_request(status)
 
     def remove(self, connection: Connection) -> None:
-        """It is closed."""
+        """Forget a connection that is closed."""
         self._all.discard(connection)
         self.mark_busy(connection)
 
     def mark_idle(self, connection: Connection, timeout_s: float) -> None:
-        """It is idle, or a head is on its way, for `timeout_s` at most."""
+        """The connection is waiting for a request, for at most `timeout_s`."""
         self._idle[connection] = None
-        self._limit(connection, timeout_s)
+        self._set_timeout(connection, timeout_s)
 
     def mark_reading(self, connection: Connection) -> None:
-        """The first byte of a head is here; or its request is answered, and the rest of the body
-        is still on its way; or its client does not take the answer."""
-        self._limit(connection, self.header_timeout_s)
+        """The connection is waiting for its client, for at most `header_timeout_s`.
+
+        That is for the rest of a head, for the rest of a body whose request is already answered, or
+        for the client to read more of an answer.
+        """
+        self._set_timeout(connection, self.header_timeout_s)
 
     def mark_busy(self, connection: Connection) -> None:
-        """It waits no longer for a request."""
+        """The connection has a request, and no deadline of its own."""
         self._idle.pop(connection, None)
         self._deadlines.discard(connection)
 
     def close_after_answers(self) -> None:
-        """Let each connection have one answer more."""
+        """Close each connection after its current or next answer."""
         self.closing = True
         for connection in self._all:
             connection.close_after_answer()
 
     @property
     def has_idle(self) -> bool:
-        """Whether any waits for a request."""
+        """Whether any connection is waiting for a request."""
         return bool(self._idle)
 
-    def _limit(self, connection: Connection, timeout_s: float) -> None:
-        when = math.ceil((perf_counter() + timeout_s) / GRAIN_S) * GRAIN_S
+    def _set_timeout(self, connection: Connection, timeout_s: float) -> None:
+        when = math.ceil((perf_counter() + timeout_s) / TIMEOUT_GRAIN_S) * TIMEOUT_GRAIN_S
         self._deadlines.add(connection, when, connection.on_timeout)

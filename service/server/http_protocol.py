@@ -1,11 +1,21 @@
-"""HTTP/1.1 by uvicorn, that writes this service's own answers in one piece."""
+"""HTTP/1.1 connections: uvicorn's parser and request cycle, with limits on time and size.
+
+A connection reads and writes at the same time. What it reads is in a `ReadState`::
+
+    IDLE ── first byte of a head ──▶ HEAD ── end of the head ──▶ BODY ── end of the body ──▶ IDLE
+                                      └── asks for another protocol ──▶ UPGRADE ──▶ HEAD again
+    any ── not HTTP, or over a limit ──▶ BROKEN
+
+Written bytes that the client has not read are its `WriteBacklog`. These two, and whether a request
+is being answered, determine what the connection is waiting for. `Connections` limits that time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, Final, cast
 
 import httptools
@@ -20,41 +30,47 @@ from service.http.lifecycle import new_id
 from service.http.prepared import PreparedResponse, TrustedHeaders
 from service.http.problems import error_response
 from service.server.connections import Connections
-
-if sys.platform == "linux":
-    import fcntl
-    import termios
+from service.server.write_backlog import WriteBacklog
 
 log = logging.getLogger("service")
 
-REQUEST_TIMEOUT = 408
+REQUEST_TIMEOUT: Final = 408
 
 MAX_HEAD_BYTES: Final = 65_536
-"""Of a head, or of what else the parser gathers without an end to it: a line, trailers."""
+"""Limit on a head, and on what else the parser collects before it makes progress: one line, or the
+trailers of a chunked body."""
 
 MAX_HEADERS: Final = 128
 
-LEAST_TAKEN: Final = 65_536
-"""Bytes of an answer that a client is to take in each `header_timeout_s`."""
+TLS_CLOSE_S: Final = 1.0
+"""How long a client that has read all answers may take to confirm the end of a TLS connection."""
 
-TLS_END_S: Final = 1.0
-"""For a client to agree to the end of a TLS connection of which it has got all."""
+
+class ReadState(Enum):
+    """What the next byte of a connection belongs to."""
+
+    IDLE = auto()
+    """The next request."""
+    HEAD = auto()
+    BODY = auto()
+    UPGRADE = auto()
+    """A head that asks for another protocol. It is parsed again without that request."""
+    BROKEN = auto()
+    """Nothing: the connection is not read any more."""
 
 
 class Cycle(RequestResponseCycle):
     """A request and its answer.
 
-    uvicorn gives head and body to the kernel one by one, and each time takes 5 to 15 µs; and it
-    searches each header for what may not stand there, and for what changes how it writes. This
-    service's `TrustedHeaders` have small names, none of them `connection`, no line breaks, and the
-    content's length.
+    uvicorn writes head and body separately, each of which costs 5 to 15 µs, and checks every
+    header. A response with `TrustedHeaders` is written in one piece, unchecked.
     """
 
     head = b""
-    """Of the answer, until its body is there."""
+    """The head of the answer until its body is written."""
 
     async def send(self, message: Any) -> None:
-        """Take a part of the answer, as ASGI has it."""
+        """Send one ASGI message of the answer."""
         if not self.response_started and type(message.get("headers")) is TrustedHeaders:
             self._begin(message["status"], message["headers"])
         elif self.head:
@@ -62,11 +78,16 @@ class Cycle(RequestResponseCycle):
         else:
             await super().send(message)
 
+    def answer(self, response: PreparedResponse) -> None:
+        """Write the whole answer to a request that has no task."""
+        self._begin(response.status, response.headers)
+        self._write(response.body)
+
     def _begin(self, status: int, headers: TrustedHeaders) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         if status == REQUEST_TIMEOUT:
-            self.keep_alive = False  # the rest of the body is not waited for
+            self.keep_alive = False  # do not wait for the rest of the body
         lines = [name + b": " + value for name, value in (*self.default_headers, *headers)]
         if not self.keep_alive:
             lines.append(b"connection: close")
@@ -78,11 +99,6 @@ class Cycle(RequestResponseCycle):
         if not self.disconnected:
             self._write(body)
 
-    def answer(self, answer: PreparedResponse) -> None:
-        """Give the whole answer, to a request that nothing works on."""
-        self._begin(answer.status, answer.headers)
-        self._write(answer.body)
-
     def _write(self, body: bytes) -> None:
         self.transport.write(self.head + body)
         self.head = b""
@@ -93,46 +109,40 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
-class Protocol(HttpToolsProtocol):
-    """A connection, whose requests are `Cycle`s."""
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Its requests are `Cycle`s."""
 
     def __init__(
         self,
-        *given: Any,
-        shared: Connections,
+        *args: Any,
+        connections: Connections,
         refuse: Callable[[Any], PreparedResponse | None],
-        **named: Any,
+        **options: Any,
     ) -> None:
-        """`refuse` gives the answer to a request that is not to be worked on."""
-        super().__init__(*given, **named)
-        self._shared = shared
+        """`refuse` gives the answer to a request that is refused before it gets a task, or None."""
+        super().__init__(*args, **options)
+        self._connections = connections
         self._refuse_early = refuse
-        self._may_refuse = False
-        self._in_head = False
-        self._in_body = False
-        self._got_on = False
-        """Whether the parser has come to a head's end, or to a part of a body."""
-        self._gathered = 0
-        """Bytes in which it has not."""
-        self._upgrades = False
-        """Whether the head asks for another protocol."""
-        self._broken = False
-        """Whether nothing more is read."""
-        self._unsent = 0
-        """Bytes of answers that the kernel did not take; room is held for them."""
-        self._untaken = 0
-        """With those that the kernel has, when it was looked last."""
+        self._state = ReadState.IDLE
+        self._bytes_without_progress = 0
+        """Received since the parser last reached the end of a head or a part of a body."""
+        self._can_refuse_early = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Called by the event loop."""
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """Count the connection, or refuse it."""
         super().connection_made(transport)
-        if not self._shared.add(self):
-            self._refuse(503, "there are too many connections", ("retry-after", "1"))
+        self._backlog = WriteBacklog(transport, self._connections.budget)
+        if not self._connections.add(self):
+            self._refuse_connection(
+                503, "too many connections; try again later", ("retry-after", "1")
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop: nobody waits for the answers that are not out."""
-        self._shared.remove(self)
-        self._note_unsent(0)
+        """Cancel the requests whose answers have not been sent."""
+        self._connections.remove(self)
+        self._backlog.clear()
         unanswered = [cycle for cycle, _ in self.pipeline]
         if self.cycle is not None:
             unanswered.append(self.cycle)
@@ -143,33 +153,172 @@ class Protocol(HttpToolsProtocol):
                 context.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
-        self._may_refuse = True  # one request of these: others wait while it is answered
-        self._got_on = False
-        size = len(data)
-        while data and not self._broken:
+        """Parse what has arrived."""
+        # Only for one request per read: those behind it wait until it is answered.
+        self._can_refuse_early = True
+        self._bytes_without_progress += len(data)
+        while data and not self._is_broken:
             try:
                 self.parser.feed_data(data)
                 data = b""
             except httptools.HttpParserUpgrade as error:
-                data = self._without_upgrade() + data[error.args[0] :]
+                data = self._head_without_upgrade() + data[error.args[0] :]
             except httptools.HttpParserError:
-                if not self._broken:
-                    self._break_off(400, "this is not HTTP/1.1")
-        self._gathered = 0 if self._got_on else self._gathered + size
-        if self._gathered > MAX_HEAD_BYTES and not self._broken:
-            self._break_off_head()
+                if not self._is_broken:
+                    self._break(400, "this is not HTTP/1.1")
+        if self._bytes_without_progress > MAX_HEAD_BYTES and not self._is_broken:
+            self._break_over_limit()
 
-    def _without_upgrade(self) -> bytes:
-        """The head once more, for another parser, without what asks for another protocol.
+    def pause_writing(self) -> None:
+        """The client reads more slowly than answers are written."""
+        super().pause_writing()
+        self._watch_backlog()
 
-        A server need not heed that (RFC 9110, section 7.8). The parser does, and takes the body for
-        something else. What it asks for cannot be done where there are no headers: CONNECT.
+    def resume_writing(self) -> None:
+        """Nearly everything has been sent."""
+        super().resume_writing()
+        self._backlog.clear()
+        self._update_timeout()
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._state = ReadState.HEAD
+        self._bytes_without_progress = 0
+        self._connections.mark_reading(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is ignored."""
+        if self._state is ReadState.HEAD:
+            super().on_header(name, value)
+            if len(self.headers) > MAX_HEADERS:
+                self._break_over_limit()
+                raise ValueError  # stops the parser
+
+    def on_headers_complete(self) -> None:
+        """The end of a head."""
+        if self.parser.should_upgrade():
+            self._state = ReadState.UPGRADE  # the parser stops here
+            return
+        self._state = ReadState.BODY
+        self._bytes_without_progress = 0
+        self._connections.mark_busy(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._bytes_without_progress = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        if self._state is ReadState.UPGRADE:
+            return
+        super().on_message_complete()
+        if not self._is_broken:
+            self._state = ReadState.IDLE
+        self._bytes_without_progress = 0
+        if self.cycle.response_complete:  # it was answered before it had arrived completely
+            self._update_timeout()
+
+    # Called by cycles, the server and `Connections`
+
+    def on_response_complete(self) -> None:
+        """An answer has been written. As in uvicorn, but without a timer per connection."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            self._watch_backlog()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self._update_timeout()
+
+    def on_timeout(self) -> None:
+        """What the connection was waiting for has not come in time: a head, the rest of a body, the
+        next request, or progress of a client that reads an answer."""
+        if not self._backlog.is_empty and self._backlog.has_progressed():
+            self._watch_backlog()
+        elif self._state is ReadState.HEAD and self._backlog.is_empty and not self._is_answering:
+            limit = f"{self._connections.header_timeout_s:g} s"
+            self._refuse_connection(408, f"the request's head did not arrive within {limit}")
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close now. An answer that the client does not read is abandoned."""
+        if self._backlog.is_empty:
+            self.transport.close()
+            self._end_tls_soon()
+        else:
+            self.transport.abort()
+
+    def close_after_answer(self) -> None:
+        """Close after the current answer, or the next one."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        for cycle, _ in self.pipeline:
+            cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called by the server when it stops."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._end_tls_soon()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin a request whose turn it is: the answers before it have been written."""
+        if self._connections.closing:
+            cycle.keep_alive = False
+        cycle.__class__ = Cycle  # uvicorn has no setting for its class
+        response = None
+        if self._can_refuse_early and not self.pipeline and not self.flow.write_paused:
+            response = self._refuse_early(cycle.scope)
+        if response is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._can_refuse_early = False
+            cast("Cycle", cycle).answer(response)
+
+    @property
+    def _is_broken(self) -> bool:
+        return self._state is ReadState.BROKEN
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _update_timeout(self) -> None:
+        """Set the time limit for what the connection is waiting for now."""
+        if self.flow.write_paused:
+            self._connections.mark_reading(self)
+        elif self._is_answering:
+            self._connections.mark_busy(self)
+        elif self._state is ReadState.IDLE:
+            self._connections.mark_idle(self, self._connections.keep_alive_s)
+        else:
+            self._connections.mark_reading(self)
+
+    def _watch_backlog(self) -> None:
+        """Limit the time in which a client reads nothing of an answer, however little remains."""
+        if not self._backlog.is_empty:
+            self._backlog.update()
+            self._connections.mark_reading(self)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head for a new parser, without the request for another protocol.
+
+        A server may ignore that request (RFC 9110, section 7.8). The parser does not: it would take
+        the body for the other protocol. CONNECT cannot be ignored: it has no headers.
         """
-        self._upgrades = False
+        self._state = ReadState.HEAD
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._break_off(400, "CONNECT is for proxies, and this is none")
+            self._break(400, "CONNECT is not supported: this is not a proxy")
             return b""
         version = self.parser.get_http_version().encode("ascii")
         lines = [method + b" " + self.url + b" HTTP/" + version]
@@ -177,195 +326,51 @@ class Protocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def _break_off_head(self) -> None:
-        self._break_off(
+    def _break_over_limit(self) -> None:
+        self._break(
             431,
-            f"a request's head has {MAX_HEAD_BYTES:,} bytes in {MAX_HEADERS} lines at most, and so "
-            "has what follows a body",
+            f"a request's head, like its trailers, may have at most {MAX_HEAD_BYTES:,} bytes and "
+            f"{MAX_HEADERS} lines",
         )
 
-    def _break_off(self, status: int, detail: str) -> None:
-        """Read nothing more: answer what is no request, and close.
+    def _break(self, status: int, detail: str) -> None:
+        """Stop reading, refuse what is not a request, and close.
 
-        Requests that are here as a whole get their answers first, and then that is all.
+        Requests that have arrived completely are still answered; then the connection closes without
+        a refusal.
         """
-        self._broken = True
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not self._in_body or self.pipeline or cycle.response_started:
-                cycle.keep_alive = False
+        in_body = self._state is ReadState.BODY
+        self._state = ReadState.BROKEN
+        if self._is_answering:
+            if not in_body or self.pipeline or self.cycle.response_started:
+                self.cycle.keep_alive = False
                 return
-            cycle.disconnected = True  # its own body is what is broken off
-        self._refuse(status, detail)
+            self.cycle.disconnected = True  # the broken body is its own
+        self._refuse_connection(status, detail)
 
-    def _refuse(self, status: int, detail: str, *more: tuple[str, str]) -> None:
-        """Answer what is no request yet, and close."""
+    def _refuse_connection(self, status: int, detail: str, *headers: tuple[str, str]) -> None:
+        """Answer something that is not a complete request, and close."""
         request_id = new_id()
-        self._shared.note_refusal(status)
-        log.info("no request, %s: %d, %s", request_id, status, detail)
-        answer = error_response("", status, detail, request_id=request_id, headers=dict(more))
-        headers = [
+        self._connections.note_refusal(status)
+        log.info("not a request, %s: %d, %s", request_id, status, detail)
+        response = error_response("", status, detail, request_id=request_id, headers=dict(headers))
+        lines = [
             *self.server_state.default_headers,
-            *answer.raw_headers,
+            *response.raw_headers,
             (b"x-request-id", request_id.encode("ascii")),
             (b"connection", b"close"),
         ]
-        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(response.body))
         self.transport.close()
-        self._limit_unsent()
-
-    def on_timeout(self) -> None:
-        """The time is over in which a head, the rest of a body or another request may come, or an
-        answer be taken."""
-        left = self.transport.get_write_buffer_size()
-        if left and self._untaken - self._count_untaken() >= LEAST_TAKEN:
-            self._limit_unsent()
-        elif self._in_head and not left and (self.cycle is None or self.cycle.response_complete):
-            limit = f"{self._shared.header_timeout_s:g} s"
-            self._refuse(408, f"the request's head did not arrive within {limit}")
-        else:
-            self.close()
-
-    def close(self) -> None:
-        """End now. An answer that the client does not take is not waited for."""
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            self.transport.close()
-            self._end_tls_soon()
-
-    def shutdown(self) -> None:
-        """Called by the server at its end."""
-        super().shutdown()
-        if self.transport.is_closing():
-            self._end_tls_soon()
+        self._watch_backlog()
 
     def _end_tls_soon(self) -> None:
-        """An idle client may not look for the end of TLS, to which it is to agree."""
+        """Close soon without the client's confirmation of the end of TLS, which may never come."""
         if self.scheme == "https":
-            self.loop.call_later(TLS_END_S, self._end_tls)
+            self.loop.call_later(TLS_CLOSE_S, self._end_tls)
 
     def _end_tls(self) -> None:
-        if self.transport.get_extra_info("socket") is not None and not self._count_untaken():
+        is_open = self.transport.get_extra_info("socket") is not None
+        if is_open and not self._backlog.count_unacknowledged():
             self.transport.abort()
-
-    def close_after_answer(self) -> None:
-        """The answer under way, or the next one, is the last."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-        for cycle, _ in self.pipeline:
-            cycle.keep_alive = False
-
-    def pause_writing(self) -> None:
-        """Called by the transport: the client takes less than it is given."""
-        super().pause_writing()
-        self._limit_unsent()
-
-    def resume_writing(self) -> None:
-        """Called by the transport: nearly all is out."""
-        super().resume_writing()
-        self._note_unsent(0)
-        self._limit()
-
-    def _note_unsent(self, n: int) -> None:
-        """Hold room for so many bytes, as for bodies: who does not read fills it, not memory."""
-        self._shared.budget.release(self._unsent)
-        self._shared.budget.reserve(n)
-        self._unsent = n
-        self._untaken = self._count_untaken() if n else 0
-
-    def _count_untaken(self) -> int:
-        """Bytes that the client's side has not acknowledged: the kernel has megabytes of them, and
-        takes no more until a third of those are gone."""
-        unsent = self.transport.get_write_buffer_size()
-        own = self.transport.get_extra_info("socket")
-        if sys.platform != "linux" or own is None:
-            return unsent
-        queued = fcntl.ioctl(own, termios.TIOCOUTQ, bytes(4))
-        return unsent + int.from_bytes(queued, sys.byteorder)
-
-    def _limit_unsent(self) -> None:
-        """Limit the time in which an answer may stand still; of a last one, though little of it be
-        left."""
-        left = self.transport.get_write_buffer_size()
-        if left:
-            self._note_unsent(left)
-            self._shared.mark_reading(self)
-
-    def _limit(self) -> None:
-        """Limit the time of what is waited for now."""
-        if self.flow.write_paused:
-            self._shared.mark_reading(self)
-        elif self.cycle is not None and not self.cycle.response_complete:
-            self._shared.mark_busy(self)
-        elif self._in_head or self._in_body:
-            self._shared.mark_reading(self)
-        else:
-            self._shared.mark_idle(self, self._shared.keep_alive_s)
-
-    def on_message_begin(self) -> None:
-        """Called by the parser."""
-        super().on_message_begin()
-        self._in_head = self._got_on = True
-        self._shared.mark_reading(self)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser, for trailers too, which are no part of the head."""
-        if self._in_head:
-            super().on_header(name, value)
-            if len(self.headers) > MAX_HEADERS:
-                self._break_off_head()
-                raise ValueError  # which ends the parser
-
-    def on_body(self, body: bytes) -> None:
-        """Called by the parser."""
-        self._got_on = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Called by the parser."""
-        if self._upgrades:
-            return
-        super().on_message_complete()
-        self._in_body = False
-        self._got_on = True
-        if self.cycle.response_complete:  # it was answered before it was all there
-            self._limit()
-
-    def on_response_complete(self) -> None:
-        """Called by the cycle. As uvicorn's, but for its timer of each connection."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            self._limit_unsent()
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        else:
-            self._limit()
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser."""
-        if self.parser.should_upgrade():
-            self._upgrades = True  # it ends here
-            return
-        self._in_head = False
-        self._in_body = self._got_on = True
-        self._shared.mark_busy(self)
-        super().on_headers_complete()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Called when it is a request's turn: the answers before it are out."""
-        if self._shared.closing:
-            cycle.keep_alive = False
-        cycle.__class__ = Cycle  # uvicorn has no place to say which class it shall be of
-        answer = None
-        if self._may_refuse and not self.pipeline and not self.flow.write_paused:
-            answer = self._refuse_early(cycle.scope)
-        if answer is None:
-            super()._start_asgi_task(cycle, app)
-        else:
-            self._may_refuse = False
-            cast("Cycle", cycle).answer(answer)

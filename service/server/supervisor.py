@@ -1,8 +1,8 @@
-"""Several processes that share a port, each with its own copy of the weights.
+"""Worker processes that share a port, each with its own copy of the weights.
 
-Each has a socket of its own on the port, made here and kept open here: the kernel spreads new
-connections over them (SO_REUSEPORT), and those that wait at the socket of a worker that died are
-taken by the one that comes in its slot.
+Each worker has its own listening socket on the port, and the kernel distributes new connections
+over them (SO_REUSEPORT). The supervisor creates these sockets and keeps them open: connections in
+the accept queue of a worker that has died are served by its successor.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from service.telemetry.request_log import set_up_logging
 log = logging.getLogger("service")
 
 SPAWN: Final = get_context("spawn")
-"""A fork would copy the locks of threads that it does not copy."""
+"""A fork would copy locks that are held by threads which it does not copy."""
 
 BACKLOG: Final = 2048
-"""Connections that may wait at a socket; uvicorn's own figure."""
+"""Length of a socket's accept queue; uvicorn's default."""
 
 RESTART_DELAYS_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before a worker is replaced that was never ready: longer with each in a row, so that what cannot
-start does not take the machine from those that serve."""
+"""Delays before a worker is replaced. They grow with each worker in a row that dies before it is
+ready, so that failing starts do not take the machine from the workers that serve."""
 
 STOP_GRACE_S: Final = 5.0
-"""What workers get on top of `shutdown_timeout_s` before they are killed."""
+"""Time on top of `shutdown_timeout_s` before a worker that does not stop is killed."""
 
 PR_SET_PDEATHSIG: Final = 1
 """From Linux's <sys/prctl.h>."""
@@ -49,25 +49,26 @@ PR_SET_PDEATHSIG: Final = 1
 
 @dataclass
 class Slot:
-    """A socket, and the worker that listens on it now."""
+    """A listening socket, and the worker process that serves it."""
 
     number: int
     listener: socket.socket
     process: SpawnProcess | None = None
+    """None until the worker is started, and after it has died."""
     startup_pipe: Connection | None = None
-    """Until it has said that it is ready, or has ended."""
+    """Brings the worker's startup message. None once that has arrived or the worker has died."""
     ready: bool = False
     failures: int = 0
-    """Supervisor in a row that ended before they were ready."""
+    """How many workers in a row have died before they were ready."""
     start_at: float = 0.0
-    """On `time.monotonic`'s clock."""
+    """When to start the next worker, on `time.monotonic`'s clock."""
 
 
 class Supervisor:
-    """Starts as many processes as `settings.workers`, and another one for each that dies.
+    """Runs `settings.workers` worker processes, and replaces those that die.
 
-    If one cannot start before all have been ready once, that ends the service: the next would not
-    start either. Later that only leaves its slot empty for a while.
+    If a worker cannot start before all workers have been ready once, the service ends, as the next
+    attempt would fail too. Later, a failed start is retried after a delay.
     """
 
     def __init__(self, settings: Settings, buckets: Buckets | None) -> None:
@@ -77,11 +78,11 @@ class Supervisor:
         self._buckets = buckets
         self._stopping = False
         self._announced = False
-        self._refused: str | None = None
+        self._startup_error: str | None = None
 
     def run(self) -> str | None:
-        """Serve until SIGTERM or Ctrl-C. Returns why no worker could start, or None."""
-        # A signal only writes to this pair: what it asks for is done where `_watch` waits.
+        """Serve until SIGTERM or Ctrl-C. Returns why the service could not start, or None."""
+        # A signal writes a byte to this pair, which wakes `_wait` up.
         wake, wake_reader = socket.socketpair()
         for end in (wake, wake_reader):
             end.setblocking(False)
@@ -92,12 +93,12 @@ class Supervisor:
         with shared_counts(len(self._slots)) as self._counts:
             try:
                 while not self._stopping:
-                    self._start_due()
-                    self._watch(wake_reader)
+                    self._start_due_workers()
+                    self._wait(wake_reader)
             finally:
-                self._end()
+                self._stop_workers()
                 signal.set_wakeup_fd(-1)
-        return self._refused
+        return self._startup_error
 
     def _stop(self, number: int, *_: object) -> None:
         if self._stopping:
@@ -105,7 +106,7 @@ class Supervisor:
         self._stopping = True
 
     def _kill(self, number: int) -> None:
-        """The second signal: the end, now."""
+        """Kill all workers and exit, at the second signal."""
         log.warning("a second signal: ending now")
         for slot in self._slots:
             if slot.process:
@@ -113,18 +114,18 @@ class Supervisor:
         sys.exit(128 + number)
 
     def _forward_sighup(self, number: int, *_: object) -> None:
-        """SIGHUP: each loads its bundle again."""
+        """Pass SIGHUP on to the workers, which then reload their bundles."""
         for slot in self._slots:
             if slot.process and slot.ready and slot.process.pid:
                 with suppress(ProcessLookupError):
                     os.kill(slot.process.pid, number)
 
-    def _start_due(self) -> None:
+    def _start_due_workers(self) -> None:
         for slot in self._slots:
             if slot.process is None and time.monotonic() >= slot.start_at:
                 slot.startup_pipe, child_end = SPAWN.Pipe(duplex=False)
                 slot.process = SPAWN.Process(
-                    target=work,
+                    target=run_worker,
                     args=(
                         *(self._settings, slot.listener, child_end),
                         *(self._counts, slot.number, self._buckets),
@@ -133,54 +134,56 @@ class Supervisor:
                 slot.process.start()
                 child_end.close()
 
-    def _watch(self, wake_reader: socket.socket) -> None:
-        """Wait until a worker says something or dies, one is due, or a signal comes."""
-        deaths = [slot.process.sentinel for slot in self._slots if slot.process]
-        startup_pipe = [slot.startup_pipe for slot in self._slots if slot.startup_pipe]
-        due = [slot.start_at for slot in self._slots if slot.process is None]
-        timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
-        happened = connection.wait([wake_reader, *deaths, *startup_pipe], timeout_s)
-        if wake_reader in happened:
+    def _wait(self, wake_reader: socket.socket) -> None:
+        """Wait for a startup message, an exit, a due start or a signal. Handles the first two."""
+        sentinels = [slot.process.sentinel for slot in self._slots if slot.process]
+        startup_pipes = [slot.startup_pipe for slot in self._slots if slot.startup_pipe]
+        start_times = [slot.start_at for slot in self._slots if slot.process is None]
+        timeout_s = max(0.0, min(start_times) - time.monotonic()) if start_times else None
+        ready = connection.wait([wake_reader, *sentinels, *startup_pipes], timeout_s)
+        if wake_reader in ready:
             with suppress(BlockingIOError):
-                wake_reader.recv(4096)  # else it would not wait again
+                wake_reader.recv(4096)  # until it is empty, so that the next wait blocks
         for slot in self._slots:
-            if slot.startup_pipe in happened:
+            if slot.startup_pipe in ready:
                 self._on_startup_message(slot)
-            if slot.process and slot.process.sentinel in happened and not self._stopping:
+            if slot.process and slot.process.sentinel in ready and not self._stopping:
                 self._on_exit(slot, slot.process)
         if not self._announced and all(slot.ready for slot in self._slots):
             self._announced = True
             host, port = self._slots[0].listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
+            url_host = f"[{host}]" if ":" in host else host
             scheme = "http" if self._settings.tls_cert_file is None else "https"
-            log.info("running on %s://%s:%d with %d workers", scheme, shown, port, len(self._slots))
+            log.info(
+                "running on %s://%s:%d with %d workers", scheme, url_host, port, len(self._slots)
+            )
 
     def _on_startup_message(self, slot: Slot) -> None:
-        """Take a worker's only message: None when it is ready, or why it cannot be."""
-        assert slot.startup_pipe is not None  # noqa: S101 - for mypy: something came from it
+        """Receive a worker's startup message: None if it is ready, or why it cannot start."""
+        assert slot.startup_pipe is not None  # noqa: S101 - for mypy: `_wait` has checked it
         try:
-            refused: str | None = slot.startup_pipe.recv()
+            error: str | None = slot.startup_pipe.recv()
         except EOFError:
-            return  # it died before
+            return  # the worker has died
         finally:
             slot.startup_pipe.close()
             slot.startup_pipe = None
-        if refused is None:
+        if error is None:
             slot.ready, slot.failures = True, 0
         else:
             if self._announced:
-                log.error("a worker cannot start: %s", refused)
-            self._refuse(refused)
+                log.error("a worker cannot start: %s", error)
+            self._fail_startup(error)
 
     def _on_exit(self, slot: Slot, process: SpawnProcess) -> None:
-        """A worker has died: another one is due, now or after a pause."""
+        """Clean up after a worker that has died, and schedule its successor."""
         process.join()
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         if self._counts:
             self._counts.forget(slot.number)
-        resume_connections(slot.listener)  # to the next one
+        resume_connections(slot.listener)  # the worker may have stopped them before it died
         if not slot.ready:
-            self._refuse(f"a worker could not start (exit code {process.exitcode})")
+            self._fail_startup(f"a worker could not start (exit code {process.exitcode})")
             slot.failures += 1
         if slot.startup_pipe:
             slot.startup_pipe.close()
@@ -188,29 +191,30 @@ class Supervisor:
         slot.process, slot.startup_pipe, slot.ready = None, None, False
         slot.start_at = time.monotonic() + delay_s
 
-    def _refuse(self, reason: str) -> None:
-        """End the service, unless it has been ready."""
+    def _fail_startup(self, reason: str) -> None:
+        """End the service, unless all workers have been ready once."""
         if not self._announced:
-            self._refused = self._refused or reason
+            self._startup_error = self._startup_error or reason
             self._stopping = True
 
-    def _end(self) -> None:
-        """Stop them all: politely, and then not."""
+    def _stop_workers(self) -> None:
+        """Terminate all workers, and kill those that do not stop in time."""
         for slot in self._slots:
-            slot.listener.close()  # else connections would wait here when all workers have closed
+            # While it is open, the kernel queues connections, even when no worker is left.
+            slot.listener.close()
         processes = [slot.process for slot in self._slots if slot.process]
         for process in processes:
             process.terminate()
-        until = time.monotonic() + self._settings.shutdown_timeout_s + STOP_GRACE_S
+        deadline = time.monotonic() + self._settings.shutdown_timeout_s + STOP_GRACE_S
         for process in processes:
-            process.join(max(0.0, until - time.monotonic()))
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 log.error("worker %d did not stop in time", process.pid or 0)
                 process.kill()
                 process.join()
 
 
-def work(
+def run_worker(
     settings: Settings,
     listener: socket.socket,
     startup_pipe: Connection,
@@ -218,13 +222,13 @@ def work(
     slot: int,
     buckets: Buckets | None,
 ) -> None:
-    """A worker's whole life. Sends None when it is ready, or why it cannot be."""
-    if sys.platform == "linux":  # if the parent is killed, nobody else would end this one
+    """Run a worker. Its startup message is None when it is ready, or why it cannot start."""
+    if sys.platform == "linux":  # ends this process if the parent is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = parent_process()
-    if parent is None or not parent.is_alive():  # it was killed before it could be asked for that
+    if parent is None or not parent.is_alive():  # killed before the line above
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, until this one serves
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     set_up_logging(settings.log_level, settings.log_format)
     if counts:
         counts.join(slot)
@@ -239,21 +243,22 @@ def work(
 
 
 def _listeners(settings: Settings) -> list[socket.socket]:
-    """A socket for each worker, all on one port; where the kernel does not spread, one for all.
+    """A socket for each worker, all on one port. On systems other than Linux, all share one socket.
 
-    Raises `OSError` if the port is taken.
+    Raises `OSError` if the port is in use.
     """
-    spread = sys.platform == "linux"
-    # One that does not share comes first: the port may be another service's, which shares it.
-    probe = _listener(settings.host, settings.port, share=False)
+    is_distributed = sys.platform == "linux"
+    # The first socket does not share its port: it fails if another service uses the port, even one
+    # that would share it.
+    probe = _listen(settings.host, settings.port, share=False)
     port = probe.getsockname()[1]
-    if not spread:
+    if not is_distributed:
         return [probe] * settings.workers
     probe.close()
-    return [_listener(settings.host, port, share=True) for _ in range(settings.workers)]
+    return [_listen(settings.host, port, share=True) for _ in range(settings.workers)]
 
 
-def _listener(host: str, port: int, *, share: bool) -> socket.socket:
+def _listen(host: str, port: int, *, share: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -1,6 +1,7 @@
-"""Log lines on their way to stderr, which nobody ever waits for.
+"""Writes log lines to stderr without ever blocking the code that logs.
 
-A reader that has stopped reading, a full disk or a closed descriptor cost lines, and nothing else.
+If the reader stops, the disk is full or the descriptor is closed, lines are lost, but nothing else
+is affected.
 """
 
 from __future__ import annotations
@@ -17,51 +18,55 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-STANDARD: Final = (0, 1, 2)
+STANDARD_STREAMS: Final = (0, 1, 2)
 """stdin, stdout and stderr."""
 
 MAX_LINES: Final = 16_384
-"""Lines that wait at most: what two seconds of the fastest traffic make, about 10 MB."""
+"""Limit on waiting lines: two seconds of the fastest traffic, about 10 MB."""
 
 GATHER_S: Final = 0.1
-"""How long lines of requests gather before they are written: each turn of the writer's thread takes
-the interpreter away from the event loop, and one for each line would cost more than the line."""
+"""How long lines of requests are gathered before they are written. Each time the writer's thread
+runs, it takes the interpreter from the event loop. Once per line would cost more than the line."""
 
 PIPE_BYTES: Final = select.PIPE_BUF
-"""Written to a pipe at once: up to here, lines of several processes do not mix."""
+"""Limit on one write to a pipe. Up to this size, lines of several processes do not mix."""
 
 FILE_BYTES: Final = 16 * 1024
-"""Written to a file at once. While they are made, 0.2 ms, the event loop waits."""
+"""Limit on one write to a file. Formatting this many bytes blocks the event loop for 0.2 ms."""
 
-TELL_S: Final = 1.0
-"""Lines that are lost are told of at most this often while more are being lost."""
+REPORT_INTERVAL_S: Final = 1.0
+"""Minimum time between two reports of lost lines while more are being lost."""
 
-FLUSH_S: Final = 1.0
-"""How long the end of a process waits for its lines to go out."""
+FLUSH_TIMEOUT_S: Final = 1.0
+"""How long a process that ends waits for its lines to be written."""
 
 
 class LogWriter(Generic[T]):
-    """Writes lines, each with its line break, from a thread of its own.
+    """Writes lines to a descriptor from a thread of its own.
 
-    What is not yet a line is made one there, by `make`: many in a row take a third of the time that
-    each would take between two steps of a request. Past `MAX_LINES` that wait, and where writing
-    fails, lines are dropped. `tell` makes the line that says how many, once writing works again.
+    Lines are bytes that end with a line break, or values that `format_line` turns into such bytes.
+    It is called in the thread, for many lines in a row, which takes a third of the time that it
+    would take between two steps of a request. Lines are dropped when `MAX_LINES` are waiting or
+    writing fails. Once writing works again, a line from `format_loss` says how many were lost.
     """
 
     def __init__(
-        self, descriptor: int, tell: Callable[[int], bytes], make: Callable[[T], bytes]
+        self,
+        descriptor: int,
+        format_loss: Callable[[int], bytes],
+        format_line: Callable[[T], bytes],
     ) -> None:
         self._descriptor = descriptor
-        self._tell = tell
-        self._make = make
+        self._format_loss = format_loss
+        self._format_line = format_line
         self._lines: deque[bytes | T | Event] = deque()
-        self._some = Event()
+        self._pending = Event()
         self._urgent = Event()
-        self._dropped = 0  # by those who add lines
-        self._failed = 0  # by the thread: so neither adds to the other's number
-        self._told = 0  # of both
-        self._told_at = 0.0
-        self._torn = False  # what was written last is not a whole line
+        self._dropped = 0  # counted by threads that add lines
+        self._failed = 0  # counted by the writer's thread, so that no counter has two writers
+        self._reported = 0  # of both, how many have been reported
+        self._reported_at = 0.0
+        self._ends_mid_line = False  # whether the last write ended within a line
         Thread(target=self._run, name="log", daemon=True).start()
 
     @property
@@ -70,21 +75,21 @@ class LogWriter(Generic[T]):
         return self._dropped + self._failed
 
     def add(self, line: bytes | T) -> None:
-        """Have a line written within `GATHER_S`."""
+        """Queue a line. It is written within about `GATHER_S`."""
         if len(self._lines) >= MAX_LINES:
             self._dropped += 1
             return
         self._lines.append(line)
-        if not self._some.is_set():  # asking costs a tenth of setting
-            self._some.set()
+        if not self._pending.is_set():  # reading the event costs a tenth of setting it
+            self._pending.set()
 
     def hurry(self) -> None:
-        """Have all lines written now, without waiting for that."""
-        self._some.set()
+        """Have all queued lines written at once. Does not wait for it."""
+        self._pending.set()
         self._urgent.set()
 
-    def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until all lines so far have been written or dropped. False if that takes longer."""
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
+        """Wait until all queued lines have been written or dropped; False if that times out."""
         done = Event()
         self._lines.append(done)
         self.hurry()
@@ -92,82 +97,82 @@ class LogWriter(Generic[T]):
 
     def _run(self) -> None:
         while True:
-            self._some.wait()
+            self._pending.wait()
             self._urgent.wait(GATHER_S)
             self._urgent.clear()
-            self._some.clear()  # before the lines are taken: one that comes now sets it again
+            self._pending.clear()  # before the lines are taken, as a later line sets it again
             self._write_all()
 
     def _write_all(self) -> None:
-        most = self._most_at_once()
+        max_bytes = self._max_write_bytes()
         chunk: list[bytes] = []
         size = 0
         while self._lines:
             item = self._lines.popleft()
             if isinstance(item, Event):
-                self._write(chunk)
+                self._write_chunk(chunk)
                 chunk, size = [], 0
                 item.set()
                 continue
-            line = item if isinstance(item, bytes) else self._make(item)
-            if chunk and size + len(line) > most:
-                self._write(chunk)
+            line = item if isinstance(item, bytes) else self._format_line(item)
+            if chunk and size + len(line) > max_bytes:
+                self._write_chunk(chunk)
                 chunk, size = [], 0
             chunk.append(line)
             size += len(line)
-        self._write(chunk)
-        self._tell_of_lost()
+        self._write_chunk(chunk)
+        self._report_lost()
 
-    def _most_at_once(self) -> int:
+    def _max_write_bytes(self) -> int:
         try:
             regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        except OSError:  # it is closed: writing will say so
+        except OSError:  # the descriptor is closed; writing will fail, too
             regular = False
         return FILE_BYTES if regular else PIPE_BYTES
 
-    def _tell_of_lost(self) -> None:
-        lost = self.dropped - self._told
-        if lost and self._put([self._tell(lost)]):
-            self._told += lost
-            self._told_at = monotonic()
+    def _report_lost(self) -> None:
+        lost = self.dropped - self._reported
+        if lost and self._try_write([self._format_loss(lost)]):
+            self._reported += lost
+            self._reported_at = monotonic()
 
-    def _write(self, lines: list[bytes]) -> None:
-        if monotonic() - self._told_at >= TELL_S:
-            self._tell_of_lost()
-        self._failed += len(lines) - self._put(lines)
+    def _write_chunk(self, lines: list[bytes]) -> None:
+        if monotonic() - self._reported_at >= REPORT_INTERVAL_S:
+            self._report_lost()
+        self._failed += len(lines) - self._try_write(lines)
 
-    def _put(self, lines: list[bytes]) -> int:
-        """How many of them could be written."""
-        text = b"\n" * self._torn + b"".join(lines)
+    def _try_write(self, lines: list[bytes]) -> int:
+        """Write lines in one piece, and return how many of them were written completely."""
+        text = b"\n" * self._ends_mid_line + b"".join(lines)
         written = 0
         try:
             while written < len(text):
                 written += self._write_some(text[written:] if written else text)
         except OSError:
-            ends = list(accumulate(map(len, lines), initial=self._torn))
+            ends = list(accumulate(map(len, lines), initial=self._ends_mid_line))
             if written:
-                self._torn = written not in ends
+                self._ends_mid_line = written not in ends
             return sum(end <= written for end in ends[1:])
-        self._torn = False
+        self._ends_mid_line = False
         return len(lines)
 
     def _write_some(self, data: bytes) -> int:
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # somebody else who has it made it so
+        except BlockingIOError:  # another process that shares it has made it non-blocking
             select.select([], [self._descriptor], [])
             return 0
 
 
 def open_standard_streams() -> None:
-    """Open stdin, stdout and stderr on nothing where they are closed.
+    """Open stdin, stdout and stderr on the null device if they are closed.
 
-    Else the next socket would get such a number, and log lines would go to its peer. To be called
-    before anything is opened.
+    Otherwise the next socket would get one of their descriptors, and log lines would go to its
+    peer. Must be called before anything else is opened.
     """
-    for number in STANDARD:
+    for number in STANDARD_STREAMS:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
             os.set_inheritable(number, True)

@@ -1,7 +1,7 @@
-"""Prometheus names. One registry for an app, so that several can live in one process.
+"""Prometheus metrics. Each app has its own registry, so that one process can hold several apps.
 
-Where there are several workers, they count in files that they share, and each adds all of them up
-when it is asked: see `service.telemetry.metrics_files`.
+With several workers, each counts in files that all of them share, and any worker can answer with
+the totals; see `service.telemetry.metrics_files`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from service.telemetry.metrics_files import DIRECTORY_VARIABLE
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-"""From one image on an idle service to the default time limit."""
+"""From one image on an idle service to the default request timeout."""
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -39,10 +39,10 @@ REFUSALS: Final = (
     "unauthorized",
     "forbidden",
 )
-"""Reasons, each of which is there from the start: a rate of what has never been cannot be asked."""
+"""Reasons. All series exist from the start, as the rate of a missing series cannot be queried."""
 
 NO_ROUTE: Final = "none"
-"""Counted as the route where there is none."""
+"""Label of requests that match no route."""
 
 STATM: Final = Path("/proc/self/statm")
 
@@ -50,18 +50,18 @@ MODEL_INFO: Final = "vae_model_info"
 
 
 class Metrics:
-    """What is counted. Label values are route templates and numbers: bounded, whatever is asked."""
+    """The metrics of one app. Label values are templates and numbers, which bounds the series."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, *, bundle: str, version: str) -> None:
-        # When each series began is not told: shared files do not hold it.
+        # Shared files do not store when a series was created.
         disable_created_metrics()  # type: ignore[no-untyped-call] # has no types
         self._registry = registry = CollectorRegistry()
-        self._queued: Callable[[], int] = lambda: 0
-        self._queued_bytes: Callable[[], int] = lambda: 0
-        self._connected: Callable[[], int] = lambda: 0
-        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._read_queued_images: Callable[[], int] = lambda: 0
+        self._read_queued_bytes: Callable[[], int] = lambda: 0
+        self._read_connections: Callable[[], int] = lambda: 0
+        self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "vae_requests",
             "Requests answered",
@@ -70,14 +70,14 @@ class Metrics:
         )
         self._latency = Histogram(
             "vae_request_duration_seconds",
-            "Time from a request's head to its answer's last part given away",
+            "Time from the end of a request's head to the end of its response",
             ["route"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
         self._queue_wait = Histogram(
             "vae_queue_wait_seconds",
-            "Time that a request's images waited for their forward passes",
+            "Time that a request's images waited for a forward pass",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -94,12 +94,11 @@ class Metrics:
             registry=registry,
         )
         self._queue_images = _live_sum(
-            "vae_queue_images", "Images that wait for a forward pass", registry
+            "vae_queue_images", "Images waiting for a forward pass", registry
         )
         self._queue_bytes = _live_sum(
             "vae_queue_bytes",
-            "Bytes of bodies on their way in, of images that wait, and of results and answers on "
-            "their way out",
+            "Bytes of request bodies, waiting images, and unsent results and responses",
             registry,
         )
         refusals = Counter(
@@ -107,11 +106,13 @@ class Metrics:
         )
         self._refusals = {reason: refusals.labels(reason) for reason in REFUSALS}
         self._disconnects = Counter(
-            "vae_disconnects", "Requests whose caller left before the answer", registry=registry
+            "vae_disconnects",
+            "Requests whose client disconnected before the response",
+            registry=registry,
         )
         self._deadline_misses = Counter(
             "vae_deadline_misses",
-            "Requests whose time was over before their answer was there",
+            "Requests that timed out before the response was ready",
             registry=registry,
         )
         self._model_info = Gauge(
@@ -124,49 +125,54 @@ class Metrics:
         self._model: Gauge | None = None
         self.set_model(bundle, version)
         self._scored = Counter(
-            "vae_scored_images", "Images scored that have a p-value", registry=registry
+            "vae_scored_images", "Scored images with a p-value", registry=registry
         )
         self._anomalies = Counter(
             "vae_anomalies",
-            "Of them, those with p ≤ alpha: on clean images, that is a share of alpha at most",
+            "Scored images with p ≤ alpha; on clean images, at most a fraction alpha of them",
             registry=registry,
         )
         self._memory = _live_sum(
-            "vae_memory_bytes", "Resident memory; what workers share counts for each", registry
+            "vae_memory_bytes",
+            "Resident memory; memory that workers share is counted for each of them",
+            registry,
         )
-        self._connections = _live_sum("vae_connections", "Connections open now", registry)
+        self._connections = _live_sum("vae_connections", "Open connections", registry)
 
     def watch_queue(
         self, images: Callable[[], int], bytes_: Callable[[], int] | None = None
     ) -> None:
-        """Read the queue's depth with these; of other workers, it is that after a batch."""
-        self._queued = images
+        """Read the depth of the queue with these functions.
+
+        Other workers see the values of this one as of its last `sample_process` or batch.
+        """
+        self._read_queued_images = images
         if bytes_ is not None:
-            self._queued_bytes = bytes_
+            self._read_queued_bytes = bytes_
 
     def watch_connections(self, connections: Callable[[], int]) -> None:
-        """Read with this how many connections are open."""
-        self._connected = connections
+        """Read the number of open connections with this function."""
+        self._read_connections = connections
 
     def set_model(self, bundle: str, version: str) -> None:
-        """Name the bundle that answers from now on, and no longer the one before."""
+        """Set the bundle that is in memory, in place of the previous one."""
         if self._model is not None:
-            self._model.set(0)  # files have no way to drop it: `_Shown` does
+            self._model.set(0)  # a series in a file cannot be removed; `_WithoutOldModels` hides it
         self._model = self._model_info.labels(bundle, version)
         self._model.set(1)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        found = self._of_route.get((method, route, status))
-        if found is None:  # looking labels up takes as long as counting does
-            found = self._requests.labels(method, route, str(status)), self._latency.labels(route)
-            self._of_route[method, route, status] = found
-        requests, latency = found
+        series = self._by_route.get((method, route, status))
+        if series is None:  # cached, as a look-up of labels takes as long as counting
+            series = self._requests.labels(method, route, str(status)), self._latency.labels(route)
+            self._by_route[method, route, status] = series
+        requests, latency = series
         requests.inc()
         latency.observe(seconds)
 
-    def count_no_request(self, status: int) -> None:
-        """Count an answer to what is no request, or not yet: it has no method and no route."""
+    def count_invalid_request(self, status: int) -> None:
+        """Count an answer to what is not a complete request: it has no method or route."""
         self._requests.labels("other", NO_ROUTE, str(status)).inc()
 
     def observe_queue_wait(self, seconds: float) -> None:
@@ -175,20 +181,20 @@ class Metrics:
 
     def observe_batch(self, images: int, seconds: float) -> None:
         """Count one forward pass."""
-        self._queue_images.set(self._queued())
+        self._queue_images.set(self._read_queued_images())
         self._batch_images.observe(images)
         self._batch_seconds.observe(seconds)
 
     def count_refusal(self, reason: str) -> None:
-        """Count what was not taken: `reason` is one of `REFUSALS`."""
+        """Count a refused request or connection. `reason` is one of `REFUSALS`."""
         self._refusals[reason].inc()
 
     def count_disconnect(self) -> None:
-        """Count a caller who left before the answer."""
+        """Count a client that disconnected before its answer."""
         self._disconnects.inc()
 
     def count_deadline_miss(self) -> None:
-        """Count a request whose time was over first."""
+        """Count a request that timed out."""
         self._deadline_misses.inc()
 
     def count_scored(self, images: int, anomalies: int) -> None:
@@ -198,26 +204,26 @@ class Metrics:
             self._anomalies.inc(anomalies)
 
     def sample_process(self) -> None:
-        """Take this process's gauges, which others show as they were when this was called last."""
-        self._queue_images.set(self._queued())
-        self._queue_bytes.set(self._queued_bytes())
-        self._connections.set(self._connected())
+        """Update this process's gauges. Other workers show the values of the last update."""
+        self._queue_images.set(self._read_queued_images())
+        self._queue_bytes.set(self._read_queued_bytes())
+        self._connections.set(self._read_connections())
         self._memory.set(_resident_bytes())
 
     def render(self) -> bytes:
-        """The text that Prometheus reads, of all workers."""
+        """Prometheus's text format, with the totals of all workers."""
         self.sample_process()
         shared = os.environ.get(DIRECTORY_VARIABLE)
         registry = CollectorRegistry()
         own: Collector = self._registry
-        if shared and any(Path(shared).glob("*.db")):  # nobody has removed them
+        if shared and any(Path(shared).glob("*.db")):  # False if someone has deleted them
             own = MultiProcessCollector(None, shared)  # type: ignore[no-untyped-call] # has no types
-        registry.register(_Shown(own))
+        registry.register(_WithoutOldModels(own))
         return generate_latest(registry)
 
 
-class _Shown(Collector):
-    """What a collector has, without the models that are no longer in memory."""
+class _WithoutOldModels(Collector):
+    """The metrics of another collector, without the bundles that are no longer in memory."""
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
@@ -230,12 +236,12 @@ class _Shown(Collector):
             yield metric
 
 
-def _live_sum(name: str, what: str, registry: CollectorRegistry) -> Gauge:
-    return Gauge(name, what, multiprocess_mode="livesum", registry=registry)
+def _live_sum(name: str, description: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, description, multiprocess_mode="livesum", registry=registry)
 
 
 def _resident_bytes() -> int:
-    """Where there is no /proc, the most that it ever was."""
+    """Resident memory of this process; without /proc, its maximum so far."""
     try:
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -1,8 +1,8 @@
-"""Files in which several workers count, so that each can add up what all of them have counted.
+"""Files in which the workers count, so that each of them can report the totals.
 
-prometheus_client writes into them through memory maps. Where a file has holes and the disk is full,
-such a write is no error but a SIGBUS, which ends the process: so all of them are filled before
-they are mapped, and none is made or grown later.
+prometheus_client maps these files into memory. Writing to a hole of a mapped file on a full disk
+raises SIGBUS, which would end the process. So all files are filled before they are mapped, and none
+is created or grown later.
 """
 
 from __future__ import annotations
@@ -22,93 +22,98 @@ from prometheus_client import values
 log = logging.getLogger("service")
 
 IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the directory made there is its owner's alone
-"""Where files are memory, and a full disk is none of theirs."""
+"""A file system in memory, which a full disk does not affect."""
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Tells prometheus_client where its files are."""
+"""Environment variable with the directory of prometheus_client's files."""
 
-LASTING: Final = ("counter", "histogram")
-"""Kinds of metrics that outlive the worker that counted: the next one in its place goes on."""
+PERSISTENT: Final = ("counter", "histogram")
+"""Kinds of metrics that outlive a worker: its successor in the slot keeps counting."""
 
 LIVE: Final = ("gauge_livesum", "gauge_livemax")
-"""Kinds that are true of a running worker only."""
+"""Kinds that only mean something while their worker is running."""
 
 FILE_BYTES: Final = 256 * 1024
-"""Of one kind and one worker. All routes with all of their statuses take half of it, and a model's
-name and version 200 bytes."""
+"""Size of the file of one kind and one worker. All routes with all their statuses need half of it,
+and a bundle's name and version 200 bytes."""
 
-HEAD_BYTES: Final = 8
-"""At a file's start: how much of it is used."""
+HEADER_BYTES: Final = 8
+"""The start of a file, which says how much of it is used."""
 
 
 @dataclass(frozen=True)
 class SharedCounts:
-    """A directory with the files of each worker, who are told apart by their places, 0, 1, …"""
+    """A directory with the files of all workers, which are numbered by slot: 0, 1, …"""
 
     directory: Path
 
-    def join(self, place: int) -> None:
-        """Let the metrics of this process, which are to be made yet, count in `place`'s files.
+    def join(self, slot: int) -> None:
+        """Make this process count in the files of `slot`. Call it before creating any metrics.
 
-        Where somebody has removed those, it counts on its own, and says so.
+        If the files have been deleted, the process counts on its own and logs a warning.
         """
         try:
-            whole = all(
-                self._file(kind, place).stat().st_size == FILE_BYTES for kind in (*LASTING, *LIVE)
+            complete = all(
+                self._file(kind, slot).stat().st_size == FILE_BYTES for kind in (*PERSISTENT, *LIVE)
             )
         except OSError:
-            whole = False
-        if not whole:
-            log.warning("a worker counts on its own: its files in %s are gone", self.directory)
+            complete = False
+        if not complete:
+            log.warning(
+                "this worker counts on its own, as its files in %s have been deleted",
+                self.directory,
+            )
             return
         os.environ[DIRECTORY_VARIABLE] = str(self.directory)
-        values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call] # no types
+        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call] # no types
 
-    def forget(self, place: int) -> None:
-        """Drop what was true only while that worker lived. Its files stay as large as they are."""
-        with suppress(OSError):  # somebody has removed them
+    def forget(self, slot: int) -> None:
+        """Clear the live metrics of a worker that has ended, without shrinking its files."""
+        with suppress(OSError):  # someone has deleted them
             for kind in LIVE:
-                with self._file(kind, place).open("r+b") as file:
-                    file.write(bytes(HEAD_BYTES))
+                with self._file(kind, slot).open("r+b") as file:
+                    file.write(bytes(HEADER_BYTES))
 
-    def fill(self, places: int) -> None:
-        """Make all files. Raises `OSError` where there is no room for them."""
-        for place in range(places):
-            for kind in (*LASTING, *LIVE):
-                self._file(kind, place).write_bytes(bytes(FILE_BYTES))
+    def fill(self, slots: int) -> None:
+        """Create all files. Raises `OSError` if they do not fit."""
+        for slot in range(slots):
+            for kind in (*PERSISTENT, *LIVE):
+                self._file(kind, slot).write_bytes(bytes(FILE_BYTES))
 
-    def _file(self, kind: str, place: int) -> Path:
-        return self.directory / f"{kind}_{place}.db"
+    def _file(self, kind: str, slot: int) -> Path:
+        return self.directory / f"{kind}_{slot}.db"
 
 
 @contextmanager
-def shared_counts(places: int) -> Iterator[SharedCounts | None]:
-    """Files for so many workers, in memory if there is budget, or else in the temporary directory.
+def shared_counts(slots: int) -> Iterator[SharedCounts | None]:
+    """Files for `slots` workers, in memory if possible, else in the temporary directory.
 
-    They are gone afterwards. None, and a warning, where they cannot be made: then each worker
-    counts on its own.
+    They are deleted afterwards. Gives None, and logs a warning, if they cannot be created: then
+    each worker counts on its own.
     """
-    made = _make(places)
+    counts = _create(slots)
     try:
-        yield made
+        yield counts
     finally:
-        if made:
-            shutil.rmtree(made.directory, ignore_errors=True)
+        if counts:
+            shutil.rmtree(counts.directory, ignore_errors=True)
 
 
-def _make(places: int) -> SharedCounts | None:
+def _create(slots: int) -> SharedCounts | None:
     reasons = []
     for parent in (IN_MEMORY, None):
         directory: str | None = None
         try:
             directory = tempfile.mkdtemp(prefix="vae-metrics-", dir=parent)
-            made = SharedCounts(Path(directory))
-            made.fill(places)
+            counts = SharedCounts(Path(directory))
+            counts.fill(slots)
         except OSError as error:
             reasons.append(str(error))
             if directory:
                 shutil.rmtree(directory, ignore_errors=True)
         else:
-            return made
-    log.warning("each worker counts on its own, as they cannot share: %s", "; ".join(reasons))
+            return counts
+    log.warning(
+        "each worker counts on its own, as shared files cannot be created: %s", "; ".join(reasons)
+    )
     return None

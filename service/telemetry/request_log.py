@@ -1,4 +1,4 @@
-"""What is logged, as text or as JSON: a line a request, and all other lines in the same format."""
+"""The log, as text or JSON: one line per request, and all other messages in the same format."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ STDERR: Final = 2
 
 Format = Literal["text", "json"]
 
-SAFE: Final = re.compile(r"[!#-~]+")
-"""A path that text shows as it is: nothing in it could end the line or look like another field."""
+PLAIN_PATH: Final = re.compile(r"[!#-~]+")
+"""Paths that need no quotes in text: nothing in them could end the line or look like a field."""
 
 MAX_PATH: Final = 256
-"""Characters of a path in a line."""
+"""Characters of a path in the log; the rest is cut off."""
 
 MAX_MESSAGE: Final = 2048
-"""Characters of a message."""
+"""Characters of a message in the log; the rest is cut off."""
 
 MAX_TRACEBACK: Final = 8192
-"""Characters of a traceback: its end, where the reason stands."""
+"""Characters of a traceback in the log. Its end is kept, as that shows the reason."""
 
 CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
 }
-"""Characters that could forge a line or command a terminal, escaped. Newlines are among them."""
+"""Escapes for characters that could forge a line or control a terminal, including line breaks."""
 
 
-class Ended(NamedTuple):
-    """A request that has been answered."""
+class RequestRecord(NamedTuple):
+    """What is logged about an answered request."""
 
     time: float
     """Seconds since 1970."""
     request_id: str
     method: str
     route: str
-    """As metrics name it."""
+    """The route template, as in metrics."""
     path: str | None
-    """Of a route that is known; what else is asked for is not logged."""
+    """None if there is no such route: unknown paths are not logged."""
     status: int
     seconds: float
     queue_s: float
@@ -60,21 +60,21 @@ class Ended(NamedTuple):
     model_version: str
     trace: Trace | None
     key: str | None
-    """Name of the API key."""
+    """Name of the API key; None without one."""
 
 
 class Lines(Protocol):
-    """Makes lines, each with its line break."""
+    """Formats log lines. Each ends with a line break."""
 
-    def of_request(self, ended: Ended) -> bytes:
-        """A request's line."""
+    def of_request(self, request: RequestRecord) -> bytes:
+        """The line for a request."""
 
     def of_record(self, record: logging.LogRecord) -> bytes:
-        """Any other."""
+        """The line for a log record."""
 
 
 class Clock:
-    """The time of day as RFC 3339 has it, in UTC. Seconds are formatted once each."""
+    """Formats times as in RFC 3339, in UTC. The text of the current second is cached."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -90,65 +90,65 @@ class Clock:
 
 
 class TextLines:
-    """For people."""
+    """Lines for people."""
 
     def __init__(self) -> None:
         self._clock = Clock()
 
-    def of_request(self, ended: Ended) -> bytes:
+    def of_request(self, request: RequestRecord) -> bytes:
         """`2026-01-31T12:00:00.123Z INFO POST /encode 200 1.8 ms, queue 0.1, infer 0.9 id=…`."""
-        path = "-" if ended.path is None else ended.path[:MAX_PATH]
-        if not SAFE.fullmatch(path):
+        path = "-" if request.path is None else request.path[:MAX_PATH]
+        if not PLAIN_PATH.fullmatch(path):
             path = json.dumps(path)  # ASCII, with control characters escaped
-        more = ""
-        if ended.images:
-            more = f" images={ended.images}"
-        if ended.key is not None:
-            more += f" key={json.dumps(ended.key)}"
-        if ended.trace is not None:
-            more += f" traceparent={ended.trace.traceparent} parent={ended.trace.parent_id}"
+        extra = ""
+        if request.images:
+            extra = f" images={request.images}"
+        if request.key is not None:
+            extra += f" key={json.dumps(request.key)}"
+        if request.trace is not None:
+            extra += f" traceparent={request.trace.traceparent} parent={request.trace.parent_id}"
         return (
-            f"{self._clock.text(ended.time)} INFO {ended.method} {path} {ended.status} "
-            f"{ended.seconds * 1e3:.1f} ms, queue {ended.queue_s * 1e3:.1f}, "
-            f"infer {ended.infer_s * 1e3:.1f} id={ended.request_id} "
-            f"model={ended.model_version}{more}\n"
+            f"{self._clock.text(request.time)} INFO {request.method} {path} {request.status} "
+            f"{request.seconds * 1e3:.1f} ms, queue {request.queue_s * 1e3:.1f}, "
+            f"infer {request.infer_s * 1e3:.1f} id={request.request_id} "
+            f"model={request.model_version}{extra}\n"
         ).encode()
 
     def of_record(self, record: logging.LogRecord) -> bytes:
-        """`2026-01-31T12:00:00.123Z ERROR why`, and a traceback below, indented."""
+        """`2026-01-31T12:00:00.123Z ERROR reason`, with any traceback indented below."""
         lines = [f"{self._clock.text(record.created)} {record.levelname} {_message(record)}"]
         lines += [f"    {line}" for line in _traceback(record).splitlines()]
         return "".join(line.translate(CONTROLS) + "\n" for line in lines).encode(errors="replace")
 
 
 class JsonLines:
-    """For machines: an object a line."""
+    """Lines for machines: one JSON object per line."""
 
     def __init__(self) -> None:
         self._clock = Clock()
 
-    def of_request(self, ended: Ended) -> bytes:
+    def of_request(self, request: RequestRecord) -> bytes:
         """`{"time": …, "level": "info", "request_id": …, …}`."""
         line: dict[str, Any] = {
-            "time": self._clock.text(ended.time),
+            "time": self._clock.text(request.time),
             "level": "info",
-            "request_id": ended.request_id,
-            "method": ended.method,
-            "route": ended.route,
-            "status": ended.status,
-            "ms": round(ended.seconds * 1e3, 3),
-            "queue_ms": round(ended.queue_s * 1e3, 3),
-            "infer_ms": round(ended.infer_s * 1e3, 3),
-            "model_version": ended.model_version,
+            "request_id": request.request_id,
+            "method": request.method,
+            "route": request.route,
+            "status": request.status,
+            "ms": round(request.seconds * 1e3, 3),
+            "queue_ms": round(request.queue_s * 1e3, 3),
+            "infer_ms": round(request.infer_s * 1e3, 3),
+            "model_version": request.model_version,
         }
-        if ended.path is not None:
-            line["path"] = ended.path[:MAX_PATH]
-        if ended.images:
-            line["images"] = ended.images
-        if ended.key is not None:
-            line["key"] = ended.key
-        if ended.trace is not None:
-            line["traceparent"], line["parent_id"] = ended.trace
+        if request.path is not None:
+            line["path"] = request.path[:MAX_PATH]
+        if request.images:
+            line["images"] = request.images
+        if request.key is not None:
+            line["key"] = request.key
+        if request.trace is not None:
+            line["traceparent"], line["parent_id"] = request.trace
         return _json(line)
 
     def of_record(self, record: logging.LogRecord) -> bytes:
@@ -164,53 +164,53 @@ class JsonLines:
 
 
 class LogHandler(logging.Handler):
-    """Hands records to the writer: nobody waits, and nobody sees an error."""
+    """Passes records to the writer. Never blocks or raises."""
 
-    def __init__(self, lines: Lines, writer: LogWriter[Ended]) -> None:
+    def __init__(self, lines: Lines, writer: LogWriter[RequestRecord]) -> None:
         super().__init__()
         self._lines = lines
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have it written now."""
+        """Queue a record, to be written at once."""
         self._writer.add(self._lines.of_record(record))
         self._writer.hurry()
 
     def flush(self) -> None:
-        """Wait a moment for what has not been written; `logging.shutdown` calls this at the end."""
+        """Wait briefly until all lines are written. `logging.shutdown` calls this."""
         self._writer.flush()
 
 
 class RequestLog:
-    """Where lines of requests go: nowhere, until `start` has been called."""
+    """The log of requests. Nothing is logged before `start` is called."""
 
     def __init__(self) -> None:
-        self.add: Callable[[Ended], None] | None = None
-        """Logs a request."""
+        self.add: Callable[[RequestRecord], None] | None = None
+        """Logs a request; None if requests are not logged."""
 
-    def start(self, writer: LogWriter[Ended]) -> None:
-        """Log requests from now on."""
+    def start(self, writer: LogWriter[RequestRecord]) -> None:
+        """Log requests to `writer` from now on."""
         self.add = writer.add
 
 
 request_log: Final = RequestLog()
-"""This process's, as the root logger is."""
+"""There is one per process, like the root logger."""
 
 
 def set_up_logging(level: str, form: Format) -> None:
-    """Log to stderr from `level` on, this process's requests too if that is info or debug."""
+    """Log to stderr, at `level` and above. Requests are logged if that includes info."""
     lines: Lines = JsonLines() if form == "json" else TextLines()
-    writer = LogWriter(STDERR, lambda lost: lines.of_record(_lost(lost)), lines.of_request)
+    writer = LogWriter(STDERR, lambda lost: lines.of_record(_loss_record(lost)), lines.of_request)
     logging.basicConfig(level=level.upper(), handlers=[LogHandler(lines, writer)])
     logging.captureWarnings(capture=True)
     for name in ("asyncio", "PIL"):
-        logging.getLogger(name).setLevel("WARNING")  # their debug lines are not about requests
+        logging.getLogger(name).setLevel("WARNING")  # their debug messages are not useful here
     if logging.getLogger().isEnabledFor(logging.INFO):
         request_log.start(writer)
-    sys.excepthook = _uncaught
+    sys.excepthook = _log_uncaught
 
 
-def _lost(lines: int) -> logging.LogRecord:
+def _loss_record(lines: int) -> logging.LogRecord:
     return logging.makeLogRecord(
         {
             "levelno": logging.WARNING,
@@ -221,16 +221,18 @@ def _lost(lines: int) -> logging.LogRecord:
     )
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
-    log.critical("the process ends", exc_info=(kind, error, trace))
+    log.critical("uncaught exception, the process ends", exc_info=(kind, error, trace))
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()[:MAX_MESSAGE]
-    except Exception:  # arguments that do not fit are no reason to fail a request
+    except Exception:  # wrong arguments of a message must not fail a request
         return str(record.msg)[:MAX_MESSAGE]
 
 
@@ -241,10 +243,10 @@ def _traceback(record: logging.LogRecord) -> str:
 
 
 def _json(line: dict[str, Any]) -> bytes:
-    """In ASCII: some who read lines take U+2028 and the like for ends of them."""
+    """Encode as ASCII, as some readers take U+2028 and the like for line breaks."""
     try:
         text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # half of a surrogate pair, which UTF-8 has no form for
+    except TypeError:  # half a surrogate pair, which UTF-8 cannot encode
         text = b"\xff"
     if text.isascii():
         return text

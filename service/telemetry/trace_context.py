@@ -1,4 +1,4 @@
-"""W3C Trace Context: which trace a request is part of, and who in it called.
+"""W3C Trace Context: the trace that a request belongs to, and the span that called it.
 
 https://www.w3.org/TR/trace-context/
 """
@@ -13,26 +13,26 @@ TRACEPARENT: Final = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?",
     re.ASCII,
 )
-"""Version, trace, caller's span, flags. Ids of zeros and version ff are invalid; what later
-versions add stands behind another dash."""
+"""Version, trace id, parent id, flags. Ids of zeros and version ff are invalid. Later versions may
+add more after another dash."""
 
 KNOWN_FLAGS: Final = 0x03
-"""Sampled, and that the trace's id is random. A participant sets the others to zero."""
+"""The flags `sampled` and `random-trace-id`. The specification has all others set to zero."""
 
-SPANS: Final = Random()  # noqa: S311 - no secret
+SPANS: Final = Random()  # noqa: S311 - not a secret
 
 
 class Trace(NamedTuple):
-    """A request's place in its trace."""
+    """A request as part of a trace."""
 
     traceparent: str
-    """As the answer bears it: the caller's trace, and this request as the span."""
+    """The response's header: the caller's trace with a span id of this request."""
     parent_id: str
-    """The caller's span."""
+    """The caller's span id."""
 
 
 def join_trace(traceparent: str) -> Trace | None:
-    """A span of its own in the caller's trace; None if the header is not valid.
+    """Start a span in the caller's trace. None if the header is not valid.
 
     >>> join_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").parent_id
     '00f067aa0ba902b7'

@@ -25,7 +25,6 @@ from service.client import AsyncClient as ServiceAsyncClient
 from service.client import Client, ProblemError
 from service.client.__main__ import main as client_main
 from service.settings import Settings
-from tests.api.documents import ROOT, run_block, shell_block
 from tests.api.helpers import (
     HANG_S,
     SMALL,
@@ -36,6 +35,7 @@ from tests.api.helpers import (
     queue_holds,
     uint8_body,
 )
+from tests.docs import ROOT, run_block, shell_block
 from tests.processes import Server, address, running, start_and_fail, wait_until
 
 KEYS = {
@@ -97,13 +97,9 @@ def keyed_server(served_file: Path) -> Iterator[Server]:
         yield server
 
 
-def app_with_keys(file: Path) -> App:
-    return create_app(SMALL.model_copy(update={"api_keys_file": str(file)}))
-
-
 @pytest.fixture
 def keyed_app(file: Path) -> App:
-    return app_with_keys(file)
+    return create_app(SMALL.model_copy(update={"api_keys_file": str(file)}))
 
 
 @pytest.fixture
@@ -205,36 +201,34 @@ def left(answer: Response) -> int:
 
 @pytest.mark.anyio
 async def test_a_rate_is_in_images(
-    file: Path, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    keyed_app: App, keyed: AsyncClient, four: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    buckets = "service.access.rates.Buckets.__init__.__defaults__"
-    monkeypatch.setattr(buckets, (None, lambda: now))
-    async with client_of(app_with_keys(file)) as client:
-        client.headers.update(bearing("limited"))
-        answer = await client.post("/encode", json=uint8_body(four))
-        assert answer.status_code == 200
-        assert left(answer) == 6
-        answer = await client.post("/anomaly-score?score=iwae&samples=8", json=uint8_body(four[:1]))
-        assert answer.status_code == 200
-        assert left(answer) == 5, "all of an image's draws are one image"
-        assert left(await client.get("/model")) == 5
-        assert left(await client.get("/metrics")) == 5
-        assert left(await client.post("/encode", content=b"{")) == 5, "no image was in there"
-        answer = await client.get("/sample?n=6")
-        problem(answer, 429, "6 images > 5 that are left", "10 a second")
-        assert answer.headers["retry-after"] == "1"
-        assert left(answer) == 5
-        z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
-        answer = await client.post("/v2/models/decode/infer", json={"inputs": [z]})
-        assert answer.status_code == 200
-        assert left(answer) == 0
-        answer = await client.post("/v2/models/decode/infer", json={"inputs": [z]})
-        refused(answer, "/v2", 429, "1 images > 0 that are left")
-        assert (await client.get("/model")).status_code == 200, "no image is in there"
-        now += 0.2
-        assert left(await client.post("/decode", json={"n": 2})) == 0
-        assert "ratelimit" not in (await client.get("/model", headers=bearing("infer"))).headers
+    monkeypatch.setattr(keyed_app._lifecycle._access.buckets, "_clock", lambda: now)
+    keyed.headers.update(bearing("limited"))
+    answer = await keyed.post("/encode", json=uint8_body(four))
+    assert answer.status_code == 200
+    assert left(answer) == 6
+    answer = await keyed.post("/anomaly-score?score=iwae&samples=8", json=uint8_body(four[:1]))
+    assert answer.status_code == 200
+    assert left(answer) == 5, "all of an image's draws are one image"
+    assert left(await keyed.get("/model")) == 5
+    assert left(await keyed.get("/metrics")) == 5
+    assert left(await keyed.post("/encode", content=b"{")) == 5, "no image was in there"
+    answer = await keyed.get("/sample?n=6")
+    problem(answer, 429, "6 images > 5 left", "10 per second")
+    assert answer.headers["retry-after"] == "1"
+    assert left(answer) == 5
+    z = {"name": "z", "datatype": "FP32", "shape": [5, 10], "data": [0.5] * 50}
+    answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
+    assert answer.status_code == 200
+    assert left(answer) == 0
+    answer = await keyed.post("/v2/models/decode/infer", json={"inputs": [z]})
+    refused(answer, "/v2", 429, "1 images > 0 left")
+    assert (await keyed.get("/model")).status_code == 200, "no image is in there"
+    now += 0.2
+    assert left(await keyed.post("/decode", json={"n": 2})) == 0
+    assert "ratelimit" not in (await keyed.get("/model", headers=bearing("infer"))).headers
 
 
 @pytest.mark.anyio
@@ -361,7 +355,7 @@ def test_an_added_key_works_a_second_later_and_no_key_is_logged(
         wait_until(lambda: status() == 401, REREAD_S)
         assert client.get("/model", headers=bearing("infer")).status_code == 200
     text = log.read_text()
-    assert text.count("the keys read before stay") == 1
+    assert text.count("the keys read before stay valid") == 1
     assert "has 5 keys now" in text
     for key in (*KEYS.values(), new):
         assert key not in text

@@ -278,7 +278,7 @@ async def test_every_error_of_every_route_is_of_one_shape(
             monkeypatch.setattr(health, "READY_FOR_S", 0.0)
             monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
         elif path == "/livez":
-            app.state.service.health._note_trouble("no forward pass")
+            app.state.service.health._report_problem("no forward pass")
             monkeypatch.setattr(app.state.service.health, "_stall_timeout_s", 0.0)
         elif status == 503:
             decode = held[names.index("decode")]

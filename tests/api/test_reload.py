@@ -105,9 +105,9 @@ async def test_one_that_gives_other_numbers_than_it_records_is_refused(
     directory: Path, reloaded: AsyncClient
 ) -> None:
     config = directory / "config.json"
-    known = load_bundle(directory).known
-    assert known is not None
-    config.write_text(config.read_text().replace(str(known.kl), str(known.kl + 1)))
+    recorded = load_bundle(directory).self_test
+    assert recorded is not None
+    config.write_text(config.read_text().replace(str(recorded.kl), str(recorded.kl + 1)))
     problem(await reloaded.post("/model/reload"), 409, "known image")
 
 

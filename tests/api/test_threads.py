@@ -70,9 +70,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     noted(open_inference, "_rows")
     noted(open_inference, "infer_response")
     written = noted(media, "write_large_npy")
-    monkeypatch.setitem(LARGE, media.NPY, (media.INLINE_COPIED, written))
+    monkeypatch.setitem(LARGE, media.NPY, (media.INLINE_BINARY_NUMBERS, written))
     written = noted(media, "write_large_json")
-    monkeypatch.setitem(LARGE, media.JSON, (media.INLINE_NUMBERS, written))
+    monkeypatch.setitem(LARGE, media.JSON, (media.INLINE_JSON_NUMBERS, written))
     note = noted(json_bodies, "read_json_latents")
     monkeypatch.setitem(cast("dict[str, Any]", media.LATENT_READERS), media.JSON, note)
     return names
@@ -138,7 +138,7 @@ async def test_a_deadline_holds_while_the_answer_is_written(
     with busy(app.state.service.writers):
         answer = await client.post(path, content=content, headers=headers)
     if path == "/reconstruct":
-        problem(answer, 504, "the answer was not written within the request's 0.3 s")
+        problem(answer, 504, "the response was not written within the request's 0.3 s")
     else:
         assert answer.status_code == 504
         assert "not written" in answer.text

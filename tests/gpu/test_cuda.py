@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import find_bundle, load_bundle
+from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
-from service.inference.health import BROKEN
+from service.inference.health import EXIT_STATUS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,7 +81,8 @@ def test_memory_that_runs_out_splits_the_batch(digits: NDArray[np.uint8]) -> Non
             digits[:64].reshape(64, -1), (128, 1)
         )  # 8,192 images, 26 MB an array of them
         np.testing.assert_allclose(engine.score(many).score[:64], expected, rtol=1e-4, atol=1e-4)
-        assert engine._stagings["score fused"].most < 8192
+        assert isinstance(engine._backend, CudaBackend)
+        assert engine._backend.max_rows("score fused") < 8192
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -91,4 +93,4 @@ def test_a_poisoned_context_is_not_ready_and_then_the_end() -> None:
         [sys.executable, "-c", POISON], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.startswith("ready\nnot ready: a forward pass failed"), done.stderr
-    assert done.returncode == BROKEN
+    assert done.returncode == EXIT_STATUS

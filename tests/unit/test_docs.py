@@ -1,230 +1,289 @@
-"""What README.md, the Dockerfile and docker-compose.yml say is what the code does."""
+"""README, docs/ and CONTRIBUTING say what the code does, and what they name exists."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
-import zipfile
-from pathlib import Path
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from statistics import median
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
+from fastapi.routing import APIRoute
+from pydantic_settings import CliApp
 
 from benchmarks import report
 from benchmarks.quality_tables import markdown
 from benchmarks.reliability import results as reliability
 from benchmarks.reliability.checks import CHECKS
-from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
+from model.bundle.bundle import find_bundle, load_bundle
+from model.commands import calibrate, download, evaluate, import_checkpoint, train
 from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS
+from service.api import images, operations
+from service.api.open_inference import routes as open_inference
+from service.app import EXPOSED_HEADERS
+from service.errors import ServiceError
 from service.settings import Settings
-from service.telemetry.metrics import REFUSALS, Metrics
-from service.telemetry.request_log import Ended, JsonLines, TextLines
-from service.telemetry.trace_context import Trace
-from tests.conftest import Server
+from tests.docs import ALL, PAGES, ROOT, pinned
+from tests.pinned_docs import PINNED, serving_results
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-CONTAINER_FILES = DOCKERFILE + COMPOSE
+README = PAGES["README.md"]
+API = PAGES["docs/api.md"]
+CONTRIBUTING = PAGES["CONTRIBUTING.md"]
 
+MODEL_COMMANDS = ("train", "calibrate", "evaluate", "import", "download")
 
-def settings_table() -> str:
-    rows = ["| setting | default | what it is |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        default = "unset" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `VAE_{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(rows)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def test_settings_table_is_that_of_the_code() -> None:
-    assert settings_table() in README, f"README.md should have:\n{settings_table()}"
+def code() -> Iterator[str]:
+    """Each line of the shell blocks and each inline piece of code, of all pages."""
+    for language, text in FENCED.findall(ALL):
+        if language == "sh":
+            yield from text.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", FENCED.sub("", ALL))
 
 
-@pytest.mark.parametrize("text", [README, CONTAINER_FILES], ids=["README", "container"])
-def test_every_setting_named_exists(text: str) -> None:
-    known = {f"VAE_{name.upper()}" for name in Settings.model_fields}
-    known |= {"VAE_DATA_DIR", "VAE_API_KEY"}  # of the commands that train, and of the client
-    assert set(re.findall(r"\bVAE_[A-Z_]+", text)) - known == set()
+def commands(program: str) -> list[list[str]]:
+    """Arguments of each call of a program that is written out, each once."""
+    found = {}
+    for line in code():
+        match = re.match(rf"(?:\w+=\S* )*(?:\.venv/bin/)?{program} (.*)", line.strip())
+        if match:
+            found[match[1]] = shlex.split(match[1], comments=True)
+    return list(found.values())
 
 
-def metrics_table() -> str:
-    rows = ["| metric | type | labels | what it is |", "| --- | --- | --- | --- |"]
-    for metric in Metrics(bundle="", version="")._registry._collector_to_names:
-        assert isinstance(metric, MetricWrapperBase)
-        name = f"{metric._name}{'_total' * (metric._type == 'counter')}"
-        labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
-        rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |")
-    return "\n".join(rows)
+def model_commands() -> ArgumentParser:
+    """The options of `python -m model`, which `vae` takes too."""
+    parser = ArgumentParser(exit_on_error=False)
+    commands = parser.add_subparsers()
+    for command in (train, calibrate, evaluate, import_checkpoint, download):
+        command.add(commands)
+    return parser
 
 
-def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    assert f"\n{metrics_table()}\n\n" in README, f"README.md should have:\n{metrics_table()}"
-    assert f"Reasons are {', '.join(f'`{reason}`' for reason in REFUSALS)}." in README
+def test_readme_is_one_page() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def log_lines() -> str:
-    ended = Ended(
-        time=1_769_860_800.123,
-        request_id="6f1f9d1fb0f34bd2b0a0c4d28f1a6c55",
-        method="POST",
-        route="/anomaly-score",
-        path="/anomaly-score",
-        status=200,
-        seconds=0.0011,
-        queue_s=0.0001,
-        infer_s=0.0009,
-        images=1,
-        model_version="5b1f0a6c9d2e",
-        trace=Trace("00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01", "00f067aa0ba902b7"),
-        key="laboratory",
-    )
-    lines = (made.of_request(ended).decode() for made in (TextLines(), JsonLines()))
-    return "".join(re.sub(r"20[0-9-]+T[0-9:.]+Z", "2026-01-31T12:00:00.123Z", x) for x in lines)
+@pytest.mark.parametrize("name", PINNED)
+def test_what_is_made_from_code_and_results_is_as_made(name: str) -> None:
+    assert pinned(name) == PINNED[name](), "python -m tests.pinned_docs writes it anew"
 
 
-def test_the_lines_of_the_log_are_those_of_the_code() -> None:
-    assert f"```\n{log_lines()}```\n" in README, f"README.md should have:\n{log_lines()}"
+def test_every_pinned_part_is_known() -> None:
+    assert sorted(re.findall(r"<!-- pinned: (.*?) -->", ALL)) == sorted(PINNED)
 
 
-def test_the_benchmarks_tables_are_those_committed() -> None:
-    assert (ROOT / "benchmarks/results/body_types.md").read_text(encoding="utf-8") in README
-    quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
-    tables = re.findall(r"^\|.*?\n(?=\n)", quality, re.MULTILINE | re.DOTALL)
-    assert tables[0] in README
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
-def test_the_speed_tables_are_those_of_the_results() -> None:
-    results = json.loads((ROOT / "benchmarks/results/serving.json").read_text(encoding="utf-8"))
-    speed = (ROOT / "benchmarks/results/serving.md").read_text(encoding="utf-8")
-    assert report.markdown(results) == speed
-    goals, one_image = re.findall(r"^\|.*?\n(?=\n)", speed, re.MULTILINE | re.DOTALL)[:2]
-    assert goals in README
-    columns = [[cell.strip() for cell in row.split("|")[1:-1]] for row in one_image.splitlines()]
-    quoted = table_of("speed")
-    assert len(quoted) == len(columns) - 2
-    for row, (name, *figures) in zip(quoted, columns[2:], strict=True):
-        assert row[0] == name
-        assert row[1:4] == [figures[i].split(" ")[0] for i in (0, 2, 4)]
+def anchors(text: str) -> set[str]:
+    return {slug(found) for found in re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)}
 
 
-def test_the_reliability_table_is_that_of_the_results() -> None:
-    found = reliability.read()
-    assert reliability.markdown(found) == (ROOT / "benchmarks/results/reliability.md").read_text()
-    assert reliability.table(found) in README
-    assert tuple(found) == reliability.ORDER
-    named = {promise["what"] for promise in found["checks"]["promises"]}
-    assert named == {check.what for check in CHECKS}
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", text))
 
 
-def test_the_quality_tables_are_those_of_the_results() -> None:
-    results = json.loads((ROOT / "benchmarks/results/quality.json").read_text(encoding="utf-8"))
-    quality = (ROOT / "benchmarks/results/quality.md").read_text(encoding="utf-8")
-    assert markdown(results) == quality
+@pytest.mark.parametrize("name", PAGES)
+def test_relative_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    broken = []
+    for link in links(PAGES[name]):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        found = target.exists() and target.is_relative_to(ROOT)
+        if not found or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert broken == []
 
 
-def table_of(marker: str) -> list[list[str]]:
-    """The cells of README's first table after `<!-- marker`, without its head."""
-    match = re.search(rf"<!-- {marker}.*?\n(\|.*?)\n\n", README, re.DOTALL)
-    assert match
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in match[1].split("\n")[2:]]
+def test_the_page_of_docs_links_to_all_of_them() -> None:
+    named = {link.partition("#")[0] for link in links(README)}
+    assert {name for name in PAGES if name.startswith("docs/")} <= named
+    assert {"LICENSE", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"} <= named
 
 
-def test_the_table_of_bundles_is_theirs() -> None:
-    rows = {name.split("`")[1]: figures for name, _, *figures in table_of("bundles")}
-    assert set(rows) == set(pretrained_names())
-    for name, figures in rows.items():
-        test = load_bundle(find_bundle(name)).metrics["test"]
-        assert figures == [f"{test['mse']:.4f}", f"{test['kl']:.1f}"]
+def test_paths_named_exist() -> None:
+    named = {
+        path
+        for text in code()
+        for path in re.findall(
+            r"(?<![\w./])((?:service|model|vae|benchmarks|tests|docs)/[\w./-]*)", text
+        )
+    }
+    assert len(named) > 60
+    assert {path for path in named if not (ROOT / path.rstrip(".")).exists()} == set()
 
 
-def test_the_false_alarms_are_those_of_the_cards() -> None:
-    *rows, (_, _, *halves) = table_of("quality")
-    assert {name.strip("`") for name, *_ in rows} == set(pretrained_names())
-    for name, _, *found in rows:
-        measured = load_bundle(find_bundle(name.strip("`"))).metrics["evaluation"]["false_alarms"]
-        rates = {r["alpha"]: r["rate"] for r in measured["rates"] if r["score"] == "fused"}
-        assert found == [f"{rates[alpha]:.4f}" for alpha in (0.05, 0.01)]
-        split = {r["alpha"]: r for r in measured["exchangeable"]}
-        assert halves == [f"{split[a]['mean']:.4f} ± {split[a]['std']:.4f}" for a in (0.05, 0.01)]
+def test_the_index_s_names_are_in_their_files() -> None:
+    rows = re.search(r"^## Where is …\?\n(.*?)^## ", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert rows
+    missing = []
+    found = re.findall(r"^\| .*? \| (.*?) \| `([\w.]+)` \|$", rows[1], re.MULTILINE)
+    assert len(found) >= 30
+    for files, name in found:
+        texts = [(ROOT / path).read_text() for path in re.findall(r"`([^`]+)`", files)]
+        pattern = rf"\b(?:def|class) {name.split('.')[-1]}\b|^{name}\b.* = "
+        if not any(re.search(pattern, text, re.MULTILINE) for text in texts):
+            missing.append((files, name))
+    assert missing == []
 
 
-def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:
-    match = re.search(r"<!-- offered.*?-->\n(.*?)\n\n", README, re.DOTALL)
-    assert match
-    named = re.findall(r"^\| `(\w+)`", match[1], re.MULTILINE)
-    assert sorted(named) == sorted(engine.scores)
-    assert named[0] == engine.scores[0]
-    assert f"default number, {DEFAULT_DRAWS}," in README
-
-
-def test_nothing_is_left_to_be_filled_in() -> None:
-    assert re.findall(r"^[A-Z_]{4,}$", README, re.MULTILINE) == []
+def test_modules_named_can_be_run() -> None:
+    named = set(re.findall(r"python3? -m ([\w.]+)", ALL)) - {"pytest"}
+    assert len(named) > 10
+    broken = []
+    for name in named:
+        path = ROOT / name.replace(".", "/")
+        main = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        if not main.exists() or 'if __name__ == "__main__":' not in main.read_text():
+            broken.append(name)
+    assert broken == []
 
 
 def test_make_targets_named_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`|\S=\S+ )make ([a-z-]+)", README, re.MULTILINE)) <= targets
+    named = {arguments[0] for arguments in commands("make")}
+    assert {"serve", "test"} <= named <= targets
 
 
-def test_container_check_and_command_work(server: Server) -> None:
-    """HEALTHCHECK's command, against a running service and against none."""
-    commands = [json.loads(text) for text in re.findall(r"CMD (\[.*\])", DOCKERFILE)]
-    assert commands == [["python", "-m", "service.healthcheck"], ["python", "-m", "service"]]
-    port = server.url.rsplit(":", 1)[1]
-    for number, status in ((port, 0), ("1", 1)):
-        done = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, *commands[0][1:]],
-            env={"VAE_PORT": number},
+def test_make_commands_are_understood() -> None:
+    """As printed, up to where the command begins: `python -m model` has to take its options."""
+    for arguments in commands("make"):
+        done = subprocess.run(  # noqa: S603 - our own pages
+            ["make", "--dry-run", *arguments],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
             timeout=30,
         )
-        assert done.returncode == status, done.stderr
-        assert len(done.stderr.splitlines()) == status
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            if match := re.search(rf"(?:model|vae) ((?:{'|'.join(MODEL_COMMANDS)}) .*)", line):
+                model_commands().parse_args(shlex.split(match[1]))
 
 
-def test_container_pins_the_same_torch() -> None:
+def test_vae_commands_are_understood() -> None:
+    named = commands("vae")
+    assert {*MODEL_COMMANDS, "serve", "score", "keys"} <= {arguments[0] for arguments in named}
+    for command, *options in named:
+        if command in MODEL_COMMANDS and options:
+            model_commands().parse_args([command, *options])
+        elif command == "serve" and options:
+            CliApp.run(Settings, cli_args=options)
+
+
+def test_vae_has_the_commands_named() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = set(re.findall(r"torch==[\d.]+", DOCKERFILE + "\n".join(project["dependencies"])))
-    assert len(pins) == 1
-    assert pins.pop() in (ROOT / "constraints.txt").read_text().split()
-
-
-def test_the_wheel_carries_the_weights(tmp_path: Path) -> None:
-    """`pip install .`, as the Dockerfile has it, must give a package that can serve."""
-    subprocess.run(  # noqa: S603 - our own command
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)),
-            str(copy_source(tmp_path)),
-        ],
+    module, _, function = project["scripts"]["vae"].partition(":")
+    start = f"import sys; from {module} import {function}; sys.exit({function}())"
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", start, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=True,
-        timeout=120,
+        timeout=60,
     )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for bundle in pretrained_names():
-        for path in (PRETRAINED / bundle).rglob("*.*"):
-            assert f"model/pretrained/{path.relative_to(PRETRAINED).as_posix()}" in names
-        assert f"model/training/recipes/{bundle}.toml" in names
-    assert not any(name.startswith("tests") for name in names)
+    for command in {arguments[0] for arguments in commands("vae")}:
+        assert re.search(rf"(?<![\w-]){command}\b", done.stdout)
 
 
-def copy_source(tmp_path: Path) -> Path:
-    """What the Dockerfile copies, so that building leaves nothing in the checkout."""
-    source = tmp_path / "source"
-    (copied,) = re.findall(r"COPY (.+) \./\n", DOCKERFILE)
-    paths = [ROOT / name for name in [*copied.split(), "model", "service"]]
-    source.mkdir()
-    subprocess.run(  # noqa: S603 - our own command
-        ["cp", "-r", *map(str, paths), str(source)],  # noqa: S607 - cp is everywhere
-        check=True,
+def test_every_setting_named_exists() -> None:
+    known = {f"VAE_{name.upper()}" for name in Settings.model_fields}
+    known |= {"VAE_DATA_DIR", "VAE_API_KEY"}  # of the commands that train, and of the client
+    assert set(re.findall(r"\bVAE_[A-Z_]+", ALL)) - known == set()
+
+
+def test_every_route_is_documented() -> None:
+    for router in (images.router, operations.router, open_inference.router):
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            path = route.path.replace("/versions/{version}", "")
+            for method in route.methods or ():
+                row = rf"^\| .*`{method} {re.escape(path)}`.* \|"
+                assert re.search(row, API, re.MULTILINE), path
+
+
+def test_every_header_is_documented() -> None:
+    for name in EXPOSED_HEADERS:
+        assert f"`{name}`" in API
+
+
+def errors(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from errors(found)
+
+
+def test_every_error_is_documented() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", API, re.MULTILINE)
+    documented = {int(status) for row in rows for status in row.split(",")}
+    assert {kind.status for kind in errors()} <= documented
+
+
+def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:
+    scores = PAGES["docs/scores.md"]
+    match = re.search(r"<!-- offered.*?-->\n(.*?)\n\n", scores, re.DOTALL)
+    assert match
+    named = re.findall(r"^\| `(\w+)`", match[1], re.MULTILINE)
+    assert sorted(named) == sorted(engine.scores)
+    assert named[0] == engine.scores[0]
+    assert f"default number, {DEFAULT_DRAWS}," in scores
+
+
+def test_the_figures_in_prose_are_those_of_the_results() -> None:
+    found = load_bundle(find_bundle("mnist")).metrics["evaluation"]["false_alarms"]
+    halves = {r["alpha"]: f"{r['mean']:.4f} ± {r['std']:.4f}" for r in found["exchangeable"]}
+    assert f"{halves[0.05]} at 0.05 and {halves[0.01]} at 0.01" in README
+    (refusals,) = (
+        promise["measured"]
+        for promise in reliability.read()["overload"]["promises"]
+        if "time to refusal, p99" in promise["what"]
     )
-    return source
+    assert f"99 % of refusals take under {refusals}." in README
+    results = serving_results()
+    ours = [figures["ours"] for figures in results["rounds"]]
+    performance = PAGES["docs/performance.md"]
+    for page in (README, performance):
+        assert f"commit `{results['commit']}`" in page
+    ready_s, mib = (median(one[key] for one in ours) for key in ("ready_s", "ready_MiB"))
+    assert f"| from start to the first answer | {ready_s:.1f} s |" in performance
+    assert f"| {mib:.0f} MiB |" in performance
+
+
+def test_the_results_as_markdown_are_those_as_json() -> None:
+    directory = ROOT / "benchmarks" / "results"
+    quality = json.loads((directory / "quality.json").read_text(encoding="utf-8"))
+    assert markdown(quality) == (directory / "quality.md").read_text(encoding="utf-8")
+    speed = (directory / "serving.md").read_text(encoding="utf-8")
+    assert report.markdown(serving_results()) == speed
+    found = reliability.read()
+    assert reliability.markdown(found) == (directory / "reliability.md").read_text()
+    assert tuple(found) == reliability.ORDER
+    named = {promise["what"] for promise in found["checks"]["promises"]}
+    assert named == {check.what for check in CHECKS}
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert re.findall(r"^[A-Z_]{4,}$|\bTODO\b|\bFIXME\b", ALL, re.MULTILINE) == []
+
+
+def test_the_licence_is_apache_s() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert re.match(r"\s+Apache License\s+Version 2\.0, January 2004\s", text)
+    assert "limitations under the License." in text

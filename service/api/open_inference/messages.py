@@ -1,4 +1,5 @@
-"""What one infer request of the Open Inference Protocol says, JSON and binary, and its answer."""
+"""Parses infer requests of the Open Inference Protocol, JSON and binary, and builds the
+responses."""
 
 from __future__ import annotations
 
@@ -14,19 +15,19 @@ import simdjson
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from service.codecs.json_numbers import kind, parse_json, plain_images
+from service.codecs.json_numbers import parse_json, plain_images, type_name
 from service.codecs.registry import INLINE_JSON_BYTES
 from service.codecs.responses import ChunkedResponse, byte_pieces, json_pieces
 from service.errors import BadBodyError, ServiceError
 
 DATA: Final = b'"data"'
-BLANKS: Final = b" \t\r\n"
+WHITESPACE: Final = b" \t\r\n"
 
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
-"""Where the JSON ends and the binary tensors begin."""
+"""Length of the JSON in bytes. The binary tensors begin after it."""
 
 DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
-"""Of inputs."""
+"""The datatypes of inputs."""
 
 OUTPUT_DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
@@ -40,36 +41,37 @@ PARAMETERS: Final = (
     "binary_data_size",
     "classification",
 )
-"""Parameters that mean something here, of a request or of a tensor."""
+"""Parameters of a request or a tensor that this server looks at."""
 
 MAX_FIELDS: Final = 64
-"""Of an object, unknown ones among them: looking at millions takes long."""
+"""Maximum fields of an object, unknown ones included: reading millions of them takes long."""
 
 MAX_DIMENSIONS: Final = 8
-"""Of a tensor's shape; images have 4."""
+"""Maximum dimensions of a tensor's shape. Images have 4."""
 
 MAX_SIZE: Final = 1 << 40
-"""Of one dimension: far past what a body holds, and products of it stay exact."""
+"""Maximum size of one dimension: far more than a body can hold, and small enough that sizes
+multiply without loss of precision."""
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor as metadata tell of it; -1 is any size."""
+    """A tensor's metadata. In `shape`, -1 stands for any size."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As the protocol has it."""
+        """The metadata in the protocol's form."""
         return {"name": self.name, "datatype": self.datatype, "shape": self.shape}
 
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor that came, with the shape its sender gave it."""
+    """An input tensor, in the shape that the caller gave."""
 
     name: str
     array: NDArray[Any]
@@ -77,7 +79,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor that is asked for, and in which of the two forms."""
+    """A requested output, and whether to send it as binary or as JSON."""
 
     spec: TensorSpec
     binary: bool
@@ -85,7 +87,7 @@ class Output:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A whole request."""
+    """A parsed infer request."""
 
     id: str | None
     timeout_us: Any
@@ -96,13 +98,16 @@ class InferRequest:
     def parse(
         cls, body: bytes, json_length: str | None, offered: Sequence[TensorSpec]
     ) -> InferRequest:
-        """Read a body whose first `json_length` bytes are JSON, or all of them if that is None.
+        """Parse a body whose first `json_length` bytes are JSON. If that is None, all of it is.
 
-        Raises `BadBodyError`.
+        `json_length` is the value of `LENGTH_HEADER`; `offered` are the model's outputs. Raises
+        `BadBodyError`.
         """
         text, binary = _split(body, json_length)
-        if len(text) > INLINE_JSON_BYTES and (parts := _without_numbers(text)):
-            with suppress(ServiceError):  # simdjson reads every form, and knows what is wrong
+        if len(text) > INLINE_JSON_BYTES and (parts := _split_off_numbers(text)):
+            # On an error simdjson parses the whole text: it reads every form, and says what is
+            # wrong.
+            with suppress(ServiceError):
                 return cls._parse(parts[0], binary, offered, numbers=parts[1])
         return cls._parse(text, binary, offered)
 
@@ -114,11 +119,11 @@ class InferRequest:
         offered: Sequence[TensorSpec],
         numbers: memoryview | None = None,
     ) -> InferRequest:
-        """`numbers`, if any, stand for the input's `data`."""
+        """`numbers` is the JSON text of the input's `data`, if it was split off."""
         document = _fields(parse_json(text), "the body", ("id", "parameters", "inputs", "outputs"))
         request_id = document.get("id")
         if request_id is not None and not isinstance(request_id, str):
-            raise BadBodyError(f"id is {kind(request_id)}, expected a text")
+            raise BadBodyError(f"id is {type_name(request_id)}, expected a string")
         parameters = _parameters(document, "parameters")
         return cls(
             id=request_id,
@@ -136,11 +141,12 @@ def infer_response(
     *,
     in_pieces: bool = False,
 ) -> Response:
-    """The chosen outputs, each in its form; what is binary follows the JSON.
+    """The response with the requested outputs. Binary outputs follow the JSON.
 
-    Large ones are best written and sent `in_pieces`, by a thread.
+    With `in_pieces`, the response is a `ChunkedResponse`. It is meant for large outputs, and must
+    be built in a thread.
     """
-    described: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for output in request.outputs:
         name, datatype = output.spec.name, output.spec.datatype
@@ -151,11 +157,11 @@ def infer_response(
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             entry["data"] = array.reshape(-1)
-        described.append(entry)
+        outputs.append(entry)
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if request.id is not None:
         document["id"] = request.id
-    document["outputs"] = described
+    document["outputs"] = outputs
     if in_pieces:
         pieces = json_pieces(document)
         length = {LENGTH_HEADER: str(sum(map(len, pieces)))} if binary else {}
@@ -172,14 +178,14 @@ def infer_response(
 
 
 def json_bytes(body: bytes, json_length: str | None) -> int:
-    """How many bytes of a body are JSON. Raises `BadBodyError`."""
+    """The number of bytes of JSON in a body. Raises `BadBodyError`."""
     if json_length is None:
         return len(body)
     digits = json_length if json_length.isascii() and json_length.isdecimal() else ""
     if not digits or len(digits) > 18 or int(digits) > len(body):
         raise BadBodyError(
-            f"{LENGTH_HEADER} is {json_length[:32]!r}, expected a number of bytes up to the "
-            f"body's {len(body):,}"
+            f"{LENGTH_HEADER} is {json_length[:32]!r}, expected the length of the JSON in bytes, "
+            f"at most the body's {len(body):,}"
         )
     return int(digits)
 
@@ -189,59 +195,62 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _without_numbers(text: bytes) -> tuple[bytes, memoryview] | None:
-    """JSON with an empty list for its only `data`, and the numbers that were there.
+def _split_off_numbers(text: bytes) -> tuple[bytes, memoryview] | None:
+    """The JSON with its `data` array emptied, and the text of that array.
 
-    simdjson keeps the interpreter while it reads, 60 ms for 4,096 28×28 images, and
-    `service/codecs/_json.c` does not. None if it is not plain to see where the numbers begin and
-    end.
+    simdjson holds the GIL while it parses, 60 ms for 4,096 28×28 images;
+    `service/codecs/_json.c` releases it. Returns None unless there is exactly one `data` array
+    whose beginning and end can be found without parsing.
     """
     name = text.find(DATA)
-    first = text.find(b"[", name)
-    if name < 0 or text[name + len(DATA) : first].strip(BLANKS) != b":":
+    start = text.find(b"[", name)
+    if name < 0 or text[name + len(DATA) : start].strip(WHITESPACE) != b":":
         return None
-    ends = [end for end in (text.find(b'"', first), text.find(b"}", first)) if end >= 0]
-    after = text.rfind(b"]", first, min(ends, default=0)) + 1
-    rest = text[:first] + b"[]" + text[after:]
-    # Without escapes, the quotation marks of DATA can be none but those of a name.
-    if not after or b"\\" in rest or rest.count(DATA) > 1:
+    ends = [end for end in (text.find(b'"', start), text.find(b"}", start)) if end >= 0]
+    stop = text.rfind(b"]", start, min(ends, default=0)) + 1
+    rest = text[:start] + b"[]" + text[stop:]
+    # If nothing is escaped, DATA with its quotation marks can only be a whole string.
+    if not stop or b"\\" in rest or rest.count(DATA) > 1:
         return None
-    return rest, memoryview(text)[first:after]
+    return rest, memoryview(text)[start:stop]
 
 
 def _plain_numbers(text: memoryview, shape: tuple[int, ...], datatype: str) -> NDArray[Any]:
-    """A list of pixels, by `_json.c`. Raises `BadBodyError` for what it does not take."""
+    """The pixels in a JSON array, parsed by `_json.c`.
+
+    Raises `BadBodyError` for anything that `_json.c` does not read.
+    """
     dtype = DATATYPES[datatype]
     size = math.prod(shape)
-    flat = not bytes(text[1:64]).lstrip(BLANKS).startswith(b"[")
+    flat = not bytes(text[1:64]).lstrip(WHITESPACE).startswith(b"[")
     n, *sizes = (1, size) if flat else shape
     plain = None
-    if len(sizes) <= 3 and size <= len(text):  # and so fits into C's numbers
+    if len(sizes) <= 3 and size <= len(text):  # the second so that sizes fit into C integers
         channels, height, width = [1] * (3 - len(sizes)) + sizes
         before = b'{"dtype":"' + dtype.name.encode() + b'","images":' + b"[" * flat
         after = b"]" * flat + b"}"
         plain = plain_images(b"".join([before, text, after]), (channels, height, width), n)
     if plain is None or len(plain[1]) != size * dtype.itemsize:
-        raise BadBodyError("inputs[0].data are no pixels in their plain form")
+        raise BadBodyError("inputs[0].data is not a plain array of pixels")
     return np.frombuffer(plain[1], dtype).reshape(shape)
 
 
 def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview | None) -> Input:
-    """The one input that each model has, from its `data` or from the bytes after the JSON."""
-    given = document.get("inputs")
-    if not isinstance(given, simdjson.Array) or not len(given):
-        raise BadBodyError(f"inputs is {_shown(given)}, expected a list of one input")
-    if len(given) > 1:
+    """The single input of a model, from its `data` or from the bytes after the JSON."""
+    inputs = document.get("inputs")
+    if not isinstance(inputs, simdjson.Array) or not len(inputs):
+        raise BadBodyError(f"inputs is {_describe(inputs)}, expected an array of one input")
+    if len(inputs) > 1:
         names = [
-            _text(_fields(given[i], f"inputs[{i}]", ("name",)), "name", f"inputs[{i}]")[:32]
+            _string(_fields(inputs[i], f"inputs[{i}]", ("name",)), "name", f"inputs[{i}]")[:32]
             for i in range(2)
         ]
         raise BadBodyError(
-            f"there are {len(given):,} inputs, {', '.join(names)} …; each model takes one"
+            f"there are {len(inputs):,} inputs, {', '.join(names)} …; each model takes one"
         )
-    fields = _fields(given[0], "inputs[0]", ("name", "datatype", "shape", "data", "parameters"))
-    name = _text(fields, "name", "inputs[0]")
-    datatype = _text(fields, "datatype", "inputs[0]")
+    fields = _fields(inputs[0], "inputs[0]", ("name", "datatype", "shape", "data", "parameters"))
+    name = _string(fields, "name", "inputs[0]")
+    datatype = _string(fields, "datatype", "inputs[0]")
     if datatype not in DATATYPES:
         raise BadBodyError(
             f"inputs[0].datatype is {datatype[:32]!r}, expected {' or '.join(DATATYPES)}"
@@ -250,94 +259,102 @@ def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview 
     size = _parameters(fields, "inputs[0].parameters").get("binary_data_size")
     if size is None:
         if len(binary):
-            raise BadBodyError(f"{len(binary):,} bytes follow the JSON, and no input claims them")
+            raise BadBodyError(
+                f"{len(binary):,} bytes follow the JSON, but no input has a binary_data_size"
+            )
         if numbers is not None:
             return Input(name, _plain_numbers(numbers, shape, datatype))
         return Input(name, _json_data(fields, shape))
     expected = math.prod(shape) * DATATYPES[datatype].itemsize
     if type(size) is not int or size != expected or size != len(binary):
         raise BadBodyError(
-            f"inputs[0].parameters.binary_data_size is {_shown(size)}; {datatype} "
-            f"{list(shape)} has {expected:,} bytes, and {len(binary):,} follow the JSON"
+            f"inputs[0].parameters.binary_data_size is {_describe(size)}; {datatype} "
+            f"{list(shape)} takes {expected:,} bytes, and {len(binary):,} follow the JSON"
         )
     return Input(name, np.frombuffer(binary, DATATYPES[datatype]).reshape(shape))
 
 
 def _json_data(fields: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Row-major numbers, nested or flat; UINT8 is checked with the range of pixels."""
+    """The input's `data`: row-major numbers, nested or flat. UINT8 data comes back as uint8,
+    everything else as float64."""
     if not isinstance(data := fields.get("data"), simdjson.Array):
         raise BadBodyError("inputs[0] has neither data nor parameters.binary_data_size")
     try:
         flat = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
     except TypeError as error:
-        raise BadBodyError("inputs[0].data holds something that is no number") from error
+        raise BadBodyError("inputs[0].data holds something that is not a number") from error
     if flat.size != math.prod(shape):
         raise BadBodyError(
-            f"inputs[0].data has {flat.size:,} numbers, its shape {list(shape)} has "
+            f"inputs[0].data has {flat.size:,} numbers, but its shape {list(shape)} takes "
             f"{math.prod(shape):,}"
         )
     if fields["datatype"] != "UINT8":
         return flat.reshape(shape)
-    whole = flat.clip(0, 255).astype(np.uint8)  # clipped first: what casting the rest does is open
-    if not np.array_equal(whole, flat):
-        raise BadBodyError("inputs[0].data holds numbers that are no UINT8, whole and in 0..255")
-    return whole.reshape(shape)
+    # Clipped first, as casting a float that is out of range is undefined behaviour.
+    pixels = flat.clip(0, 255).astype(np.uint8)
+    if not np.array_equal(pixels, flat):
+        raise BadBodyError(
+            "inputs[0].data holds numbers that are not UINT8, expected whole numbers in 0..255"
+        )
+    return pixels.reshape(shape)
 
 
 def _outputs(
     document: Mapping[str, Any], offered: Sequence[TensorSpec], parameters: Mapping[str, Any]
 ) -> Iterator[Output]:
-    """The outputs that are asked for, each at most once; all of them if none is named."""
+    """The requested outputs, each at most once. If none are named, all that are `offered`."""
     binary_by_default = parameters.get("binary_data_output") is True
     specs = {spec.name: spec for spec in offered}
-    asked = document.get("outputs")
-    if asked is not None and not isinstance(asked, simdjson.Array):
-        raise BadBodyError(f"outputs is {kind(asked)}, expected a list")
-    if not asked or not len(asked):
+    requested = document.get("outputs")
+    if requested is not None and not isinstance(requested, simdjson.Array):
+        raise BadBodyError(f"outputs is {type_name(requested)}, expected an array")
+    if not requested or not len(requested):
         yield from (Output(spec, binary_by_default) for spec in offered)
         return
-    left = dict(specs)
-    for index, item in enumerate(asked):
+    remaining = dict(specs)
+    for index, item in enumerate(requested):
         where = f"outputs[{index}]"
         fields = _fields(item, where, ("name", "parameters"))
-        name = _text(fields, "name", where)
-        if name not in left:
-            twice = " again" if name in specs else ""
+        name = _string(fields, "name", where)
+        if name not in remaining:
+            again = " again" if name in specs else ""
             raise BadBodyError(
-                f"{where} asks for {name[:64]!r}{twice}, this model has {', '.join(specs)}"
+                f"{where} asks for {name[:64]!r}{again}, this model has {', '.join(specs)}"
             )
-        spec = left.pop(name)
-        own = _parameters(fields, f"{where}.parameters")
-        if "classification" in own:
-            raise BadBodyError(f"{where} asks for classification, which this server does not have")
-        yield Output(spec, own.get("binary_data", binary_by_default) is True)
+        spec = remaining.pop(name)
+        output_parameters = _parameters(fields, f"{where}.parameters")
+        if "classification" in output_parameters:
+            raise BadBodyError(
+                f"{where} asks for classification, which this server does not support"
+            )
+        yield Output(spec, output_parameters.get("binary_data", binary_by_default) is True)
 
 
 def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
-    """The fields that are `known`; others are for other servers, and are let be."""
+    """The fields of an object that are `known`. Others are meant for other servers, and ignored."""
     if not isinstance(value, simdjson.Object):
-        raise BadBodyError(f"{where} is {kind(value)}, expected an object")
-    found: dict[str, Any] = {}
+        raise BadBodyError(f"{where} is {type_name(value)}, expected an object")
+    fields: dict[str, Any] = {}
     for number, key in enumerate(value):
         if number == MAX_FIELDS:
             raise BadBodyError(f"{where} has more than {MAX_FIELDS} fields")
-        if key in found:  # also because looking one up takes as long as the object is
-            raise BadBodyError(f"{where} has {key} twice")
+        if key in fields:  # also limits the lookups below, which scan the object
+            raise BadBodyError(f"{where} has the field {key} twice")
         if key in known:
-            found[key] = value[key]
-    return found
+            fields[key] = value[key]
+    return fields
 
 
-def _shown(value: Any) -> str:
-    """A JSON value for messages: numbers as they are, the rest by its kind."""
+def _describe(value: Any) -> str:
+    """A JSON value for error messages: numbers as they are, other values by their type."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value)[:32] if number else kind(value)
+    return str(value)[:32] if number else type_name(value)
 
 
-def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
+def _string(fields: Mapping[str, Any], name: str, where: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise BadBodyError(f"{where}.{name} is {kind(value)}, expected a text")
+        raise BadBodyError(f"{where}.{name} is {type_name(value)}, expected a string")
     return value
 
 
@@ -346,12 +363,12 @@ def _shape(fields: Mapping[str, Any]) -> tuple[int, ...]:
     sizes = (
         list(value) if isinstance(value, simdjson.Array) and len(value) <= MAX_DIMENSIONS else []
     )
-    whole = [size for size in sizes if type(size) is int and 0 < size <= MAX_SIZE]
-    if not sizes or len(whole) < len(sizes):
+    valid = [size for size in sizes if type(size) is int and 0 < size <= MAX_SIZE]
+    if not sizes or len(valid) < len(sizes):
         raise BadBodyError(
-            f"inputs[0].shape is no list of 1 to {MAX_DIMENSIONS} whole numbers from 1"
+            f"inputs[0].shape is not an array of 1 to {MAX_DIMENSIONS} whole numbers above 0"
         )
-    return tuple(whole)
+    return tuple(valid)
 
 
 def _parameters(fields: Mapping[str, Any], where: str) -> dict[str, Any]:

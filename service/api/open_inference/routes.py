@@ -28,18 +28,18 @@ from service.api.open_inference.messages import (
 )
 from service.api.open_inference.schemas import (
     INFER,
-    MODEL_ANSWERS,
-    READY_ANSWERS,
+    METADATA_RESPONSES,
+    READY_RESPONSES,
     Liveness,
     Readiness,
     ServerMetadata,
-    answers,
+    responses,
 )
 from service.api.state import Service
 from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
 from service.codecs.offload import in_thread
 from service.codecs.options import item_shapes
-from service.codecs.registry import INLINE_JSON_BYTES, INLINE_NUMBERS, NOT_WRITTEN
+from service.codecs.registry import INLINE_JSON_BYTES, INLINE_JSON_NUMBERS, NOT_WRITTEN
 from service.codecs.responses import json_response
 from service.errors import BadBodyError, NotFoundError, NotReadyError
 from service.http.body import read_body
@@ -52,12 +52,13 @@ PLATFORM: Final = "pytorch_vae"
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 Run = Callable[[Service, NDArray[Any], RequestContext], Awaitable[Any]]
-"""Gives a named tuple of tensors; a None among them is not there."""
+"""Runs the network on checked rows and returns a named tuple of tensors. A tensor that does not
+exist is None."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the protocol's models: what goes in, what comes out, and how."""
+    """One of the protocol's models: the names of its input and outputs, and how to run it."""
 
     input: str
     outputs: tuple[str, ...]
@@ -78,13 +79,15 @@ MODELS: Final[Mapping[str, Model]] = {
 }
 
 NEEDS_CALIBRATION: Final = frozenset({"p_value", "is_anomaly"})
-"""Outputs that a bundle without calibration does not have."""
+"""Outputs that only a calibrated bundle has."""
 
-ModelName = Annotated[str, Path(description="the model", json_schema_extra={"enum": list(MODELS)})]
-Version = Annotated[str, Path(description="the bundle's version, as the metadata tell it")]
+ModelName = Annotated[
+    str, Path(description="the model's name", json_schema_extra={"enum": list(MODELS)})
+]
+Version = Annotated[str, Path(description="the bundle's version, as listed in the metadata")]
 
 
-@router.get("", summary="The server", responses=answers(ServerMetadata))
+@router.get("", summary="The server", responses=responses(ServerMetadata))
 async def server_metadata() -> Response:
     """Name, version and extensions."""
     return json_response(
@@ -99,7 +102,7 @@ async def server_metadata() -> Response:
 @router.get(
     "/health/live",
     summary="Is the process alive?",
-    responses=answers(Liveness) | {503: {"model": Liveness}},
+    responses=responses(Liveness) | {503: {"model": Liveness}},
 )
 async def live(request: Request) -> Response:
     """200, or 503 with `"live": false`."""
@@ -112,15 +115,15 @@ async def live(request: Request) -> Response:
 
 @router.get(
     "/health/ready",
-    summary="Has a real forward pass worked lately?",
-    responses=answers(Readiness) | {503: {"model": Readiness}},
+    summary="Has a real forward pass succeeded recently?",
+    responses=responses(Readiness) | {503: {"model": Readiness}},
 )
 async def ready(request: Request) -> Response:
     """200, or 503 with `"ready": false`."""
     return await _readiness(request, {})
 
 
-@router.get("/models/{name}", summary="A model's tensors", responses=MODEL_ANSWERS)
+@router.get("/models/{name}", summary="A model's tensors", responses=METADATA_RESPONSES)
 async def model_metadata(request: Request, name: ModelName) -> Response:
     """Metadata of `encode`, `decode`, `reconstruct` or `anomaly-score`."""
     service = Service.of(request)
@@ -138,15 +141,15 @@ async def model_metadata(request: Request, name: ModelName) -> Response:
 
 
 @router.get(
-    "/models/{name}/versions/{version}", summary="A model's tensors", responses=MODEL_ANSWERS
+    "/models/{name}/versions/{version}", summary="A model's tensors", responses=METADATA_RESPONSES
 )
 async def version_metadata(request: Request, name: ModelName, version: Version) -> Response:
-    """The same, for callers who name the version."""
+    """As `/models/{name}`, for callers that give the version."""
     _check_version(request, version)
     return await model_metadata(request, name)
 
 
-@router.get("/models/{name}/ready", summary="Is a model ready?", responses=READY_ANSWERS)
+@router.get("/models/{name}/ready", summary="Is a model ready?", responses=READY_RESPONSES)
 async def model_ready(request: Request, name: ModelName) -> Response:
     """200, or 503 with `"ready": false`."""
     _model(name)
@@ -154,10 +157,12 @@ async def model_ready(request: Request, name: ModelName) -> Response:
 
 
 @router.get(
-    "/models/{name}/versions/{version}/ready", summary="Is a model ready?", responses=READY_ANSWERS
+    "/models/{name}/versions/{version}/ready",
+    summary="Is a model ready?",
+    responses=READY_RESPONSES,
 )
 async def version_ready(request: Request, name: ModelName, version: Version) -> Response:
-    """The same, for callers who name the version."""
+    """As `/models/{name}/ready`, for callers that give the version."""
     _check_version(request, version)
     return await model_ready(request, name)
 
@@ -173,35 +178,38 @@ async def infer(request: Request, name: ModelName) -> Response:
     json_length = request.headers.get(LENGTH_HEADER)
 
     def read() -> tuple[InferRequest, NDArray[Any]]:
-        wanted = InferRequest.parse(body, json_length, _outputs(model, service))
-        return wanted, _rows(wanted, model, config, service.settings.max_images_per_request)
+        parsed = InferRequest.parse(body, json_length, _outputs(model, service))
+        return parsed, _rows(parsed, model, config, service.settings.max_images_per_request)
 
     if json_bytes(body, json_length) <= INLINE_JSON_BYTES:
-        wanted, rows = read()
+        infer_request, rows = read()
     else:
-        wanted, rows = await in_thread(
+        infer_request, rows = await in_thread(
             service.decoders_for(body), context.deadline, "the tensors were not read", read
         )
-    context.shorten_timeout_us(wanted.timeout_us)
+    context.shorten_timeout_us(infer_request.timeout_us)
     result = await model.run(service, rows, context)
     tensors = result._asdict()
-    answer = partial(infer_response, wanted, name, service.version, tensors)
-    if sum(tensors[output.spec.name].size for output in wanted.outputs) <= INLINE_NUMBERS:
-        return answer()
+    respond = partial(infer_response, infer_request, name, service.version, tensors)
+    if (
+        sum(tensors[output.spec.name].size for output in infer_request.outputs)
+        <= INLINE_JSON_NUMBERS
+    ):
+        return respond()
     return await in_thread(
-        service.writers, context.deadline, NOT_WRITTEN, partial(answer, in_pieces=True)
+        service.writers, context.deadline, NOT_WRITTEN, partial(respond, in_pieces=True)
     )
 
 
 @router.post("/models/{name}/versions/{version}/infer", summary="Run a model", **INFER)
 async def version_infer(request: Request, name: ModelName, version: Version) -> Response:
-    """The same, for callers who name the version."""
+    """As `/models/{name}/infer`, for callers that give the version."""
     _check_version(request, version)
     return await infer(request, name)
 
 
 def _spec(name: str, config: VAEConfig) -> TensorSpec:
-    """A tensor's metadata; the same name has the same shape everywhere."""
+    """A tensor's metadata. A name has the same shape in every model."""
     shapes = {
         "images": config.image_shape,
         "z": (config.latent_size,),
@@ -222,13 +230,18 @@ def _outputs(model: Model, service: Service) -> list[TensorSpec]:
     ]
 
 
-def _rows(wanted: InferRequest, model: Model, config: VAEConfig, max_images: int) -> NDArray[Any]:
-    """The input as checked rows. Raises the errors of `service.codecs.arrays`."""
-    if wanted.input.name != model.input:
+def _rows(
+    infer_request: InferRequest, model: Model, config: VAEConfig, max_images: int
+) -> NDArray[Any]:
+    """The input as checked rows: pixels (N, C·H·W) or latents (N, D).
+
+    Raises `BadBodyError` and the errors of `service.codecs.arrays`.
+    """
+    if infer_request.input.name != model.input:
         raise BadBodyError(
-            f"the input is {wanted.input.name[:64]!r}, this model takes {model.input!r}"
+            f"the input is {infer_request.input.name[:64]!r}, this model takes {model.input!r}"
         )
-    array = wanted.input.array
+    array = infer_request.input.array
     latents = model.input == "z"
     shapes = [(config.latent_size,)] if latents else item_shapes(config.image_shape)
     if array.shape[1:] not in shapes or not len(array):
@@ -258,6 +271,6 @@ def _model(name: str) -> Model:
 
 
 def _check_version(request: Request, version: str) -> None:
-    known = Service.of(request).version
-    if version != known:
-        raise NotFoundError(f"there is no version {version[:64]!r}, only {known}")
+    loaded = Service.of(request).version
+    if version != loaded:
+        raise NotFoundError(f"there is no version {version[:64]!r}, only {loaded}")

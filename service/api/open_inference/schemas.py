@@ -1,4 +1,4 @@
-"""The Open Inference Protocol on the OpenAPI page."""
+"""The Open Inference Protocol's requests and responses, for the OpenAPI page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.api.openapi import BINARY, HEADERS, REQUEST_HEADERS, Responses, inl
 
 
 class Error(BaseModel):
-    """What the protocol says of an error."""
+    """An error response in the protocol's form."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -47,19 +47,19 @@ class Liveness(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the network answers."""
+    """Whether forward passes work."""
 
     ready: bool
 
 
 class ModelReadiness(Readiness):
-    """Whether the network answers, asked of one model."""
+    """Whether forward passes work, for one of the protocol's models."""
 
     name: str
 
 
 class TensorMetadata(BaseModel):
-    """A tensor; -1 is any size."""
+    """A tensor's name, type and shape; -1 stands for any size."""
 
     name: str
     datatype: str
@@ -89,7 +89,7 @@ class ModelMetadata(BaseModel):
 
 
 class InputTensor(BaseModel):
-    """A tensor that comes."""
+    """An input tensor."""
 
     name: str = Field(description="images, or z for decode")
     datatype: Literal["FP32", "UINT8"]
@@ -98,12 +98,12 @@ class InputTensor(BaseModel):
     )
     data: list[Any] | None = Field(None, description="row-major, nested or flat")
     parameters: dict[str, Any] | None = Field(
-        None, description="binary_data_size, in bytes, if the data follow the JSON"
+        None, description="binary_data_size, in bytes, if the data comes after the JSON"
     )
 
 
-class WantedOutput(BaseModel):
-    """A tensor that is asked for."""
+class RequestedOutput(BaseModel):
+    """An output that the caller requests."""
 
     name: str
     parameters: dict[str, Any] | None = Field(None, description="binary_data: true or false")
@@ -112,16 +112,16 @@ class WantedOutput(BaseModel):
 class InferBody(BaseModel):
     """An infer request."""
 
-    id: str | None = Field(None, description="comes back in the answer")
+    id: str | None = Field(None, description="returned in the response")
     parameters: dict[str, Any] | None = Field(
         None, description="binary_data_output, and timeout in microseconds"
     )
     inputs: list[InputTensor] = Field(min_length=1)
-    outputs: list[WantedOutput] | None = Field(None, description="all of them if left out")
+    outputs: list[RequestedOutput] | None = Field(None, description="by default all outputs")
 
 
 class OutputTensor(BaseModel):
-    """A tensor of the answer."""
+    """An output tensor."""
 
     name: str
     datatype: str
@@ -131,7 +131,7 @@ class OutputTensor(BaseModel):
 
 
 class InferAnswer(BaseModel):
-    """An infer answer."""
+    """An infer response."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -149,29 +149,29 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
-def answers(model: type[BaseModel], *errors: int) -> Responses:
-    """The answers of a route: `model`, and errors in the protocol's own shape."""
-    found: Responses = {200: {"model": model, "headers": HEADERS}}
+def responses(model: type[BaseModel], *errors: int) -> Responses:
+    """The responses of a route: `model`, and errors in the protocol's own form."""
+    by_status: Responses = {200: {"model": model, "headers": HEADERS}}
     for status in errors:
-        found[status] = {
+        by_status[status] = {
             "model": Error,
             "description": HTTPStatus(status).phrase,
             "headers": HEADERS,
         }
-    return found
+    return by_status
 
 
-MODEL_ANSWERS: Final = answers(ModelMetadata, 404)
+METADATA_RESPONSES: Final = responses(ModelMetadata, 404)
 
-READY_ANSWERS: Final = answers(ModelReadiness, 404) | {503: {"model": ModelReadiness}}
+READY_RESPONSES: Final = responses(ModelReadiness, 404) | {503: {"model": ModelReadiness}}
 
-_INFER_ANSWERS: Final = answers(InferAnswer, 400, 404, 408, 500, 503, 504)
-_INFER_ANSWERS[200]["content"] = {"application/octet-stream": {"schema": BINARY}}
+_INFER_RESPONSES: Final = responses(InferAnswer, 400, 404, 408, 500, 503, 504)
+_INFER_RESPONSES[200]["content"] = {"application/octet-stream": {"schema": BINARY}}
 
 _LENGTH_PARAMETER: Final[dict[str, Any]] = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
-    "description": "bytes of the JSON, if binary tensors follow it",
+    "description": "length of the JSON in bytes, if binary tensors follow it",
     "schema": {"type": "integer", "minimum": 0},
 }
 
@@ -180,7 +180,7 @@ _EXAMPLE: Final = {
 }
 
 INFER: Final[dict[str, Any]] = {
-    "responses": _INFER_ANSWERS,
+    "responses": _INFER_RESPONSES,
     "openapi_extra": {
         "parameters": [_LENGTH_PARAMETER, *REQUEST_HEADERS],
         "requestBody": {
@@ -195,4 +195,4 @@ INFER: Final[dict[str, Any]] = {
         },
     },
 }
-"""How both infer routes are declared."""
+"""Arguments that declare both infer routes to FastAPI."""

@@ -1,4 +1,4 @@
-"""What of the benchmark could be wrong without anyone seeing it."""
+"""The parts of the benchmarks that could be wrong unnoticed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 REQUEST = ("/score", {"Content-Type": "application/json"}, b'{"images": []}')
 
 Answer = Callable[[int], bytes]
-"""What the n-th request is answered with; empty closes the connection."""
+"""Gives the answer to the n-th request; an empty one closes the connection."""
 
 
 @contextmanager
 def server(answer: Answer) -> Iterator[int]:
-    """Answers requests that come in one piece, from a thread; its port."""
+    """A server in a thread that answers requests with the body of `REQUEST`. Yields its port."""
     count = 0
 
     class Protocol(asyncio.Protocol):
@@ -43,13 +43,13 @@ def server(answer: Answer) -> Iterator[int]:
         def data_received(self, data: bytes) -> None:
             nonlocal count
             if not data.endswith(REQUEST[2]):
-                return  # the body is still to come
+                return  # the body has not arrived yet
             count += 1
-            said = answer(count)
-            if said == b"nothing":
+            data = answer(count)
+            if data == b"nothing":
                 return
-            if said:
-                self.transport.write(said)
+            if data:
+                self.transport.write(data)
             else:
                 self.transport.close()
 
@@ -63,7 +63,7 @@ def server(answer: Answer) -> Iterator[int]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         started.close()
-        loop.run_until_complete(asyncio.sleep(0.01))  # for connections closed on this side
+        loop.run_until_complete(asyncio.sleep(0.01))  # for connections that this side closed
         loop.close()
 
 
@@ -80,7 +80,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert math.isnan(percentile([], 0.5))
 
 
-def test_schedules_have_the_rate_that_was_asked_for() -> None:
+def test_schedules_have_the_requested_rate() -> None:
     assert times("even", 4, 1) == [0, 0.25, 0.5, 0.75]
     due = times("poisson", 1000, 20)
     assert len(due) == 20_000
@@ -91,7 +91,7 @@ def test_schedules_have_the_rate_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("connections", [1, 64])
-def test_a_stall_counts_against_all_who_should_have_been_served_in_it(connections: int) -> None:
+def test_a_stall_counts_against_every_request_that_was_due_in_it(connections: int) -> None:
     def stall(number: int) -> bytes:
         if number == 50:
             time.sleep(0.2)
@@ -107,7 +107,7 @@ def test_a_stall_counts_against_all_who_should_have_been_served_in_it(connection
     assert max(sender.latencies) >= 0.19
 
 
-def test_other_answers_and_closed_connections_are_errors_and_no_latencies() -> None:
+def test_other_answers_and_closed_connections_are_errors_without_latency() -> None:
     answers = [OK, FULL, b""]
     with server(lambda number: answers[number % 3]) as port:
         sender = generator(port)
@@ -118,7 +118,7 @@ def test_other_answers_and_closed_connections_are_errors_and_no_latencies() -> N
     assert len(sender.latencies) == 20
 
 
-def test_of_several_requests_each_has_its_turn_and_runs_add_up() -> None:
+def test_several_requests_are_sent_in_turn_and_runs_add_up() -> None:
     other = b"GET / HTTP/1.1\r\nX: " + REQUEST[2] + b"\r\n\r\n" + REQUEST[2]
     with server(lambda number: OK if number % 2 else FULL) as port:
         sender = Generator(port, load.raw_http(port, REQUEST), other, connections=1)
@@ -128,55 +128,57 @@ def test_of_several_requests_each_has_its_turn_and_runs_add_up() -> None:
     assert sender.statuses == {"200": 15, "503": 15}
 
 
-def test_what_is_never_answered_counts_with_the_time_it_was_waited_for(
+def test_requests_without_an_answer_count_with_the_time_they_were_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(open_loop, "DRAIN_S", 0.2)
     with server(lambda number: b"nothing" if number > 10 else OK) as port:
-        found = open_loop.measure(
+        figures = open_loop.measure(
             port, load.raw_http(port, REQUEST), rate=200, seconds=0.1, schedule="even"
         )
-    assert (found.requests, found.errors) == (20, 10)
-    assert found.statuses == {"200": 10, open_loop.NEVER: 10}
-    assert found.p99_ms >= 200
+    assert (figures.requests, figures.errors) == (20, 10)
+    assert figures.statuses == {"200": 10, open_loop.NEVER: 10}
+    assert figures.p99_ms >= 200
 
 
-def test_the_generator_tells_in_its_own_process_whether_it_kept_up() -> None:
+def test_the_open_loop_runs_in_a_process_that_reports_whether_it_kept_up() -> None:
     with server(lambda _: OK) as port:
-        found = load.open_loop(
+        figures = load.open_loop(
             port, REQUEST, rate=100, seconds=0.2, schedule="poisson", connections=4
         )
-    assert (found["requests"], found["errors"]) == (20, 0)
-    assert found["statuses"] == {"200": 20}
-    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"]
-    assert found["late_p99_ms"] <= found["late_max_ms"]
-    assert isinstance(found["kept_up"], bool)
-    assert 0 < found["generator_cpu"] < 1.5
+    assert (figures["requests"], figures["errors"]) == (20, 0)
+    assert figures["statuses"] == {"200": 20}
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"]
+    assert figures["late_p99_ms"] <= figures["late_max_ms"]
+    assert isinstance(figures["kept_up"], bool)
+    assert 0 < figures["generator_cpu"] < 1.5
 
 
 def test_without_wrk_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match=r"^wrk is not installed.*apt-get install wrk[^\n]*$"):
+    with pytest.raises(
+        SystemExit, match=r"^error: wrk is not installed.*apt-get install wrk[^\n]*$"
+    ):
         load.wrk()
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
-def test_wrk_sends_the_body_and_answers_that_are_not_good_are_no_requests_per_s() -> None:
+def test_wrk_sends_the_body_and_only_good_answers_count_in_requests_per_s() -> None:
     with server(lambda number: OK if number % 4 else FULL) as port:
-        found = load.closed_loop(port, REQUEST, connections=2, seconds=1)
-    good = found["requests_per_s"] * found["seconds"]
-    assert found["error_kinds"] == {"status": found["errors"]}
-    assert found["errors"] == pytest.approx(found["requests"] / 4, abs=2)
-    assert good + found["errors"] == pytest.approx(found["requests"])
-    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"] < 1000
-    assert 0 < found["generator_cpu"] < 1.5
+        figures = load.closed_loop(port, REQUEST, connections=2, seconds=1)
+    good = figures["requests_per_s"] * figures["seconds"]
+    assert figures["error_kinds"] == {"status": figures["errors"]}
+    assert figures["errors"] == pytest.approx(figures["requests"] / 4, abs=2)
+    assert good + figures["errors"] == pytest.approx(figures["requests"])
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"] < 1000
+    assert 0 < figures["generator_cpu"] < 1.5
 
 
-def test_products_are_counted_as_multiplications_and_additions() -> None:
+def test_flops_count_multiplications_and_additions() -> None:
     assert flops_an_image([(784, 256, 64, 20), (10, 64, 256, 784)]) == 872_192
 
 
-def test_images_a_second_count_images_not_calls() -> None:
+def test_images_per_s_count_images_not_calls() -> None:
     assert 50 < images_per_s(lambda: time.sleep(0.01), 5, 0.1) <= 500
 
 
@@ -210,7 +212,7 @@ def sent(rate: float, p99_ms: float) -> dict[str, Any]:
 
 
 def a_round(speed: float) -> dict[str, Any]:
-    """Two peers: one is fast at 8 connections, the other fails."""
+    """With two peers: one is faster at 8 connections than at 32, the other fails."""
     life = {"ready_s": 1.5, "ready_MiB": 200.0, "used_MiB": 250.0, "idle_cpu": 0.001}
     many = {MANY: {"8": closed_figures(1000, 64), "32": closed_figures(900, 64)}}
     bulk = {BULK: {"8": closed_figures(400, 256), "32": closed_figures(400, 256)}}
@@ -224,9 +226,9 @@ def a_round(speed: float) -> dict[str, Any]:
             "dtypes": {"float32": {"fused": batches, "mse": batches}},
             "bulk_images_per_s": 1e5,
         },
-        TWO_WORKERS: {"works": two, **life},
+        TWO_WORKERS: {"workloads": two, **life},
         "ours": {
-            "works": one_image(speed, 1.5) | many | bulk,
+            "workloads": one_image(speed, 1.5) | many | bulk,
             "open_loop": {
                 "capacity_per_s": speed,
                 "poisson": {"0.8": sent(0.8 * speed, 4.0)},
@@ -234,9 +236,9 @@ def a_round(speed: float) -> dict[str, Any]:
             },
             **life,
         },
-        "null": {"works": one_image(10_000), **life},
+        "null": {"workloads": one_image(10_000), **life},
         "mlserver": {
-            "works": {
+            "workloads": {
                 **one_image(1000),
                 MANY: {
                     "8": closed_figures(200, 64),
@@ -272,8 +274,8 @@ def test_ratios_are_of_the_same_round_and_rounds_without_a_figure_are_left_out()
 
 
 def test_goals_are_judged_by_medians() -> None:
-    found = goals.goals(some_results())
-    by_number = {goal.number: goal for goal in reversed(found)}  # the first of each number
+    all_goals = goals.goals(some_results())
+    by_number = {goal.number: goal for goal in reversed(all_goals)}  # the first of each number
     assert sorted(by_number) == list(range(1, 12))
     assert by_number[1].values == [0.9, 1.5, 1.2]
     assert by_number[1].reached
@@ -289,7 +291,7 @@ def test_goals_are_judged_by_medians() -> None:
     assert list(by_number[8].values) == pytest.approx([2.0] * 3), "2 × 1.7 / (2 - 0.3)"
     assert by_number[9].values == [4.0] * 3
     assert list(by_number[10].values) == pytest.approx([0.1] * 3)
-    evenly = found[-3]
+    evenly = all_goals[-3]
     assert (evenly.number, evenly.reached) == (9, False)
     assert evenly.note == "the generator was late in 3 of 3 rounds"
 
@@ -300,7 +302,7 @@ def test_a_figure_is_shown_with_its_spread() -> None:
     assert report.spread([]) == "–"
 
 
-def test_the_report_tells_of_a_peer_that_failed() -> None:
+def test_the_report_names_a_peer_that_failed() -> None:
     text = report.markdown(some_results())
     assert "**Triton failed** in round 1, 2, 3: triton cannot be installed: no such version" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -313,10 +315,12 @@ def test_the_report_tells_of_a_peer_that_failed() -> None:
         assert len(widths) <= 1
 
 
-def test_all_is_written_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_writes_figures_tables_and_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     report.write(some_results())
-    report.main()
+    report.main([])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "serving.json",
         "serving.md",
@@ -325,7 +329,7 @@ def test_all_is_written_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_chart_of_failures_alone_can_be_drawn(tmp_path: Path) -> None:
+def test_a_chart_can_be_drawn_if_every_server_failed(tmp_path: Path) -> None:
     nothing = some_results() | {"rounds": [{"ours": {"error": "no"}, "null": {"error": "no"}}]}
     chart.draw(nothing, tmp_path / "chart.png")
     assert "not measured" in report.markdown(nothing)

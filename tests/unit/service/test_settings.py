@@ -45,7 +45,10 @@ def test_each_setting_has_its_reason_in_the_help(help_text: str, name: str) -> N
 def test_the_help_reads_well(help_text: str) -> None:
     assert help_text.startswith("usage: python -m service")
     assert "Serve a Variational Autoencoder" in help_text
-    assert "==SUPPRESS==" not in help_text
+    for word in ("==SUPPRESS==", "null", " int ", " str ", " float "):
+        assert word not in help_text
+    assert len(help_text.split("\n\n")[0].splitlines()) == 1, "a usage of one line"
+    assert "\n    Each flag" not in help_text
     assert max(map(len, help_text.splitlines())) <= 100
     for name, field in Settings.model_fields.items():
         if field.default is not None:

@@ -41,8 +41,8 @@ OPTIONS = {
         *("--seed", "--threads", "--device"),
     },
     "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split"},
-    "import": {"checkpoint", "--out", "--name", "--overwrite", "--head", "--image-shape"},
-    "download": {"name", "--data"},
+    "import": {"FILE", "--out", "--name", "--overwrite", "--head", "--image-shape"},
+    "download": {"NAME", "--data"},
 }
 BUNDLE_FILES = {"README.md", "config.json", "model.safetensors", "calibration.safetensors"}
 N_TRAIN, N_TEST, EPOCHS = 600, 100, 30
@@ -245,7 +245,7 @@ def test_convolutions_for_a_folder_of_pictures(
     assert (ended.status, ended.err) == (0, "")
     assert "skipped broken[red].png" in ended.out
     assert "1 files skipped, 24 read" in ended.out
-    assert "too few for a false-alarm rate of 0.05, which takes 19" in told(ended)
+    assert "too few for a false-alarm rate of 0.05, which needs 19" in told(ended)
     bundle = load_bundle(out)
     assert bundle.config == VAEConfig(
         architecture="conv", image_shape=(3, 64, 64), hidden_sizes=(64, 64, 128)
@@ -574,7 +574,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
-WARNING = "trained on these very images"
+WARNING = "trained on these images"
 
 
 def test_calibrate_changes_the_calibration_and_nothing_else(
@@ -725,7 +725,7 @@ def test_too_few_images_for_a_rate_are_warned_of(
     assert (ended.status, ended.err) == (0, "")
     warnings = re.findall(
         r"warning: calibrated on (\d+) images, too few for a false-alarm rate of ([\d.]+), which "
-        r"takes (\d+)",
+        r"needs (\d+)",
         told(ended),
     )
     assert warnings == [(str(n), alpha, least) for alpha, least in expected.items()]
@@ -810,6 +810,18 @@ def test_a_damaged_bundle_is_told_and_left_alone(
     assert contents(mine) == before
 
 
+@pytest.mark.parametrize(
+    "command", [["download", "mnist"], ["calibrate", "--bundle", "x", "--data", "y"]]
+)
+def test_an_unknown_option_shows_the_usage_of_the_command(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = run(capsys, *command, "--fly")
+    assert ended.status == 2
+    assert ended.err.startswith(f"usage: python -m model {command[0]} ")
+    assert ended.err.endswith("error: unrecognized arguments: --fly\n")
+
+
 # Its help
 
 
@@ -824,7 +836,7 @@ def test_help_describes_every_option(
     described = {}
     for entry in entries:
         flags, _, text = entry.split("\n\n")[0].replace("\n", "  ").partition("  ")
-        described[flags.split()[0].strip(",").replace("{fashion-mnist", "name")] = text.strip()
+        described[flags.split()[0].strip(",")] = text.strip()
     names = {name.split(",")[0] for name in described}
     assert OPTIONS[command] <= names
     assert all(described.values())
@@ -833,7 +845,7 @@ def test_help_describes_every_option(
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ended = run(capsys, "--help")
     assert ended.status == 0
-    assert all(re.search(rf"^    {command}\s+\w", ended.out, re.M) for command in OPTIONS)
+    assert all(re.search(rf"^    {command} +\w", ended.out, re.M) for command in OPTIONS)
 
 
 # Ctrl-C, in a process of its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,46 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
-from model.engine import engine as engine_module
-from model.engine.cuda import Staging
+from model.engine import device as device_module
+from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
+from model.engine.staging import Staging
+from tests.unit.model.engine.host_accelerator import HostAccelerator
 
 WIDTH = 6
 MOST = 32
-
-
-class HostAccelerator:
-    """The host itself, with what a recording needs to be one: memory that stays where it is."""
-
-    def __init__(self, rows_that_fit: int = 1 << 30) -> None:
-        self.rows_that_fit = rows_that_fit
-        self.recorded: list[int] = []
-        self.replays = 0
-        self.waits = 0
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        if shape[0] > self.rows_that_fit:
-            raise torch.OutOfMemoryError("out of memory")
-        return torch.full(shape, 77, dtype=dtype)
-
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        output = work()
-        self.recorded.append(len(output))
-
-        def replay() -> None:
-            self.replays += 1
-            output.copy_(work())
-
-        return replay, output
-
-    def stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def synchronize(self) -> None:
-        self.waits += 1
 
 
 def run(rows: Tensor) -> Tensor:
@@ -110,8 +77,8 @@ def test_memory_that_runs_out_halves_the_batches(caplog: pytest.LogCaptureFixtur
     staging = Staging(accelerator, run, WIDTH, MOST)
     rows = np.random.default_rng(0).random((30, WIDTH), dtype=np.float32)
     np.testing.assert_allclose(staging(rows), expected(rows), rtol=1e-6)
-    assert staging.most == 7  # 30, 15, 7, of which the next power of two fits
-    assert "7 rows" in caplog.text
+    assert staging.max_rows == 7  # 30, 15, 7, of which the next power of two fits
+    assert "at most 7 rows" in caplog.text
     caplog.clear()
     np.testing.assert_allclose(staging(rows), expected(rows), rtol=1e-6)
     assert not caplog.text  # the size is remembered
@@ -147,16 +114,16 @@ def test_memory_that_runs_out_halves_drawn_passes_too(
 ) -> None:
     bundle = load_bundle(find_bundle("mnist-conv"))
     plain = Engine(bundle, device="cpu", threads=1)
-    monkeypatch.setattr(engine_module, "accelerator_of", lambda _: HostAccelerator())
-    staged = Engine(bundle, device="cpu", threads=1)
+    staged = CudaBackend(bundle, torch.device("cpu"), "float32", HostAccelerator(), "the host")
     noise = np.random.default_rng(0).standard_normal((21, 2, bundle.config.latent_size), np.float32)
     images = digits[:21]
     if kind == "draw":
         rows, options = plain.draw_rows(images, noise), [2]
     else:
         rows, options = plain.reconstruct_rows(images, noise[:, 0]), []
-    decoder = Roomy(staged._network.decode, 12)
-    monkeypatch.setattr(staged._network, "decode", decoder)
+    network = staged._passes.network
+    decoder = Roomy(network.decode, 12)
+    monkeypatch.setattr(network, "decode", decoder)
     expected = getattr(plain, kind)(rows, *options)
     found = getattr(staged, kind)([rows[:20], rows[20:]], *options)
     assert type(found) is type(expected)
@@ -178,8 +145,7 @@ def test_an_engine_that_stages_agrees_with_one_that_does_not(
 ) -> None:
     plain = Engine(bundle, device="cpu", threads=1)
     accelerator = HostAccelerator()
-    monkeypatch.setattr(engine_module, "accelerator_of", lambda _: accelerator)
-    monkeypatch.setattr(engine_module, "MlpForward", None)  # is for networks in the host's memory
+    monkeypatch.setattr(device_module, "accelerator_of", lambda _: accelerator)
     staged = Engine(bundle, device="cpu", threads=1)
     staged.warm_up(8)
     assert accelerator.replays

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.scores.sampled import most_drawn_rows
+from model.scores.sampled import max_draw_rows
 from service.app import create_app
 from service.inference import admission as inference
 from service.inference.batching import MicroBatcher
@@ -38,10 +38,10 @@ def test_a_kind_of_work_may_have_smaller_batches() -> None:
         rows = np.arange(40)
         heavy, light = kind("heavy"), kind("light")
         done = await asyncio.gather(
-            batcher.submit(heavy, rows[:20], most_rows=4),
-            batcher.submit(heavy, rows[20:23], most_rows=4),
+            batcher.submit(heavy, rows[:20], max_rows=4),
+            batcher.submit(heavy, rows[20:23], max_rows=4),
             batcher.submit(light, rows),
-            batcher.submit(light, rows[:1], most_rows=100),
+            batcher.submit(light, rows[:1], max_rows=100),
         )
         for found, expected in zip(done, (rows[:20], rows[20:23], rows, rows[:1]), strict=True):
             np.testing.assert_array_equal(found.result.rows, expected)
@@ -57,8 +57,8 @@ def test_a_kind_of_work_may_have_smaller_batches() -> None:
     [(784, 128), (3136, 128), (3 * 64 * 64, 32), (3 * 128 * 128, 8), (3 * 256 * 256, 8)],
 )
 def test_the_larger_the_images_the_fewer_drawn_rows(pixels: int, expected: int) -> None:
-    assert most_drawn_rows(128, pixels) == expected
-    assert most_drawn_rows(1, pixels) == 1
+    assert max_draw_rows(128, pixels) == expected
+    assert max_draw_rows(1, pixels) == 1
 
 
 @pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_drawn_scores_ask_for_them(
     monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8]
 ) -> None:
     batches: list[int] = []
-    monkeypatch.setattr(inference, "most_drawn_rows", lambda *_: 3)
+    monkeypatch.setattr(inference, "max_draw_rows", lambda *_: 3)
     app = create_app(Settings(threads=1))
     monkeypatch.setattr(
         app.state.service.inference._batcher, "_on_batch", lambda n, _: batches.append(n)

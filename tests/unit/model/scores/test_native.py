@@ -184,7 +184,7 @@ def test_a_zero_error_stays_zero_for_any_floor(floor: float) -> None:
     constants, out = native.CONSTANTS.copy(), np.empty((3, 8), np.float32)
     constants[2] = floor
     parts = (case.pixels.numpy(), case.logits.numpy(), case.heads.numpy())
-    score("fused", *parts, 2, constants, native.packed(case.statistics), out)
+    score("fused", *parts, 2, constants, native.statistics_in_groups(case.statistics), out)
     np.testing.assert_array_equal(out[1], 0)
 
 
@@ -381,14 +381,14 @@ def locked(array: Floats) -> Floats:
 
 WRONG: Final[dict[str, tuple[int, Callable[[Any], Any], str]]] = {
     "an unknown name": (0, lambda _: "neg_elbo", "no score is named neg_elbo"),
-    "no array": (1, lambda _: 3, "pixels is no C-contiguous array"),
+    "no array": (1, lambda _: 3, "pixels is not a C-contiguous array"),
     "another type": (1, np.float64, "pixels has the type d, expected f"),
     "another type as wide": (2, lambda a: a.view(np.int32), "logits has the type i, expected f"),
     "bytes": (3, lambda a: a.tobytes(), "heads has the type B, expected f"),
     "one image": (1, lambda a: a[0], "pixels has 1 dimensions, expected 2"),
     "images with sides": (2, lambda a: a[:, None], "logits has 3 dimensions, expected 2"),
-    "gaps": (1, wide, "pixels is no C-contiguous array"),
-    "columns": (2, np.asfortranarray, "logits is no C-contiguous array"),
+    "gaps": (1, wide, "pixels is not a C-contiguous array"),
+    "columns": (2, np.asfortranarray, "logits is not a C-contiguous array"),
     "fewer logits": (2, lambda a: a[:-1], "number of logits' rows is 4, expected 5"),
     "shorter logits": (2, lambda a: a[:, :-1].copy(), "of logits' columns is 49, expected 50"),
     "more heads": (3, lambda a: np.vstack([a, a]), "number of heads' rows is 10, expected 5"),
@@ -404,7 +404,7 @@ WRONG: Final[dict[str, tuple[int, Callable[[Any], Any], str]]] = {
     "empty statistics": (6, lambda a: a[:0], "statistics has 0 numbers"),
     "two rows": (7, lambda a: a[:2], "number of out's rows is 2, expected 3"),
     "short rows": (7, lambda a: a[:, :4].copy(), "number of out's columns is 4, expected 5"),
-    "no place to write": (7, locked, "out is no writable C-contiguous array"),
+    "no place to write": (7, locked, "out is not a writable C-contiguous array"),
 }
 
 
@@ -413,7 +413,11 @@ def test_wrong_arguments_are_refused(place: int, spoil: Callable[[Any], Any], me
     case = Case()
     arguments: list[Any] = [
         *("fused", case.pixels.numpy(), case.logits.numpy(), case.heads.numpy(), 2),
-        *(native.CONSTANTS, native.packed(case.statistics), np.zeros((3, 5), np.float32)),
+        *(
+            native.CONSTANTS,
+            native.statistics_in_groups(case.statistics),
+            np.zeros((3, 5), np.float32),
+        ),
     ]
     score(*arguments)
     arguments[place] = spoil(arguments[place])

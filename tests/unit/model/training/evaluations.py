@@ -40,7 +40,7 @@ def detection(score: str, area: float, **fields: Any) -> Detection:
         "score": score,
         "auroc": Estimate(value=area, low=area - 0.01, high=area + 0.005),
         "fpr_at_95_tpr": Estimate(value=0.25, low=0.2, high=0.3),
-        "is_rival": False,
+        "is_baseline": False,
         "reversed": False,
     }
     return Detection(**values | fields)
@@ -67,8 +67,8 @@ EVALUATION = Evaluation(
             detections=(
                 detection("fused", 0.98),
                 detection("mse", 0.9),
-                detection("PNG size", 0.75, is_rival=True),
-                detection("mean intensity", 0.8, is_rival=True, reversed=True),
+                detection("PNG size", 0.75, is_baseline=True),
+                detection("mean intensity", 0.8, is_baseline=True, reversed=True),
             ),
         ),
     ),

@@ -100,9 +100,9 @@ def test_it_shows_the_evaluation(tmp_path: Path) -> None:
     bundle = tiny_bundle(calibration=calibration, metrics=metrics)
     card = model_card(bundle)
     assert len(re.findall(r"^!\[.+\]\(plots/\w+\.png\)$", card, re.MULTILINE)) == 8
-    for part in ("| `fused` | 0.0474 | 0.0096 |", "### letters, 1,234 images", "rival: PNG size"):
+    for part in ("| `fused` | 0.0474 | 0.0096 |", "### letters, 1,234 images", "baseline: PNG"):
         assert part in card
-    figures = card[card.index("## Figures") : card.index("## How well it fits")]
+    figures = card[card.index("## Figures") : card.index("## Goodness of fit")]
     assert "evaluation" not in figures
     bundle.save(tmp_path, card)
     assert model_card(load_bundle(tmp_path)) == card

@@ -151,7 +151,7 @@ def test_no_false_alarm_among_few_is_not_never() -> None:
     assert found.low < 0.7
 
 
-# Rivals
+# Baselines
 
 
 def test_trivial_scores_are_what_they_say() -> None:
@@ -205,13 +205,13 @@ def test_half_of_the_clean_images_fit_the_pca_where_none_else_do(
     observed: Observations, bundle: Bundle, digits: NDArray[np.uint8]
 ) -> None:
     name = PcaError.name
-    assert len(observed.clean.rivals[name]) == 50
-    assert len(observed.clean.rivals["PNG size"]) == 100
+    assert len(observed.clean.baselines[name]) == 50
+    assert len(observed.clean.baselines["PNG size"]) == 100
     engine = Engine(bundle, device="cpu")
     clean = image_set("digits", digits[:20])
     again = observe(engine, clean, [], training=digits[500:600])
     wanted = PcaError(digits[500:600])(digits[:20])
-    assert again.clean.rivals[name] == pytest.approx(wanted)
+    assert again.clean.baselines[name] == pytest.approx(wanted)
 
 
 def test_it_takes_a_few_images(bundle: Bundle, digits: NDArray[np.uint8]) -> None:
@@ -245,20 +245,20 @@ def test_it_measures_what_the_engine_says(
         )
         assert found.auroc == auroc(clean, strange)
         assert found.fpr_at_95_tpr == fpr_at_95_tpr(clean, strange)
-        assert not found.is_rival
+        assert not found.is_baseline
     assert letters.default.score == Engine(bundle, device="cpu").scores[0]
 
 
-def test_a_rival_points_the_way_that_suits_it(evaluation: Evaluation) -> None:
+def test_a_baseline_points_the_way_that_suits_it(evaluation: Evaluation) -> None:
     inverted, _, down, _ = evaluation.anomalies
-    rivals = {found.score: found for found in inverted.detections if found.is_rival}
-    assert len(rivals) == 4
-    assert all(found.auroc.value >= 0.5 for found in rivals.values())
-    assert rivals["mean intensity"].auroc.value == 1
-    assert not rivals["mean intensity"].reversed
-    zeros = rivals["share of zero pixels"]
+    baselines = {found.score: found for found in inverted.detections if found.is_baseline}
+    assert len(baselines) == 4
+    assert all(found.auroc.value >= 0.5 for found in baselines.values())
+    assert baselines["mean intensity"].auroc.value == 1
+    assert not baselines["mean intensity"].reversed
+    zeros = baselines["share of zero pixels"]
     assert (zeros.auroc.value, zeros.reversed, zeros.fpr_at_95_tpr.value) == (1, True, 0)
-    assert inverted.best_rival.auroc.value == 1
+    assert inverted.best_baseline.auroc.value == 1
     turned = {found.score: found for found in down.detections}
     assert turned["mean intensity"].auroc.value == pytest.approx(0.5, abs=1e-6)
 
@@ -276,6 +276,7 @@ def test_it_survives_json(evaluation: Evaluation, bundle: Bundle) -> None:
     text = json.dumps(evaluation.to_json(), allow_nan=False)
     assert Evaluation.from_json(json.loads(text)) == evaluation
     assert json.loads(text) == evaluation.to_json()
+    assert '"is_rival": true' in text  # the name that bundles hold
 
 
 def test_without_calibration_there_are_no_false_alarms(

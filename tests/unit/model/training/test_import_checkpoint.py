@@ -343,7 +343,7 @@ def test_a_tensor_larger_than_the_file_is_refused(
     path = saved(state() | {"encoder.0.weight": vast}, tmp_path / "vast.pt")
     assert path.stat().st_size < 1_000_000
     message = refused(path, tmp_path, capsys)
-    assert "encoder.0.weight claims 8,796,093,022,208 bytes, the file has 8 of it" in message
+    assert "encoder.0.weight claims 8,796,093,022,208 bytes, but the file stores only 8" in message
 
 
 def test_a_whole_module_is_refused_with_what_to_do(

@@ -22,12 +22,13 @@ def test_it_holds_every_figure() -> None:
         "| mnist | 10,000 | 0.01234 | 0.01560 | 25.50 | -512.2 | 9 of 10 |",
         "| `fused` | 0.0474 | 0.0096 |",
         "| `mse` | 0.0452 | 0.0085 |",
-        "| what exchangeable sets give, 95 % | 0.0500 ± 0.0062 | 0.0100 ± 0.0028 |",
+        "| expected for exchangeable sets, 95 % | 0.0500 ± 0.0062 | 0.0100 ± 0.0028 |",
         "| letters | 1,234 | 0.9800 (0.9700–0.9850) | 0.2500 (0.2000–0.3000) | "
         "mean intensity, 0.8000 |",
         "### letters, 1,234 images",
         "| `mse` | 0.9000 (0.8900–0.9050) | 0.2500 (0.2000–0.3000) |",
-        "| rival: PNG size, larger is stranger | 0.7500 (0.7400–0.7550) | 0.2500 (0.2000–0.3000) |",
+        "| baseline: PNG size, larger is more anomalous | 0.7500 (0.7400–0.7550) | "
+        "0.2500 (0.2000–0.3000) |",
     ):
         assert line in text.splitlines()
     for part in (
@@ -35,7 +36,7 @@ def test_it_holds_every_figure() -> None:
         "2026-03-04",
         "9,000 images (mnist, held out, 2026-01-02)",
         "0.0501 ± 0.0044 at α = 0.05 and 0.0099 ± 0.0020 at α = 0.01",
-        "rival: mean intensity, smaller is stranger",
+        "baseline: mean intensity, smaller is more anomalous",
         "9 of 10 latent dimensions are active",
     ):
         assert part in text

@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _always_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(keys, "CHECK_INTERVAL_S", 0.0)
 
 
 def test_a_line_says_what_a_key_may_do(file: Path) -> None:
@@ -116,12 +116,12 @@ def test_keys_that_cannot_be_used_are_refused_and_not_shown(plain: str, reason: 
         (ALICE, "line 1: the name is not"),
         (f"alice {ALICE}\n", "line 1: the second word is not a SHA-256"),
         ("\nalice\n", "line 2: the second word is not a SHA-256"),
-        (line("alice", ALICE, "scopes=root"), "scope 'root' is none of infer, metrics, admin"),
-        (line("alice", ALICE, "scopes="), "scope '' is none of"),
+        (line("alice", ALICE, "scopes=root"), "scope 'root' is not one of infer, metrics, admin"),
+        (line("alice", ALICE, "scopes="), "scope '' is not one of"),
         (line("alice", ALICE, "rate=0"), "rate '0' is not a whole number from 1"),
         (line("alice", ALICE, "rate=1.5"), "rate '1.5' is not"),
         (line("alice", ALICE, "rate=\u0663"), "rate '\u0663' is not"),
-        (line("alice", ALICE, ALICE), "there may be scopes=… and rate=… only"),
+        (line("alice", ALICE, ALICE), "only scopes=… and rate=… may follow"),
         (line("alice", ALICE) + line("alice", BOB), "alice and alice have the same name"),
         (line("alice", ALICE) + line("bob", ALICE), "alice and bob have the same digest"),
         ("#" * MAX_FILE_BYTES + "\n", "has more than 524,288 bytes"),
@@ -170,7 +170,7 @@ def test_keys_stay_while_the_file_is_broken(
         assert found.find(f"Bearer {BOB}") is None
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().endswith("the keys read before stay")
+    assert record.getMessage().endswith("the keys read before stay valid")
     file.write_text(line("bob", BOB))
     assert found.find(f"Bearer {BOB}")
 
@@ -188,7 +188,9 @@ def test_an_emptied_key_file_admits_nobody(
         assert found.find(f"Bearer {BOB}"), "which is not of the file"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().endswith("has no keys; those that it had are no longer valid")
+    assert record.getMessage().endswith(
+        "has no keys; the keys read from it before are no longer valid"
+    )
     file.write_text(line("alice", ALICE))
     assert found.find(f"Bearer {ALICE}")
 
@@ -210,7 +212,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(
         for _ in range(3):
             assert found.find(f"Bearer {ALICE}")
     (record,) = caplog.records
-    assert record.getMessage().endswith("Permission denied; the keys read before stay")
+    assert record.getMessage().endswith("Permission denied; the keys read before stay valid")
     assert found.find(f"Bearer {BOB}")
     assert found.find(f"Bearer {ALICE}") is None
 
@@ -293,7 +295,7 @@ def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for word in ("VAE_API_KEYS_FILE", "infer, metrics, admin", "images a second", "example"):
+    for word in ("VAE_API_KEYS_FILE", "infer, metrics, admin", "images per second", "example"):
         assert word in shown
 
 
@@ -306,5 +308,5 @@ def test_a_file_may_be_a_link_that_is_swapped(tmp_path: Path) -> None:
     found = Keys(link, None)
     link.with_name("next").symlink_to("two")
     link.with_name("next").replace(link)
-    found._look_at = 0.0
+    found._next_check_at = 0.0
     assert found.find(f"Bearer {BOB}")

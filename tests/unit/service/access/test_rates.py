@@ -76,7 +76,7 @@ def test_more_than_a_bucket_holds_is_taken_out_of_a_full_one(
 
 def test_what_was_not_used_comes_back(buckets: Buckets) -> None:
     assert buckets.take(ALICE, 10, 10)
-    buckets.give(ALICE, 10, 10)
+    buckets.refund(ALICE, 10, 10)
     assert buckets.take(ALICE, 10, 10)
     assert not buckets.take(ALICE, 1, 10)
 
@@ -176,7 +176,7 @@ def test_a_refusal_says_how_many_and_when(buckets: Buckets, clock: Clock) -> Non
     quota = Quota(buckets, ALICE, 100)
     quota.check()
     quota.take(70)
-    with pytest.raises(RateLimitError, match=r"31 images > 30 .* 100 a second") as refused:
+    with pytest.raises(RateLimitError, match=r"31 images > 30 .* 100 per second") as refused:
         quota.take(31)
     assert refused.value.headers == {"Retry-After": "1"}
     quota.take(30)

@@ -46,5 +46,5 @@ def test_files_and_numbers_share_a_body() -> None:
 
 
 def test_numbers_of_0_to_255_get_a_hint() -> None:
-    with pytest.raises(InvalidContentError, match="the dtype is uint8"):
+    with pytest.raises(InvalidContentError, match="dtype to uint8"):
         read({"images": [[0, 128, 255, *[0] * 17]]})

@@ -22,7 +22,7 @@ def test_numbers_may_have_one_of_several_shapes() -> None:
     shapes = [(2, 2), (4,)]
     found = rows([[[1, 2], [3, 4]], [5, 6, 7, 8.5]], shapes)
     assert found.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8.5]]
-    with pytest.raises(InvalidContentError, match=r"x\[1\] is a list of shape \[3\]") as refusal:
+    with pytest.raises(InvalidContentError, match=r"x\[1\] is an array of shape \[3\]") as refusal:
         rows([[1, 2, 3, 4], [1, 2, 3]], shapes)
     assert refusal.value.loc == ["body", "x", 1]
 

@@ -15,14 +15,14 @@ from service.telemetry.request_log import (
     MAX_PATH,
     MAX_TRACEBACK,
     Clock,
-    Ended,
     JsonLines,
     Lines,
+    RequestRecord,
     TextLines,
 )
 from service.telemetry.trace_context import Trace
 
-ENDED = Ended(
+ENDED = RequestRecord(
     time=1_769_860_800.123,
     request_id="f00d",
     method="POST",

@@ -1,4 +1,4 @@
-"""One pass through the network, by either way."""
+"""One pass through the network, in C and by torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import find_bundle, load_bundle
 from model.config import VAEConfig
-from model.engine import cpu as forward_module
-from model.engine.cpu import KEPT_VIEWS, ForwardOutput, MlpForward, ModuleForward, Rows, packed
+from model.engine import forward as forward_module
+from model.engine.forward import (
+    KEPT_VIEWS,
+    ForwardOutput,
+    MlpForward,
+    ModuleForward,
+    weights_in_blocks,
+)
+from model.engine.passes import heads_and_logits
+from model.engine.rows import Rows
 from model.vae import VAE
 
 
@@ -33,15 +41,15 @@ def _in_c() -> None:
         pytest.skip(reason)
 
 
-def copied(done: ForwardOutput) -> list[NDArray[np.float32]]:
-    return [part.copy() for part in done]
+def copied(output: ForwardOutput) -> list[NDArray[np.float32]]:
+    return [part.copy() for part in output]
 
 
 def in_double(network: VAE, pixels: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     exact = VAE(network.config).double()
     exact.load_state_dict({name: t.double() for name, t in network.state_dict().items()})
     with torch.inference_mode():
-        return forward_module.forward(exact, torch.from_numpy(pixels).double())
+        return heads_and_logits(exact, torch.from_numpy(pixels).double())
 
 
 @pytest.mark.usefixtures("_in_c")
@@ -131,7 +139,7 @@ def test_real_networks_are_too(network: VAE, digits: NDArray[np.uint8]) -> None:
 def test_what_does_not_fit_is_an_error(network: VAE) -> None:
     from model.engine import _layers
 
-    weights = packed(network)
+    weights = weights_in_blocks(network)
     encoder, decoder = network.config.encoder_sizes, network.config.decoder_sizes
     good = (2, np.zeros((2, 784), np.float32), weights, encoder, decoder, False)
     out = np.zeros((2, 20), np.float32), np.zeros((2, 784), np.float32)

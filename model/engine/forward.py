@@ -1,0 +1,157 @@
+"""The deterministic pass on the CPU, encode and decode z = μ, in C where that is faster.
+
+model/engine/_layers.c is compiled when the package is installed. Without a C compiler it is left
+out, and torch computes every network.
+
+N images, P = C·H·W pixels each, D latent dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.engine.passes import heads_and_logits
+from model.engine.rows import Rows, concatenate_scaled, count_rows, fill
+from model.results import Floats
+from model.vae import VAE
+
+try:
+    from model.engine import _layers
+except ImportError:
+    available = False
+else:
+    available = bool(_layers.WIDE)  # with registers narrower than AVX-512's, torch is faster
+
+MAX_SHARED: Final = 32
+"""Images up to which one core in C is faster than several in torch."""
+
+KEPT_VIEWS: Final = 1024
+"""Batch sizes whose views of the buffers are kept; a service sees as many as its largest batch."""
+
+
+class ForwardOutput(NamedTuple):
+    """A batch before and after the pass. Valid until the next pass, which reuses the memory."""
+
+    pixels: Floats  # (N, P), in [0, 1]
+    heads: Floats  # (N, 2D), as `VAE.posterior` takes them
+    logits: Floats  # (N, P), the reconstruction at z = μ before its sigmoid
+
+
+class Forward(Protocol):
+    """A way to compute the pass. Not for several threads at once."""
+
+    def __call__(self, images: Rows) -> ForwardOutput:
+        """Encode, and decode z = μ."""
+        ...
+
+    def decode(self, z: Floats) -> Floats:
+        """Latents, (N, D), C-contiguous, to logits, (N, P). Valid until the next call."""
+        ...
+
+
+def choose_forward(network: VAE) -> Forward:
+    """The faster way for a network on the CPU."""
+    is_mlp = network.config.architecture == "mlp" and network.dtype == torch.float32
+    return MlpForward(network) if is_mlp else ModuleForward(network)
+
+
+class ModuleForward:
+    """Any network, by its torch modules."""
+
+    def __init__(self, network: VAE) -> None:
+        self._network = network
+
+    @torch.inference_mode()
+    def __call__(self, images: Rows) -> ForwardOutput:
+        """Encode, and decode z = μ."""
+        pixels = concatenate_scaled(images, self._network.config.pixels)
+        heads, logits = heads_and_logits(self._network, torch.from_numpy(pixels))
+        return ForwardOutput(pixels, heads.contiguous().numpy(), logits.contiguous().numpy())
+
+    @torch.inference_mode()
+    def decode(self, z: Floats) -> Floats:
+        """Latents, (N, D), to logits, (N, P)."""
+        return self._network.logits(torch.from_numpy(z)).contiguous().numpy()
+
+
+class MlpForward:
+    """A fully connected float32 network, in C where that is faster and by torch otherwise.
+
+    Results overwrite those of the last pass. Fresh memory for each, whose pages the kernel would
+    have to map, takes a tenth of the time at batch 128.
+    """
+
+    def __init__(self, network: VAE) -> None:
+        config = network.config
+        self._network = network
+        self._sizes = config.encoder_sizes, config.decoder_sizes
+        self._relu_head = config.head == "relu"
+        layers = sum(len(sizes) - 1 for sizes in self._sizes)
+        in_c = available and layers <= _layers.MAX_LAYERS
+        self._weights = weights_in_blocks(network) if in_c else None
+        self._widths = config.pixels, 2 * config.latent_size, config.pixels
+        self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
+        self._views: dict[int, ForwardOutput] = {}
+        self._decoded = np.empty((0, config.pixels), dtype=np.float32)
+
+    def __call__(self, images: Rows) -> ForwardOutput:
+        """Encode, and decode z = μ."""
+        n = count_rows(images)
+        output = self._views.get(n) or self._views_of(n)
+        fill(output.pixels, images)
+        if self._weights is not None and self._is_faster_in_c(n):
+            pixels, heads, logits = output
+            arrays = pixels, self._weights, *self._sizes, self._relu_head, heads, logits
+            _layers.forward(n, *arrays)
+        else:
+            self._by_torch(output)
+        return output
+
+    @torch.inference_mode()
+    def decode(self, z: Floats) -> Floats:
+        """Latents, (N, D), C-contiguous, to logits, (N, P). Valid until the next call."""
+        n = len(z)
+        if self._weights is None or not self._is_faster_in_c(n):
+            return self._network.logits(torch.from_numpy(z)).numpy()
+        if n > len(self._decoded):
+            self._decoded = np.empty((n, self._widths[-1]), dtype=np.float32)
+        logits = self._decoded[:n]
+        _layers.decode(n, z, self._weights, *self._sizes, logits)
+        return logits
+
+    @staticmethod
+    def _is_faster_in_c(n: int) -> bool:
+        return n <= MAX_SHARED or torch.get_num_threads() == 1
+
+    @torch.inference_mode()
+    def _by_torch(self, output: ForwardOutput) -> None:
+        heads, logits = heads_and_logits(self._network, torch.from_numpy(output.pixels))
+        torch.from_numpy(output.heads).copy_(heads)
+        torch.from_numpy(output.logits).copy_(logits)
+
+    def _views_of(self, n: int) -> ForwardOutput:
+        if n > len(self._buffers[0]) or len(self._views) >= KEPT_VIEWS:
+            self._views.clear()
+            size = max(n, len(self._buffers[0]))
+            self._buffers = [np.empty((size, width), dtype=np.float32) for width in self._widths]
+        self._views[n] = ForwardOutput(*(buffer[:n] for buffer in self._buffers))
+        return self._views[n]
+
+
+def weights_in_blocks(network: VAE) -> Floats:
+    """The weights in the order in which `_layers.forward` reads them, (numbers,).
+
+    The outputs of each layer are split into blocks of `_layers.COLUMNS`, which fill its registers;
+    the last block is padded with zeros. A block is a line of biases, then a line for each input.
+    """
+    blocks: list[Floats] = []
+    for layer in (*network.encoder, *network.decoder):
+        if isinstance(layer, nn.Linear):
+            lines = torch.cat([layer.bias[None], layer.weight.T]).detach()  # (1 + in, out)
+            padded = nn.functional.pad(lines, (0, -lines.shape[1] % _layers.COLUMNS))
+            blocks += [block.numpy() for block in torch.split(padded, _layers.COLUMNS, dim=1)]
+    return np.concatenate([block.ravel() for block in blocks])

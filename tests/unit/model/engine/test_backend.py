@@ -1,0 +1,114 @@
+"""What `model.engine.backend` promises, of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.engine.backend import Backend
+from model.engine.cpu import CpuBackend
+from tests.unit.model.engine.host_accelerator import staged_backend
+
+N, DRAWS = 5, 3
+
+BACKENDS: dict[str, Callable[[Bundle], Backend]] = {
+    "cpu": lambda bundle: CpuBackend(bundle, "float32"),
+    "staged": staged_backend,
+}
+PASSES: dict[str, tuple[Any, ...]] = {
+    "encode": (),
+    "decode": (),
+    "reconstruct": (),
+    "score": ("fused",),
+    "score_map": ("neg_elbo",),
+    "reconstruct_drawn": (),
+    "draw": (DRAWS,),
+}
+
+passes = pytest.mark.parametrize("name", PASSES)
+
+
+@pytest.fixture(scope="module", params=["mnist", "mnist-conv"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return load_bundle(find_bundle(request.param))
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
+    return BACKENDS[request.param](bundle)
+
+
+def rows_for(name: str, bundle: Bundle, digits: NDArray[np.uint8]) -> NDArray[Any]:
+    images = digits[:N].reshape(N, -1)
+    d = bundle.config.latent_size
+    width = {"decode": d, "reconstruct_drawn": d, "draw": DRAWS * d}.get(name)
+    if width is None:
+        return images
+    noise = np.random.default_rng(0).standard_normal((N, width), np.float32)
+    return noise if name == "decode" else np.hstack([images / np.float32(255), noise])
+
+
+def run(backend: Backend, name: str, rows: Any) -> tuple[NDArray[np.float32], ...]:
+    return tuple(getattr(backend, name)(rows, *PASSES[name]))
+
+
+@passes
+def test_results_are_the_same_numbers_in_the_same_shapes(
+    name: str, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+) -> None:
+    rows = rows_for(name, bundle, digits)
+    expected = run(CpuBackend(bundle, "float32"), name, rows)
+    for batch in (rows, [rows[:2], rows[2:]]):
+        for one, other in zip(run(backend, name, batch), expected, strict=True):
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3, strict=True)
+
+
+@passes
+def test_results_belong_to_the_caller_and_inputs_are_left_alone(
+    name: str, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+) -> None:
+    rows = rows_for(name, bundle, digits)
+    before = rows.copy()
+    results = run(backend, name, rows)
+    copies = [result.copy() for result in results]
+    run(backend, name, rows[::-1])
+    for result, copy in zip(results, copies, strict=True):
+        np.testing.assert_array_equal(result, copy)
+        result[...] = 7
+    for result, copy in zip(run(backend, name, rows), copies, strict=True):
+        np.testing.assert_array_equal(result, copy)
+    np.testing.assert_array_equal(rows, before)
+
+
+@passes
+def test_rows_of_another_width_are_refused_and_the_next_call_works(
+    name: str, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+) -> None:
+    rows = rows_for(name, bundle, digits)
+    expected = run(backend, name, rows)
+    with pytest.raises(ValueError, match="shape"):
+        run(backend, name, rows[:, 1:])
+    for one, other in zip(run(backend, name, rows), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["score", "score_map"])
+@pytest.mark.parametrize("score", ["ssim", "iwae"])
+def test_an_unknown_score_is_a_key_error(
+    name: str, score: str, backend: Backend, digits: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(KeyError, match=score):
+        getattr(backend, name)(digits[:N], score)
+
+
+def test_the_sizes_to_warm_up_include_one_and_the_largest(bundle: Bundle) -> None:
+    for make in BACKENDS.values():
+        sizes = make(bundle).prepare(9)
+        assert list(sizes) == sorted({1, 9, *sizes})
+        assert max(sizes) == 9
