@@ -90,9 +90,9 @@ def metric(client: httpx.Client, name: str, **labels: str) -> float:
 
 
 def run_service(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m service` until it ends by itself."""
+    """`python -m service` until it ends by itself, on a free port unless `flags` name one."""
     return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "service", *flags],
+        [sys.executable, "-m", "service", "--port", "0", *flags],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -112,7 +112,7 @@ def check_refused(status: int, stderr: str, *mentioned: str) -> None:
 
 def start_and_fail(*flags: str, **environment: str) -> str:
     """The one line of a service that refuses to start."""
-    done = run_service("--port", "0", *flags, **environment)
+    done = run_service(*flags, **environment)
     assert done.returncode == 2, done.stderr
     (reason,) = done.stderr.splitlines()
     return reason

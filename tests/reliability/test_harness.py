@@ -181,6 +181,7 @@ def test_the_tests_that_hold_a_promise_exist(check: Check) -> None:
         assert function in tests if function else tests, name
 
 
+@pytest.mark.slow
 def test_a_promise_whose_tests_fail_is_broken(tmp_path: Path) -> None:
     good, bad = tmp_path / "test_good.py", tmp_path / "test_bad.py"
     good.write_text("def test_a(): pass\ndef test_b(): pass\n")
