@@ -1,0 +1,64 @@
+"""Running `python -m model` in this process, and looking at what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from model.__main__ import main
+
+OPTIONS = {
+    "train": {
+        *("--data", "--out", "--name", "--overwrite", "--resume", "--recipe"),
+        *("--arch", "--size", "--channels", "--latent-size", "--hidden", "--head"),
+        *("--epochs", "--batch-size", "--learning-rate", "--augment"),
+        *("--seed", "--threads", "--device"),
+    },
+    "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split"},
+    "import": {"FILE", "--out", "--name", "--overwrite", "--head", "--image-shape"},
+    "download": {"NAME", "--data"},
+}
+
+BUNDLE_FILES = {"README.md", "config.json", "model.safetensors", "calibration.safetensors"}
+
+N_TRAIN = 600
+
+N_TEST = 100
+
+EPOCHS = 30
+
+NETWORK = ["--hidden", "24", "12", "--latent-size", "4"]
+
+LONG = [*NETWORK, "--epochs", str(EPOCHS), "--batch-size", "16", "--threads", "1"]
+
+SHORT = [*NETWORK, "--epochs", "1", "--threads", "1"]
+
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Result:
+    status: object
+    out: str
+    err: str
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    try:
+        status: object = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse's own
+        status = stop.code
+    captured = capsys.readouterr()
+    return Result(status, captured.out, captured.err)
+
+
+def output(result: Result) -> str:
+    """Standard output without line breaks."""
+    return " ".join(result.out.split())
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()} if directory.exists() else set()

@@ -1,0 +1,34 @@
+"""A data set in IDX files, and a small network trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.__main__ import main
+from tests.unit.model.commands.command_line import LONG, N_TEST, N_TRAIN
+from tests.unit.samples import write_idx
+
+
+@pytest.fixture(scope="module")
+def digits(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In random order: scikit-learn's come writer by writer, and so are not exchangeable."""
+    return digits[np.random.default_rng(0).permutation(len(digits))]
+
+
+@pytest.fixture(scope="module")
+def idx(tmp_path_factory: pytest.TempPathFactory, digits: NDArray[np.uint8]) -> Path:
+    """Digits in IDX files, to train on and to test with."""
+    test = digits[N_TRAIN : N_TRAIN + N_TEST]
+    return write_idx(tmp_path_factory.mktemp("data") / "digits", digits[:N_TRAIN], test)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, idx: Path) -> Path:
+    """A bundle trained on them, without a break."""
+    out = tmp_path_factory.mktemp("trained") / "mine"
+    assert main(["train", "--data", str(idx), "--out", str(out), *LONG]) == 0
+    return out
