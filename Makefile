@@ -53,11 +53,14 @@ train: .venv/.serve ## train a network: DATA="my images" OUT=runs/mine
 evaluate: .venv/.evaluate ## measure a network: BUNDLE=mnist DATA=data/mnist ANOMALIES="data/kmnist 'my set'"
 	$(BIN)/python -m model evaluate --bundle $(call quote,$(BUNDLE)) --data $(call quote,$(DATA)) $(if $(OUT),--out $(call quote,$(OUT))) $(if $(ANOMALIES),--anomalies $(ANOMALIES)) $(ARGS)
 
+# A file stays in one process, and so does a service that its tests share.
 test: .venv/.test ## run the quick tests, or those named: ARGS=tests/unit
-	$(BIN)/python -m pytest $(or $(ARGS),-m "not slow")
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(or $(ARGS),-m "not slow")
 
+# What measures or loads the machine runs alone, after the others.
 test-all: .venv/.test ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/.test ## check style, types, import contracts, and pinned versions for known vulnerabilities
 	$(BIN)/ruff check .
@@ -87,7 +90,7 @@ bench-quality: .venv/.test ## measure anomaly detection, hours, into benchmarks/
 	$(BIN)/python -m benchmarks.likelihood --data $(call quote,$(DATA)/mnist)
 	$(BIN)/python -m benchmarks.score_choice --data $(call quote,$(DATA))
 
-soak: .venv/.test ## measure what README promises of reliability, 1 hour; some of it: ARGS="overload stops"
+soak: .venv/.test ## measure the promises of docs/reliability.md, 1 hour; or some: ARGS="overload stops"
 	$(BIN)/python -m benchmarks.reliability $(ARGS)
 
 fuzz: .venv/.test ## send hostile requests and bodies: ARGS="--inputs 1000000 --seed 2"

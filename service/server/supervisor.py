@@ -157,6 +157,7 @@ class Supervisor:
             log.info(
                 "running on %s://%s:%d with %d workers", scheme, url_host, port, len(self._slots)
             )
+            log.info("open %s://%s:%d/docs in a browser", scheme, url_host, port)
 
     def _on_startup_message(self, slot: Slot) -> None:
         """Receive a worker's startup message: None if it is ready, or why it cannot start."""

@@ -25,6 +25,7 @@ from tests.unit.model.commands.command_line import (
     N_TRAIN,
     SHORT,
     files,
+    output,
     run,
 )
 from tests.unit.samples import assert_one_line, encoded
