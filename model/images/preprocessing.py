@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.images.parts import PartsError, orientation, pixel_parts
+from model.images.pixel_parts import PartsError, orientation, pixel_parts
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
 """Formats that are read. Pillow has forty more, each a parser that could be attacked."""

@@ -1,4 +1,4 @@
-"""Readers for raw pixels and latents, and range checks for arrays from any body type."""
+"""Checks that pixels and latents of every format pass: count, shape, range."""
 
 from __future__ import annotations
 
@@ -7,27 +7,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.options import DTYPES, Dtype, ImageOptions, LatentOptions, Latents, Pixels
+from service.codecs.options import Latents, Pixels
 from service.errors import InvalidContentError, TooLargeError
 
 MAX_LATENT: Final = 1e6
 """Largest |z|: a million standard deviations of the prior. Values within it stay finite in
 float32."""
-
-
-def read_raw_images(body: bytes, options: ImageOptions) -> Pixels:
-    """Pixels in C order, uint8 or little-endian float32. N follows from the length."""
-    dtype = options.dtype or "uint8"
-    rows = _raw_rows(body, options.pixels, dtype, f"images of {list(options.shape)} {dtype}")
-    check_count(len(rows), options.max_images)
-    return pixels_in_range(rows, dtype)
-
-
-def read_raw_latents(body: bytes, options: LatentOptions) -> Latents:
-    """Latents as little-endian float32, [N][D]."""
-    rows = _raw_rows(body, options.size, "float32", f"latents of {options.size} float32")
-    check_count(len(rows), options.max_images)
-    return latents_in_range(rows)
 
 
 def check_count(n: int, max_images: int) -> None:
@@ -97,14 +82,3 @@ def unit_pixels(pixels: Pixels) -> NDArray[np.float32]:
     if pixels.dtype == np.uint8:
         return np.divide(pixels, 255, dtype=np.float32)
     return pixels.astype(np.float32, copy=False)
-
-
-def _raw_rows(body: bytes, width: int, dtype: Dtype, description: str) -> NDArray[Any]:
-    size = width * DTYPES[dtype].itemsize
-    if len(body) % size:
-        raise InvalidContentError(
-            f"the body has {len(body):,} bytes, expected a multiple of {size:,} ({description})",
-            ("body",),
-        )
-    rows: NDArray[Any] = np.frombuffer(body, DTYPES[dtype]).reshape(-1, width)
-    return rows

@@ -14,7 +14,6 @@ from typing import Final
 from starlette.responses import Response
 
 from model.images.preprocessing import ImageError, open_image
-from service.codecs.arrays import read_raw_images, read_raw_latents
 from service.codecs.image_files import FILE_FORMATS, NOT_DECODED, read_file_image
 from service.codecs.json_bodies import read_json_images, read_json_latents, read_plain_json_images
 from service.codecs.multipart import read_multipart_images
@@ -22,6 +21,7 @@ from service.codecs.npy import read_npy_images, read_npy_latents
 from service.codecs.offload import in_thread
 from service.codecs.options import ImageOptions, LatentOptions, Latents, Pixels
 from service.codecs.png import write_png
+from service.codecs.raw import read_raw_images, read_raw_latents
 from service.codecs.responses import (
     Result,
     write_json,

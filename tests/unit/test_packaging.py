@@ -232,11 +232,13 @@ def test_evaluate_needs_no_anomalies_and_takes_several(installed: Path) -> None:
 
 def test_quick_tests_are_the_default_and_named_tests_are_run_as_named(installed: Path) -> None:
     pytest_line = [".venv/bin/python", "-m", "pytest"]
-    assert commands(installed, "test") == [[*pytest_line, "-m", "not slow"]]
-    assert commands(installed, "test", "ARGS=tests/x.py::test") == [
-        [*pytest_line, "tests/x.py::test"]
+    parallel = [*pytest_line, "-n", "2", "--dist", "loadfile"]
+    assert commands(installed, "test") == [[*parallel, "-m", "not slow"]]
+    assert commands(installed, "test", "ARGS=tests/x.py::test") == [[*parallel, "tests/x.py::test"]]
+    assert commands(installed, "test-all") == [
+        [*parallel, "-m", "not slow"],
+        [*pytest_line, "-m", "slow"],
     ]
-    assert commands(installed, "test-all") == [pytest_line]
 
 
 @pytest.mark.parametrize(

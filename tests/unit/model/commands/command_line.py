@@ -62,3 +62,8 @@ def output(result: Result) -> str:
 
 def files(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The files of a directory by name."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}

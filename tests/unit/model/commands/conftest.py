@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.__main__ import main
 from tests.unit.model.commands.command_line import LONG, N_TEST, N_TRAIN
-from tests.unit.samples import write_idx
+from tests.unit.samples import encoded, write_idx
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +34,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory, idx: Path) -> Path:
     out = tmp_path_factory.mktemp("trained") / "mine"
     assert main(["train", "--data", str(idx), "--out", str(out), *LONG]) == 0
     return out
+
+
+@pytest.fixture
+def mine(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained bundle, to be changed."""
+    return shutil.copytree(trained, tmp_path / "mine")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of coloured files of many sizes, some deeper down, one of them broken."""
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for number in range(24):
+        small = noise.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((40 + 7 * number, 90 - number))
+        kind = "JPEG" if number % 2 else "PNG"
+        place = folder / "deeper" if number % 3 else folder
+        (place / f"{number:02}.{kind.lower()}").write_bytes(encoded(image, kind))
+    (folder / "broken[red].png").write_bytes(b"broken")
+    (folder / "notes.txt").write_text("no picture")
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,16 @@ from model.engine.engine import Engine
 from model.training.calibrate import all_scores
 from model.training.card import model_card
 from model.vae import VAE
-from tests.unit.model.commands.command_line import N_TEST, N_TRAIN, SHORT, files, output, run
+from tests.unit.model.commands.command_line import (
+    N_TEST,
+    N_TRAIN,
+    SHORT,
+    contents,
+    files,
+    output,
+    run,
+)
 from tests.unit.samples import assert_one_line, write_idx
-
-
-@pytest.fixture
-def mine(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained bundle, to be changed."""
-    return shutil.copytree(trained, tmp_path / "mine")
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-
 
 WARNING = "trained on these images"
 

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from model.bundle.bundle import load_bundle, pretrained_names
 from model.commands import train as train_command
 from tests.unit.model.commands.command_line import OPTIONS, SHORT, output, run
-from tests.unit.model.commands.test_train import FEW, RECIPE_FILES
 from tests.unit.samples import write_idx
+
+RECIPE_FILES = sorted(train_command.RECIPES.glob("*.toml"))
+
+FEW = ["--epochs", "1", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.bundle.bundle import load_bundle
-from model.commands import train as train_command
 from model.config import VAEConfig
 from model.engine.engine import Engine
 from model.training.calibrate import all_scores
@@ -28,7 +26,7 @@ from tests.unit.model.commands.command_line import (
     output,
     run,
 )
-from tests.unit.samples import assert_one_line, encoded
+from tests.unit.samples import assert_one_line
 
 
 def test_a_bundle_and_nothing_else(trained: Path) -> None:
@@ -131,23 +129,6 @@ def test_the_seed_decides_the_version(
     assert versions[0] == versions[1] != versions[2]
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of coloured files of many sizes, some deeper down, one of them broken."""
-    folder = tmp_path / "pictures"
-    (folder / "deeper").mkdir(parents=True)
-    noise = np.random.default_rng(0)
-    for number in range(24):
-        small = noise.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        image = Image.fromarray(small).resize((40 + 7 * number, 90 - number))
-        kind = "JPEG" if number % 2 else "PNG"
-        place = folder / "deeper" if number % 3 else folder
-        (place / f"{number:02}.{kind.lower()}").write_bytes(encoded(image, kind))
-    (folder / "broken[red].png").write_bytes(b"broken")
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
 def test_a_folder_of_pictures(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,8 +226,3 @@ def test_augmentation_is_used_and_recorded(
         assert bundle.provenance["augment"] == float(augment)
         versions.append(bundle.version)
     assert versions[0] != versions[1]
-
-
-RECIPE_FILES = sorted(train_command.RECIPES.glob("*.toml"))
-
-FEW = ["--epochs", "1", "--threads", "1"]

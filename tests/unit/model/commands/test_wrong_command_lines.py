@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.bundle.bundle import load_bundle
-from tests.unit.model.commands.command_line import SHORT, run
-from tests.unit.model.commands.test_calibrate import contents
+from tests.unit.model.commands.command_line import SHORT, contents, run
 from tests.unit.samples import assert_one_line
 
 

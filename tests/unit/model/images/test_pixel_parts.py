@@ -29,7 +29,7 @@ from benchmarks.reliability.bombs import (
     table,
     webp,
 )
-from model.images.parts import (
+from model.images.pixel_parts import (
     MAX_PARTS,
     MAX_RUN_LENGTHS,
     MAX_SCANS,
@@ -152,7 +152,7 @@ def jpeg_of_scans(n: int) -> bytes:
 
 
 @pytest.mark.parametrize("limit", MANY)
-def test_parts_are_counted(limit: str) -> None:
+def test_pixel_parts_are_counted(limit: str) -> None:
     make, most = MANY[limit]
     assert image_to_array(open_image(make(most), max_pixels=784), (1, 28, 28)).shape == (1, 28, 28)
     with pytest.raises(ImageTooLargeError, match=f"more than {limit}, the maximum") as raised:
