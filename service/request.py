@@ -16,7 +16,7 @@ from service.limits.byte_budget import ByteBudget
 from service.telemetry.trace_context import Trace
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestContext:
     """One request. `service.http.lifecycle` makes it; `service.inference.admission` fills in the
     timings and the number of images."""
@@ -65,7 +65,8 @@ class RequestContext:
     def reserve(self, n: int) -> None:
         """Reserve `n` more bytes for the body. Raises `QueueFullError` if they do not fit."""
         if not self.budget.try_reserve(n):
-            self.check_queue_capacity(0, n)  # raises
+            self.check_queue_capacity(0, n)
+            raise AssertionError("bytes that do not fit are refused")
         self.reserved_bytes += n
 
     def reserve_answer(self, n: int) -> None:
@@ -95,7 +96,7 @@ class RequestContext:
             seconds = math.nan
         if not 0 < seconds < math.inf:
             raise InvalidContentError(
-                f"X-Request-Timeout is {text!r}, expected a number of seconds above 0",
+                f"X-Request-Timeout is {text[:64]!r}, expected a number of seconds above 0",
                 ("header", "X-Request-Timeout"),
             )
         self.timeout_s = min(self.timeout_s, seconds)

@@ -121,14 +121,14 @@ static PyObject *score(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
 {
     if (!check_argument_count("score", count, 8))
         return NULL;
-    const char *wanted = PyUnicode_AsUTF8(args[0]);
-    if (wanted == NULL)
+    const char *requested = PyUnicode_AsUTF8(args[0]);
+    if (requested == NULL)
         return NULL;
     int name = 0;
-    while (name < SCORES && strcmp(wanted, SCORE_NAMES[name]) != 0)
+    while (name < SCORES && strcmp(requested, SCORE_NAMES[name]) != 0)
         name++;
     if (name == SCORES) {
-        PyErr_Format(PyExc_ValueError, "no score is named %s", wanted);
+        PyErr_Format(PyExc_ValueError, "no score is named %s", requested);
         return NULL;
     }
     Py_ssize_t worst = PyLong_AsSsize_t(args[4]);

@@ -1,10 +1,10 @@
 /* JSON bodies of images to pixels, straight from the text into their place.
  *
  * Reads only the plain form of {"images": […], "dtype": …}, and returns None for everything else:
- * other fields, image files, escapes, images of several forms, and errors. service/codecs/arrays.py
- * then reads the body with simdjson, which knows every form and reports what is wrong. So there are
- * no error messages here, but whatever is read must have the bits that simdjson and numpy would
- * give; tests/unit/service/codecs/test_json_numbers.py compares the two.
+ * other fields, image files, escapes, images of several forms, and errors. json_bodies.py then reads
+ * the body with simdjson, which knows every form and reports what is wrong. So there are no error
+ * messages here, but whatever is read must have the bits that simdjson and numpy would give;
+ * tests/unit/service/codecs/test_json_numbers.py compares the two.
  *
  * The text ends in a NUL, as every bytes object does. It matches nothing below, so single
  * characters are read without a check for the end, but never eight at once.
@@ -21,19 +21,19 @@ INLINE const char *skip_blanks(const char *p)
     return p;
 }
 
-/* The position after `wanted` and the blanks around it, or NULL if something else is there. */
-INLINE const char *expect(const char *p, char wanted)
+/* The position after `expected` and the blanks around it, or NULL if something else is there. */
+INLINE const char *expect(const char *p, char expected)
 {
     p = skip_blanks(p);
-    return *p == wanted ? skip_blanks(p + 1) : NULL;
+    return *p == expected ? skip_blanks(p + 1) : NULL;
 }
 
 /* The same for a string. */
-static const char *expect_text(const char *p, const char *wanted)
+static const char *expect_text(const char *p, const char *expected)
 {
     p = skip_blanks(p);
-    for (; *wanted != '\0'; p++, wanted++)
-        if (*p != *wanted)
+    for (; *expected != '\0'; p++, expected++)
+        if (*p != *expected)
             return NULL;
     return skip_blanks(p);
 }
@@ -71,9 +71,9 @@ static int read_row(reader *r, Py_ssize_t columns, int of_bytes)
     return p != NULL;
 }
 
-static int pass(reader *r, char wanted)
+static int pass(reader *r, char expected)
 {
-    r->at = expect(r->at, wanted);
+    r->at = expect(r->at, expected);
     return r->at != NULL;
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import lru_cache
+from inspect import signature
 from itertools import product
 from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
@@ -77,6 +78,8 @@ def _handlers(route: APIRoute) -> Iterator[tuple[str, Handler]]:
 def _handler(endpoint: Endpoint, path_values: dict[str, str]) -> Handler:
     """A handler that parses the query as FastAPI does, with the pydantic model that the endpoint's
     `query` parameter is annotated with."""
+    if others := set(signature(endpoint).parameters) - {"request", "query", *path_values}:
+        raise TypeError(f"{endpoint.__name__} is marked fast, so it cannot take {sorted(others)}")
     model = get_type_hints(endpoint).get("query")
     if model is None:
         return lambda request: endpoint(request, **path_values)

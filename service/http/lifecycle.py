@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.access.policy import Access
 from service.codecs.responses import BODY, START, ChunkedResponse
 from service.errors import ServiceError
-from service.http.compression import COMPRESS_BYTES, compressed
+from service.http.compression import compressed, depends_on_encoding, is_accepted, note_encoding
 from service.http.prepared import PreparedResponse, TrustedHeaders
 from service.http.problems import problem_response
 from service.limits.byte_budget import ByteBudget
@@ -98,13 +98,13 @@ class RequestLifecycle:
     def refuse(self, scope: Scope) -> PreparedResponse | None:
         """The answer to a request that finds the queue full, before there is a task for it.
 
-        Most of the cost of a refusal is the way to it, and in an overload that is taken from those
-        who are served. None if the request is to be served after all.
+        Most of a refusal's cost is getting to it, and in an overload that time is taken from the
+        requests that are served. None if the request is to be served after all.
         """
         context = self._begin(scope)
         try:
             self._authorize(scope, context)
-            context.check_queue_capacity(1, 0)
+            context.check_queue_capacity(1, 1)
         except Exception as error:
             problem = self._problem(error, scope, context)
             headers = TrustedHeaders(problem.raw_headers)
@@ -189,6 +189,7 @@ class LifecycleMiddleware:
 
     def __init__(self, app: ASGIApp, *, lifecycle: RequestLifecycle) -> None:
         self._app = app
+        self._compressed = compressed(app)
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,7 +200,7 @@ class LifecycleMiddleware:
             await self._app(scope, receive, send)
 
     async def _handle(self, _: Request) -> ASGIApp:
-        return self._app
+        return self._compressed
 
 
 class _Reply:
@@ -220,18 +221,30 @@ class _Reply:
 
 
 async def _deliver(answer: ASGIApp, scope: Scope, receive: Receive, reply: _Reply) -> None:
-    """Send an answer: small ones in one piece as they are, all others compressed if accepted."""
-    if isinstance(answer, Response):
-        context = reply.context
-        context.release()
-        if len(answer.body) < COMPRESS_BYTES and not isinstance(answer, ChunkedResponse):
-            reply.status = answer.status_code
-            headers = TrustedHeaders(answer.raw_headers)
-            headers += _common_headers(context)
-            await reply.send({"type": START, "status": reply.status, "headers": headers})
-            await reply.send({"type": BODY, "body": answer.body})
-            return
-    await compressed(answer)(scope, receive, reply)
+    """Send an answer, compressed by the rule of `service.http.compression`.
+
+    A response that goes out in one piece and as it is takes the short way, past all middleware.
+    """
+    if not isinstance(answer, Response):
+        await answer(scope, receive, reply)
+        return
+    context = reply.context
+    context.release()
+    is_chunked = isinstance(answer, ChunkedResponse)
+    varies = is_chunked or depends_on_encoding(answer)
+    if varies and is_accepted(context.headers.get("accept-encoding")):
+        await compressed(answer)(scope, receive, reply)
+        return
+    if varies:
+        note_encoding(answer.raw_headers)
+    if is_chunked:
+        await answer(scope, receive, reply)
+        return
+    reply.status = answer.status_code
+    headers = TrustedHeaders(answer.raw_headers)
+    headers += _common_headers(context)
+    await reply.send({"type": START, "status": reply.status, "headers": headers})
+    await reply.send({"type": BODY, "body": answer.body})
 
 
 def _common_headers(context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:

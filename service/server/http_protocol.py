@@ -100,7 +100,8 @@ class Cycle(RequestResponseCycle):
             self._write(body)
 
     def _write(self, body: bytes) -> None:
-        self.transport.write(self.head + body)
+        is_head = self.scope["method"] == "HEAD"  # whose answer has no body (RFC 9110, 9.3.2)
+        self.transport.write(self.head if is_head else self.head + body)
         self.head = b""
         self.response_complete = True
         self.message_event.set()

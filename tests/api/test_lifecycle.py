@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient
 from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response as StarletteResponse
 from starlette.types import Message
 
 from service.app import App
 from service.http.compression import SLICE_BYTES
+from service.http.fast_routes import fast, fast_routes
 from tests.api.helpers import HANG_S, WORK_ROUTES, client_of, engine_of, metric, problem
 
 pytestmark = pytest.mark.anyio
@@ -23,11 +27,13 @@ RAW = {"Content-Type": "application/octet-stream"}
 VERSIONED = "/v2/models/encode/versions/{version}/infer"
 
 
-async def whole(client: AsyncClient, method: str, path: str, **options: Any) -> tuple[bytes, bool]:
+async def whole(
+    client: AsyncClient, method: str, path: str, status: int = 200, **options: Any
+) -> tuple[bytes, bool]:
     """An answer's JSON, and whether it travelled compressed. It is decompressed here, so that a
     body that is not what its header says is seen."""
     async with client.stream(method, path, **options) as answer:
-        assert answer.status_code == 200
+        assert answer.status_code == status
         sent = b"".join([part async for part in answer.aiter_raw()])
         if answer.headers.get("content-encoding") != "gzip":
             assert len(sent) == int(answer.headers["content-length"])
@@ -217,3 +223,122 @@ async def test_both_entries_count_and_log_in_the_same_way(
             before = await metric(client, "vae_requests_total", **labels)
             assert (await client.post(prefix, json={"inputs": [tensor]})).status_code == 200
             assert await metric(client, "vae_requests_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize("fast_", [True, False])
+async def test_a_fault_after_the_answer_began_is_passed_on(app: App, fast_: bool) -> None:
+    """Only closing the connection tells the client that the rest is missing."""
+    sent: list[str] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+        if message.get("body"):
+            raise RuntimeError("the second message fails")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/sample", "query_string": b"n=100&seed=1",
+        "headers": [(b"accept", b"application/json")],
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match="second message"):
+        await (app if fast_ else app._fastapi)(scope, receive, send)
+    assert sent == ["http.response.start", "http.response.body"]
+    assert app.state.budget.reserved == 0
+
+
+@pytest.mark.parametrize("fast_", [True, False])
+async def test_a_client_that_leaves_gives_everything_back_and_counts_once(
+    app: App, fast_: bool
+) -> None:
+    """While a chunked answer is sent, by both entries."""
+    asked = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            asked.set()
+            await asyncio.sleep(HANG_S)  # nobody reads
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope: dict[str, Any] = {
+        "type": "http", "method": "GET", "path": "/sample", "query_string": b"n=300&seed=1",
+        "headers": [(b"accept", b"application/json")],
+    }  # fmt: skip
+    labels = {"route": "/sample", "status": "200"}
+    async with client_of(app) as client:
+        before = await metric(client, "vae_requests_total", **labels)
+        serving = asyncio.create_task((app if fast_ else app._fastapi)(scope, receive, send))
+        await asyncio.wait_for(asked.wait(), HANG_S)
+        assert app.state.budget.reserved > 300 * 784
+        scope["state"]["context"].leave()
+        await serving  # ends without an error
+        assert app.state.budget.reserved == 0
+        assert await metric(client, "vae_requests_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        (413, {"content": bytes(60_001), "headers": RAW}),
+        (422, {"content": bytes(783), "headers": RAW}),
+        (400, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
+        (406, {"content": bytes(784), "headers": RAW | {"Accept": "text/html"}}),
+        (415, {"content": bytes(784), "headers": {"Content-Type": "text/css"}}),
+        (504, {"content": bytes(784), "headers": RAW | {"X-Request-Timeout": "1e-9"}}),
+    ],
+)
+@pytest.mark.parametrize("fast_", [True, False])
+async def test_every_failure_has_the_common_headers_and_holds_nothing(
+    small_app: App, status: int, request_: dict[str, Any], fast_: bool
+) -> None:
+    transport = ASGITransport(app=small_app if fast_ else small_app._fastapi)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.post("/encode", **request_)
+    assert answer.status_code == status
+    assert {"x-request-id", "x-model-version", "server-timing"} <= set(answer.headers)
+    assert small_app.state.budget.reserved == 0
+
+
+async def test_a_long_problem_is_compressed_and_a_plain_answer_is_not_cut(app: App) -> None:
+    """Problems are JSON, too. Who accepts no compression gets an answer in one piece."""
+    queries = "&".join(f"unknown{number}=1" for number in range(300))
+    async with client_of(app) as client:
+        packed, is_compressed = await whole(
+            client, "GET", f"/sample?{queries}", status=422, headers={"Accept-Encoding": "gzip"}
+        )
+        assert is_compressed
+        assert json.loads(packed)["status"] == 422
+    sizes: list[int] = []
+
+    async def send(message: Message) -> None:
+        sizes.append(len(message.get("body", b"")))
+
+    async def receive() -> Message:
+        body = json.dumps({"n": 80, "seed": 1}).encode()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/decode",
+        "query_string": b"",
+        "headers": [],
+    }
+    await app(scope, receive, send)
+    assert len(sizes) == 2
+    assert sizes[1] > 2 * SLICE_BYTES
+
+
+def test_an_endpoint_that_needs_more_than_its_request_cannot_be_fast() -> None:
+    router = APIRouter()
+
+    @router.post("/depends")
+    @fast()
+    async def depends(request: Request, other: int = 1) -> StarletteResponse:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=r"depends is marked fast.*other"):
+        fast_routes(router)

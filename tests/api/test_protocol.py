@@ -37,6 +37,18 @@ def test_one_connection_takes_any_answers_one_after_another(connection: Connecti
             assert "server" not in headers
 
 
+@pytest.mark.parametrize("path", ["/nowhere", OWN, "/model", "/sample", "/v2/nowhere"])
+def test_an_answer_to_head_has_no_body(connection: Connection, path: str) -> None:
+    """Its bytes would be taken for the next answer."""
+    for _ in range(2):
+        connection.send(request(path).replace(b"GET", b"HEAD", 1))
+        head = connection.read_until(b"\r\n\r\n")
+        assert head.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 405 "))
+        assert b"content-length: " in head
+        connection.send(request("/livez"))
+        assert connection.answer()[0] == "HTTP/1.1 200 OK"
+
+
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     ids = [f"id-{i}" for i in range(20)]
     paths = [(OWN, ZEROS), (FRAMEWORK, b"")] * 10

@@ -175,7 +175,7 @@ async def infer(request: Request, name: ModelName) -> Response:
     model = _model(name)
     config = service.inference.engine.bundle.config
     body = await read_body(request, service.settings.max_body_bytes)
-    json_length = request.headers.get(LENGTH_HEADER)
+    json_length = context.headers.get(LENGTH_HEADER.lower())
 
     def read() -> tuple[InferRequest, NDArray[Any]]:
         parsed = InferRequest.parse(body, json_length, _outputs(model, service))
