@@ -1,4 +1,4 @@
-# The front door. Every target first installs what it needs; Python >= 3.11 and make are enough, and
+# The entry points. Every target first installs what it needs; Python >= 3.11 and make are enough, and
 # a C compiler makes it faster. DATA, OUT and BUNDLE are one path each, spaces allowed. ANOMALIES and
 # ARGS are shell words, so quote a path with a space once more: ANOMALIES="data/kmnist 'my set'".
 PYTHON ?= python3
@@ -23,8 +23,8 @@ $(call need,bench-quality,$(DATA),DATA is missing: make bench-quality DATA=data)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# One environment, three stamps. Each is written last, so that a broken installation leaves none, and
-# a change of what is asked for starts again from an empty environment.
+# One environment. A stamp file for each stage is written last, so that a failed installation leaves
+# none. A changed dependency starts again from an empty environment.
 .venv/.serve: pyproject.toml constraints.txt $(C_SOURCES)
 	@command -v $(PYTHON) > /dev/null || { echo "Python >= 3.11 is needed, and there is no $(PYTHON): name yours, as make PYTHON=python3.12"; exit 1; } >&2
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, and %s is %s: name another, as make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'

@@ -130,10 +130,10 @@ def table(results: dict[str, dict[str, float]]) -> str:
     columns: dict[str, Callable[[dict[str, float]], str]] = {
         "body, kB": lambda r: f"{r['body_kB']:,.0f}",
         "µs an image": lambda r: f"{r['us_per_image']:.1f}",
-        "of it the network": lambda r: f"{r['network_us_per_image']:.1f}",
-        "the rest": lambda r: f"{r['rest_us_per_image']:.1f}",
+        "in the network": lambda r: f"{r['network_us_per_image']:.1f}",
+        "elsewhere": lambda r: f"{r['rest_us_per_image']:.1f}",
         "× raw uint8": lambda r: f"{r['times_raw_uint8']:.1f}",
-        "the rest × raw uint8": lambda r: f"{r['rest_times_raw_uint8']:.1f}",
+        "elsewhere × raw uint8": lambda r: f"{r['rest_times_raw_uint8']:.1f}",
     }
     rows = ["| 256 images as | " + " | ".join(columns) + " |"]
     rows.append("| --- " + "| ---: " * len(columns) + "|")

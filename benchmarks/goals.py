@@ -232,7 +232,7 @@ def _goal_of_workers(rounds: Sequence[Round], workload: str, cores: int) -> Goal
     shares = each(rounds, closed(TWO_WORKERS, workload, 32, "generator_cpu"))
     used = [each(rounds, closed(name, workload, 32, "cpu")) for name in ("ours", TWO_WORKERS)]
     note = (
-        f"plainly {statistics.median(plain):.2f} ×; of {cores} cores the generator took "
+        f"uncorrected: {statistics.median(plain):.2f} ×; of {cores} cores the generator took "
         f"{statistics.median(shares):.2f}, two workers {statistics.median(used[1]):.2f}, and one "
         f"{statistics.median(used[0]):.2f}"
         if plain

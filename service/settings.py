@@ -172,7 +172,7 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         le=86_400,
-        description="seconds without a successful forward pass, while one is wanted, before "
+        description="seconds without a successful forward pass, while requests are waiting, before "
         "/livez fails; soon after, the process exits with status 70 to be restarted",
     )
     alpha: float = Field(

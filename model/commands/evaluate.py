@@ -178,8 +178,8 @@ def _show(console: Console, evaluation: Evaluation) -> None:
     console.print(facts)
     console.print()
     console.print(_alarms_table(evaluation))
-    for found in evaluation.anomalies:
-        console.print(_detections_table(found))
+    for anomalies in evaluation.anomalies:
+        console.print(_detections_table(anomalies))
     console.print(
         "* share of clean images above the score that 95 % of the anomalies reach\n"
         "↑ ↓ baselines, which need no network: larger (↑) or smaller (↓) values are more anomalous"
@@ -217,13 +217,13 @@ def _alarms_table(evaluation: Evaluation) -> Table | str:
     return table
 
 
-def _detections_table(found: Anomalies) -> Table:
+def _detections_table(anomalies: Anomalies) -> Table:
     table = _table(
-        f"{found.images.name}: {found.images.n:,} images",
+        f"{anomalies.images.name}: {anomalies.images.n:,} images",
         *("score", "AUROC", "95 % interval", "FPR*", "95 % interval"),
     )
-    for i, detection in enumerate(found.detections):
-        if detection.is_baseline and not found.detections[i - 1].is_baseline:
+    for i, detection in enumerate(anomalies.detections):
+        if detection.is_baseline and not anomalies.detections[i - 1].is_baseline:
             table.add_section()
         name = detection.score
         if detection.is_baseline:

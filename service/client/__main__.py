@@ -68,7 +68,7 @@ def _score(arguments: argparse.Namespace) -> int:
     failed = False
     with Client(arguments.url, api_key=os.environ.get(KEY_VARIABLE)) as client:
         for path in arguments.files:
-            # One request per file, so that a broken file costs no other file its line.
+            # One request per file, so that a broken file does not affect the others.
             try:
                 (scored,) = each(client.anomaly_score([path], invert=arguments.invert))
             except (ClientError, OSError) as error:

@@ -28,25 +28,25 @@ except ImportError:
 
 Body = str | bytes
 
-WANTED: Final = ImageOptions(shape=(1, 2, 3), max_images=5, max_image_pixels=10_000)
+OPTIONS: Final = ImageOptions(shape=(1, 2, 3), max_images=5, max_image_pixels=10_000)
 SHAPES: Final = ((1, 2, 3), (3, 2, 2), (1, 1, 1), (1, 1, 4), (2, 1, 1), (1, 28, 28))
-ONE_PIXEL: Final = replace(WANTED, shape=(1, 1, 1))
+ONE_PIXEL: Final = replace(OPTIONS, shape=(1, 1, 1))
 
 EASY = settings(deadline=None, max_examples=200)
 HARD = settings(deadline=None, max_examples=1500)
 
 
-def native(body: Body, wanted: ImageOptions = WANTED) -> Pixels | None:
+def native(body: Body, options: ImageOptions = OPTIONS) -> Pixels | None:
     """What the extension makes of a body, having checked that the slow path makes the same."""
     data = body.encode() if isinstance(body, str) else body
-    found = _json.read_images(data, *wanted.shape, wanted.max_images)
+    found = _json.read_images(data, *options.shape, options.max_images)
     if found is None:
         return None
-    expected = read_any_json_images(data, wanted)  # and raises nothing
+    expected = read_any_json_images(data, options)  # and raises nothing
     dtype, pixels = found
     assert dtype == expected.dtype.name, data
     assert bytes(pixels) == expected.tobytes(), data
-    rows = read_json_images(data, wanted)
+    rows = read_json_images(data, options)
     assert rows.shape == expected.shape
     assert rows.dtype == expected.dtype
     assert rows.flags.writeable
@@ -147,11 +147,11 @@ def check_numbers(values: list[float]) -> int:
     for format_ in FORMATS:
         numbers = [format_ % value for value in values]
         numbers = [number for number in numbers if float(number) <= 1]
-        wanted = replace(ONE_PIXEL, max_images=len(values))
-        if native(numbers_body(numbers), wanted) is not None:
+        options = replace(ONE_PIXEL, max_images=len(values))
+        if native(numbers_body(numbers), options) is not None:
             taken += len(numbers)
         else:
-            taken += sum(native(numbers_body([number]), wanted) is not None for number in numbers)
+            taken += sum(native(numbers_body([number]), options) is not None for number in numbers)
     return taken
 
 
@@ -214,7 +214,7 @@ def plain_bodies(draw: st.DrawFn) -> tuple[str, ImageOptions]:
     if channels == 1:
         forms.append((height, width))
     form = draw(st.sampled_from(forms))
-    n = draw(st.integers(1, WANTED.max_images))
+    n = draw(st.integers(1, OPTIONS.max_images))
     dtype = draw(st.sampled_from(["", "float32", "uint8"]))
     kinds = BYTES if dtype == "uint8" else draw(st.sampled_from([LONG_UNITS, SHORT_UNITS]))
     count = n * channels * height * width
@@ -226,14 +226,14 @@ def plain_bodies(draw: st.DrawFn) -> tuple[str, ImageOptions]:
     if dtype:
         fields.insert(draw(st.integers(0, 1)), f'"dtype"{next(blanks)}:{next(blanks)}"{dtype}"')
     text = f"{next(blanks)}{{{next(blanks)}{comma.join(fields)}{next(blanks)}}}{next(blanks)}"
-    return text, replace(WANTED, shape=shape)
+    return text, replace(OPTIONS, shape=shape)
 
 
 @given(plain_bodies())
 @EASY
 def test_plain_bodies_are_taken(case: tuple[str, ImageOptions]) -> None:
-    body, wanted = case
-    assert native(body, wanted) is not None
+    body, options = case
+    assert native(body, options) is not None
 
 
 @given(plain_bodies(), st.data())
@@ -256,14 +256,14 @@ def test_damaged_bodies_are_read_right_or_left_to_the_slow_path(
 @pytest.mark.parametrize("dtype", ["", "float32", "uint8"])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_all_forms_of_images(shape: tuple[int, int, int], dtype: str, indent: int | None) -> None:
-    wanted = replace(WANTED, shape=shape)
+    options = replace(OPTIONS, shape=shape)
     rng = np.random.default_rng(0)
     pixels: Any = rng.integers(0, 256, (4, *shape))
     if dtype != "uint8":
         pixels = pixels / 255
     for form in (pixels, pixels.reshape(4, -1), pixels[:, 0]):
         body: dict[str, Any] = {"images": form.tolist()} | ({"dtype": dtype} if dtype else {})
-        rows = native(json.dumps(body, indent=indent), wanted)
+        rows = native(json.dumps(body, indent=indent), options)
         if form.size == pixels.size:
             assert rows is not None
             assert np.array_equal(rows, pixels.reshape(4, -1).astype(rows.dtype))
@@ -382,28 +382,28 @@ def test_every_part_of_a_body_is_too_little() -> None:
 def test_escapes_are_left_to_others() -> None:
     assert native(f'{{"imag\\u0065s": [{IMAGE}]}}') is None
     assert native(f'{{"images": [{IMAGE}], "dtype": "uint\\u0038"}}') is None
-    assert len(read_json_images(f'{{"imag\\u0065s": [{IMAGE}]}}'.encode(), WANTED)) == 1
+    assert len(read_json_images(f'{{"imag\\u0065s": [{IMAGE}]}}'.encode(), OPTIONS)) == 1
 
 
 @pytest.mark.parametrize("form", [IMAGE, "[[0,0,0],[0,0,0]]", "[[[0,0,0],[0,0,0]]]"])
 def test_images_are_counted(form: str) -> None:
     for n in range(1, 9):
         rows = native(f'{{"images": [{",".join([form] * n)}]}}')
-        assert (rows is not None) == (n <= WANTED.max_images)
-    assert native(f'{{"images": [{form}]}}', replace(WANTED, max_images=1)) is not None
-    assert native(f'{{"images": [{form}]}}', replace(WANTED, max_images=2**63 - 1)) is not None
+        assert (rows is not None) == (n <= OPTIONS.max_images)
+    assert native(f'{{"images": [{form}]}}', replace(OPTIONS, max_images=1)) is not None
+    assert native(f'{{"images": [{form}]}}', replace(OPTIONS, max_images=2**63 - 1)) is not None
 
 
 def test_large_bodies_in_several_threads() -> None:
     """So large that Python's lock is given away meanwhile."""
-    wanted = replace(WANTED, shape=(1, 28, 28), max_images=100)
+    options = replace(OPTIONS, shape=(1, 28, 28), max_images=100)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 784))
     bodies = [json.dumps({"images": (pixels / k).tolist()}).encode() for k in range(255, 263)]
     with ThreadPoolExecutor(4) as threads:
-        for rows in threads.map(lambda body: native(body, wanted), bodies * 4):
+        for rows in threads.map(lambda body: native(body, options), bodies * 4):
             assert rows is not None
     wrong = bodies[0].replace(b"]]", b", 0.5]]")
-    assert native(wrong, wanted) is None
+    assert native(wrong, options) is None
 
 
 @pytest.mark.parametrize("body", [b'{"images": [' + b"[" * 100_000, b"[" * 100_000, b" " * 100_000])
