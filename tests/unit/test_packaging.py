@@ -275,6 +275,18 @@ def test_training_on_a_folder_whose_name_has_a_space(installed: Path) -> None:
     assert load_bundle(installed / "runs/my own").provenance["data_set"] == "some noise"
 
 
+@pytest.mark.slow
+def test_evaluation_without_anomalies(installed: Path) -> None:
+    """The whole command, with spaces in both paths."""
+    (installed / "my images").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    np.savez(installed / "my images" / "noise.npz", images=images)
+    arguments = ["BUNDLE=mnist", "DATA=my images/noise.npz", "OUT=my results"]
+    done = make(installed, "evaluate", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (installed / "my results" / "evaluation.md").is_file()
+
+
 # Its environment
 
 
