@@ -1,1 +1,1 @@
-"""The promises under load, measured: `make soak`."""
+"""Measurements of the reliability promises under load: `make soak`."""

@@ -1,7 +1,7 @@
-"""Run all scripts, or those named (`make soak`), and merge their figures into the stored results.
+"""Run all scripts, or only the named ones, and merge their figures into the stored results.
 
-`python -m benchmarks.reliability overload stops` runs two, `--short` what takes seconds of each, in
-which case nothing is written unless `--write` is said.
+`make soak` runs all of them. `python -m benchmarks.reliability overload stops` runs two. With
+`--short`, each takes seconds, and nothing is stored unless `--write` is given.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ ARGUMENTS: Final[dict[str, tuple[list[str], list[str]]]] = {
     "fuzz": (["--inputs", "100000"], ["--inputs", "3000"]),
     "bombs": ([], ["--times", "2"]),
 }
-"""Arguments of scripts without `--short`: for a long run and a short one."""
+"""Scripts that have no flag `--short`: their arguments for a long run and for a short one."""
 
 MOST_S: Final = 3600.0
 """A script that takes longer is considered hung."""
 
 
 def run_one(name: str, *, short: bool) -> dict[str, Any]:
-    """Run one script. A script that fails keeps no promise."""
-    given = ARGUMENTS.get(name, ([], ["--short"]))[short]
+    """Run one script. A failure to measure counts as a broken promise."""
+    arguments = ARGUMENTS.get(name, ([], ["--short"]))[short]
     about: dict[str, Any] = {
-        "command": " ".join(["python", "-m", f"benchmarks.reliability.{name}", *given]),
+        "command": " ".join(["python", "-m", f"benchmarks.reliability.{name}", *arguments]),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),
         "hardware": hardware(),
     }
     began = time.monotonic()
     done = subprocess.run(  # noqa: S603 - our own scripts
-        [sys.executable, "-m", f"benchmarks.reliability.{name}", *given],
+        [sys.executable, "-m", f"benchmarks.reliability.{name}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -54,27 +54,27 @@ def run_one(name: str, *, short: bool) -> dict[str, Any]:
         figures = json.loads(lines[-1])
         promises = promises_of(name, figures)
     if not promises or (done.returncode and all(promise.reached for promise in promises)):
-        promises.append(equals(f"{name}: it can be measured", f"status {done.returncode}", "0"))
+        promises.append(equals(f"{name}: the measurement completes", f"status {done.returncode}", "0"))
     return stored(name, figures, promises, about)
 
 
 def main() -> int:
-    """Returns 1 if a promise is broken."""
+    """Run the chosen scripts. Returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ORDER))
-    parser.add_argument("--short", action="store_true", help="seconds each, as in `make test`")
-    parser.add_argument("--write", action="store_true", help="write figures of short runs too")
-    given = parser.parse_args()
-    if unknown := set(given.names) - set(ORDER):
-        parser.error(f"no such script: {', '.join(sorted(unknown))}; there are {', '.join(ORDER)}")
+    parser.add_argument("--short", action="store_true", help="seconds each, as in `make test-all`")
+    parser.add_argument("--write", action="store_true", help="store figures of short runs, too")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(ORDER):
+        parser.error(f"no such script: {', '.join(sorted(unknown))}; available: {', '.join(ORDER)}")
     broken = []
-    for name in given.names or ORDER:
+    for name in arguments.names or ORDER:
         print(f"--- {name}", flush=True)
-        found = run_one(name, short=given.short)
-        broken += [f"{name}: {p['what']}" for p in found["promises"] if not p["reached"]]
-        if given.write or not given.short:
-            results = read()  # reread each time, to keep what another run has written meanwhile
-            results[name] = found
+        outcome = run_one(name, short=arguments.short)
+        broken += [f"{name}: {p['what']}" for p in outcome["promises"] if not p["reached"]]
+        if arguments.write or not arguments.short:
+            results = read()  # reread each time, to keep what another run has stored meanwhile
+            results[name] = outcome
             write({key: results[key] for key in ORDER if key in results})
     for line in broken:
         print(f"BROKEN  {line}")

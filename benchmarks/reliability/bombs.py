@@ -1,8 +1,7 @@
-"""Decompression bombs against the running service, and what each costs it.
+"""Decompression bombs against the running service, and what each of them costs.
 
-`python -m benchmarks.reliability.bombs` starts the service, sends each bomb several times, and
-prints what the answers were and how much memory the process held at most beyond what it held before
-the first.
+`python -m benchmarks.reliability.bombs` starts the service and sends each bomb several times. It
+prints the answers, and the peak memory of the process above its memory before the first bomb.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from benchmarks.reliability.harness import service
 from benchmarks.reliability.running import Running
 
 MAX_BODY: Final = 32 << 20
-"""The service's own limit on a body, and so on a bomb."""
+"""The service's limit on the size of a body, and so on the size of a bomb."""
 
 CLAIMED: Final = (40_000, 40_000)
 TIMES: Final = 5
 
 MAX_EXTRA_MIB: Final = 64
-"""A refused body of 32 MB is in memory once, and part of it twice."""
+"""A refused body of 32 MB is in memory once, and a part of it twice."""
 
 MAX_DECODED_MIB: Final = {
     "PNG, 25 megapixels of grey": MAX_EXTRA_MIB,
@@ -45,10 +44,10 @@ MAX_DECODED_MIB: Final = {
     "JPEG, 25 megapixels, progressive": 384,
     "WebP, 25 megapixels": 512,
 }
-"""For images as large as they may be. Pillow has four bytes for each pixel in colour, 95 MiB, so
-that `MAX_EXTRA_MIB` is not to be had; one copy in grey makes it 120. libjpeg has a progressive
-image's coefficients beside that, and libwebp and Pillow have a WebP's pixels four times. Some 30
-MiB more are what the process keeps of earlier bombs."""
+"""Limits for images of the largest accepted size. Pillow uses four bytes for each pixel of a colour
+image, 95 MiB in all, so `MAX_EXTRA_MIB` cannot be met. A grey copy makes it 120 MiB. For a
+progressive image, libjpeg also holds the coefficients. For a WebP, libwebp and Pillow hold the
+pixels four times. Some 30 MiB more are memory that the process keeps from earlier bombs."""
 
 TIMEOUT_S: Final = 60
 
@@ -60,7 +59,7 @@ JPEG_END, PNG_MAGIC = b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Bomb:
-    """A request, and the statuses that are right answers to it."""
+    """A request, and the statuses that are correct answers to it."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -70,8 +69,8 @@ class Bomb:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a bomb: its last answer, the most memory beyond what there was at first, and the
-    longest that another request took beside it."""
+    """The outcome of a bomb: its last answer, the peak memory above the memory at the start, and
+    the longest latency of the requests sent meanwhile."""
 
     bomb: str
     sent_bytes: int
@@ -99,7 +98,7 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
 
 
 def fill(piece: bytes, around: int) -> bytes:
-    """As much of it as a body may have beside `around` bytes."""
+    """`piece`, repeated as often as fits into a body next to `around` other bytes."""
     return piece * ((MAX_BODY - around) // len(piece))
 
 
@@ -123,7 +122,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 def zeros_packed(size: int, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """So many, a multiple of 1 MiB; without the checksum that no one gets to."""
+    """`size` compressed zeros, a multiple of 1 MiB. The checksum is omitted: it is never read."""
     packer = zlib.compressobj(9, wbits=wbits)
     head, block = (
         packer.compress(bytes(n)) + packer.flush(zlib.Z_FULL_FLUSH) for n in (0, 1 << 20)
@@ -132,7 +131,7 @@ def zeros_packed(size: int, wbits: int = zlib.MAX_WBITS) -> bytes:
 
 
 def exif_bomb(size: int) -> bytes:
-    """Entries that each are all of this."""
+    """EXIF data with entries that each claim to span all `size` bytes."""
     count = min(65_535, (size - 14) // 12)
     entries = b"".join(struct.pack("<HHII", tag, 7, size, 0) for tag in range(count))
     return (b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries).ljust(size, b"\0")
@@ -145,7 +144,7 @@ def jpeg(extra: bytes) -> bytes:
 
 
 def jpeg_of_scans() -> bytes:
-    """A progressive JPEG whose last scan is repeated; each goes over five megapixels."""
+    """A progressive JPEG whose last scan is repeated. Each scan covers five megapixels."""
     file = file_of(Image.new("L", (2_500, 2_000)), "JPEG", progressive=True)
     last = file.rindex(b"\xff\xda")
     return file[:-2] + fill(file[last:-2], len(file))[: 1 << 20] + JPEG_END
@@ -178,7 +177,7 @@ def webp(*extra: bytes, size: tuple[int, int] = (28, 28)) -> bytes:
 
 
 def webp_lossless(width: int, height: int) -> bytes:
-    """A whole WebP without VP8X, of one colour."""
+    """A complete WebP of one colour, without a VP8X chunk."""
     return file_of(Image.new("RGB", (width, height)), "WEBP", lossless=True, method=0, quality=0)
 
 
@@ -195,7 +194,7 @@ def bmp_claim(width: int, height: int, file: bytes = b"") -> bytes:
 
 
 def bmp_of_runs() -> bytes:
-    """Run-length encoded, one pixel in each run."""
+    """A run-length encoded BMP with one pixel in each run."""
     header = bytearray(bmp_claim(5_000, 4_000))
     header[30:34] = struct.pack("<I", 1)
     return bytes(header[:1078]) + b"\x01\x00" * 10_000_000
@@ -212,7 +211,7 @@ def npy_of(shape: str, descr: str = "<f4") -> bytes:
 
 
 def npz() -> bytes:
-    """What numpy.savez_compressed writes of a gigabyte of zeros."""
+    """The output of `numpy.savez_compressed` for 200 MB of zeros."""
     file = BytesIO()
     np.savez_compressed(file, images=np.zeros((1 << 18, 28, 28), np.uint8))
     return file.getvalue()
@@ -259,7 +258,7 @@ def table() -> bytes:
 
 
 def defused() -> Iterator[tuple[str, bytes]]:
-    """Files whose bomb is not part of the pixels, and so never decompressed."""
+    """Files whose bomb lies outside the pixel data, so it is never decompressed."""
     text = chunk(b"zTXt", b"a\0\0" + zeros_packed(1 << 30))
     profile = chunk(b"iCCP", b"a\0\0" + zeros_packed(1 << 30))
     mebibyte = chunk(b"zTXt", b"a\0\0" + zeros_packed(1 << 20))
@@ -275,7 +274,7 @@ def defused() -> Iterator[tuple[str, bytes]]:
 
 
 def largest() -> Iterator[tuple[str, bytes]]:
-    """The largest accepted images, in each format."""
+    """The largest accepted images of each format."""
     for what, mode in (("of grey", "L"), ("of 16 bits", "I;16"), ("with alpha", "RGBA")):
         yield f"PNG, 25 megapixels {what}", file_of(Image.new(mode, LARGEST), "PNG")
     image = Image.new("RGB", LARGEST)
@@ -393,7 +392,7 @@ def try_bombs(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=TIMES, help="how often each is sent")
+    parser.add_argument("--times", type=int, default=TIMES, help="how often to send each bomb")
     arguments = parser.parse_args()
     with service() as live:
         found = try_bombs(live, times=arguments.times)

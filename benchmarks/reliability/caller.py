@@ -1,4 +1,4 @@
-"""A client that keeps its connection, as real ones do."""
+"""A client that keeps its connection open, as real clients do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peers.common import HOST
 from benchmarks.peers.table import Request
 
 ANSWER_TIMEOUT_S: Final = 60.0
-"""After this a client gives up. A healthy service is much faster."""
+"""A client gives up after this time. A healthy service answers much faster."""
 
 
 class Answer(NamedTuple):
@@ -22,11 +22,11 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     seconds: float
-    """From the first byte sent to the last received."""
+    """From the first byte sent to the last byte received."""
 
 
 class Caller:
-    """Keeps a connection as long as the service does, and reconnects when told to."""
+    """Keeps its connection until the service closes it. `connect` and `ask` open a new one."""
 
     def __init__(self, port: int, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._connection = HTTPConnection(HOST, port, timeout=timeout_s)
@@ -39,14 +39,15 @@ class Caller:
 
     @property
     def own_port(self) -> int:
-        """Of this end of the connection."""
+        """Port of this end of the connection."""
         port: int = self._connection.sock.getsockname()[1]
         return port
 
     def connect(self) -> None:
-        """Unless it is connected, and still is at the other end. Raises `OSError`.
+        """Connect, unless the service still holds the current connection. Raises `OSError`.
 
-        As clients do it before they use a connection again: nothing can come but its end.
+        Like other clients, this checks an idle connection before using it again. Only its end can
+        be waiting to be read.
         """
         if self._connection.sock and select.select([self._connection.sock], [], [], 0)[0]:
             self._connection.close()
@@ -65,13 +66,13 @@ class Caller:
         try:
             self._connection.request(method, path, body or None, headers)
             answer = self._connection.getresponse()
-            found = answer.read()
+            content = answer.read()
         except (OSError, HTTPException):
             self.close()
             raise
         seconds = time.perf_counter() - began
         heads = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, heads, found, seconds)
+        return Answer(answer.status, heads, content, seconds)
 
     def get(self, path: str) -> Answer:
         return self.ask((path, {}, b""), "GET")

@@ -1,4 +1,4 @@
-"""Promises that need no load: tests hold them, and this script runs those tests by name."""
+"""Promises that need no load. Tests verify them, and this script runs those tests by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.reliability.harness import Figures, Promise, run, told
 
 FAULTS: Final = "Faults"
 HOSTILE: Final = "Hostile input and access"
-SEEING: Final = "Seeing it"
+SEEING: Final = "Observability"
 
 
 @dataclass(frozen=True)
 class Check:
-    """A promise, and the tests that fail where it is broken, as pytest names them."""
+    """A promise, and the pytest ids of the tests that fail if it is broken."""
 
     section: str
     what: str
@@ -148,24 +148,24 @@ def of_section(section: str) -> Iterator[Check]:
 
 
 def kept(check: Check) -> Promise:
-    """Run its tests."""
+    """Run the tests that verify a promise."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *check.tests]
     done = subprocess.run(  # noqa: S603 - our own tests
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    last = (done.stdout.strip().splitlines() or ["nothing"])[-1]
-    found = re.search(r"\d+ (passed|failed|error).*?(?= in )", last)
-    shown = found[0] if found else last[:80]
+    last_line = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    match = re.search(r"\d+ (passed|failed|error).*?(?= in )", last_line)
+    outcome = match[0] if match else last_line[:80]
     return Promise(
         what=check.what,
         goal="all pass",
-        measured=shown,
-        reached=done.returncode == 0 and "passed" in shown,
+        measured=outcome,
+        reached=done.returncode == 0 and "passed" in outcome,
     )
 
 
 def measure(*, short: bool) -> Figures:
-    """They have no short version: `make test-all` runs them anyway."""
+    """The tests have no short version: `make test-all` runs them anyway."""
     return told([kept(check) for check in CHECKS])
 
 

@@ -1,4 +1,4 @@
-"""Clients in a closed loop: on threads of this process, or in a process with a low priority."""
+"""Clients in a closed loop, on threads of this process or in a process with a low priority."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ RETRY_S: Final = 0.01
 """Pause after a failed connection attempt."""
 
 PASS_S: Final = 2.0
-"""Of a closed loop: `benchmarks.open_loop` waits 5 s for what is all due at once."""
+"""Length of a pass of a closed loop. All its requests are due at once, and `benchmarks.open_loop`
+waits only 5 s for the last answers."""
 
 NICE: Final = 19
 """The load generator must not delay the process that measures."""
 
 
 class Failure(NamedTuple):
-    """A request that was sent and got a wrong answer or none."""
+    """A request that was sent, and got a wrong answer or none."""
 
     at: float
-    """On `time.monotonic`'s clock."""
+    """Time by `time.monotonic`."""
     client: int
     what: str
 
 
 class Crowd:
-    """Clients, each with a thread and a connection, that follow `Connection: close`.
+    """Clients that obey `Connection: close`, each with its own thread and connection.
 
-    A connection that cannot be made is no failed request; one that is made and brings no whole
-    answer is. `check` says what is wrong with an answer; without it all but 2xx is.
+    A failed connection attempt is not a failed request. A request on an established connection that
+    gets no complete answer is one. `check` returns what is wrong with an answer; by default, every
+    status but 2xx is wrong.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Crowd:
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
         self.answers: list[tuple[float, int, float]] = []
-        """Of each answer: when, with which status, after how many seconds."""
+        """For each answer: time of arrival, status, latency in seconds."""
         self.failures: list[Failure] = []
         self.refused = 0
         """Failed connection attempts."""
@@ -75,7 +77,7 @@ class Crowd:
         self.stop()
 
     def stop(self) -> None:
-        """Stop after the requests in flight."""
+        """Let the requests in flight finish, then stop."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -85,7 +87,7 @@ class Crowd:
         return Counter(status for _, status, _ in self.answers)
 
     def seconds(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
-        """Latencies of requests answered with 2xx in that time."""
+        """Latencies of the requests that were answered with 2xx in this period."""
         return [
             took for at, status, took in self.answers if since <= at <= until and status // 100 == 2
         ]
@@ -135,9 +137,10 @@ def capacity(port: int, *requests: bytes, seconds: float, connections: int = 16)
 
 @contextmanager
 def stream(port: int, requests: Sequence[Request], clients: int) -> Iterator[Counter[int]]:
-    """A crowd in a low-priority process of its own; afterwards, its statuses.
+    """Run a crowd in a separate low-priority process. Yields its statuses, complete at the end.
 
-    Its failures are counted as status 0. Begins when each client has been answered once.
+    A request without an answer counts as status 0. The block begins once the crowd has had as many
+    answers and failures as it has clients.
     """
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=_stream, args=(port, requests, clients, theirs), daemon=True)

@@ -1,7 +1,7 @@
-"""Requests that expire while long batches run: 504 on time, and never computed.
+"""Requests that expire while long batches run: they get 504 on time and are never computed.
 
-A batch of half a second begins, and then come requests that have a twentieth of one. All of them
-expire before the next batch is put together, so none of their images may ever be counted.
+A batch of half a second begins, followed by requests with a timeout of a twentieth of a second. All
+of them expire before the next batch is assembled, so none of their images may be computed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ LONG: Final = 2
 """Requests that keep the network busy, one batch each."""
 
 START_S: Final = 0.03
-"""Time for the first batch to begin."""
+"""Time for the first batch to start."""
 
 LATE_MS: Final = 50.0
-"""An answer later than this after its deadline is late."""
+"""Longest acceptable delay of an answer past its deadline, as p99."""
 
 
 def by_header() -> Request:
@@ -53,7 +53,7 @@ def by_header() -> Request:
 
 
 def by_parameter() -> Request:
-    """Of the Open Inference Protocol, with a binary tensor."""
+    """A request of the Open Inference Protocol, with a binary tensor and a timeout parameter."""
     body = pixels()[: SMALL * PIXELS]
     tensor = {"name": "images", "datatype": "UINT8", "shape": [SMALL, PIXELS]}
     head = json.dumps(
@@ -70,7 +70,7 @@ def by_parameter() -> Request:
 
 
 class Round:
-    """One batch that runs, and requests that expire meanwhile."""
+    """One running batch, and requests that expire meanwhile."""
 
     def __init__(self, live: Service) -> None:
         self._live = live
@@ -129,18 +129,18 @@ def measure(*, short: bool) -> Figures:
     return told(
         [
             equals(
-                f"{sent:,} requests with {TIMEOUT_S:g} s in which batches of half a second run: "
+                f"{sent:,} requests with {TIMEOUT_S:g} s while batches of half a second run: "
                 "answered with 504",
                 statuses["504"],
                 sent,
             ),
-            at_most("their answers come after their time was over, p99", late, LATE_MS, " ms"),
+            at_most("delay of those answers past the deadline, p99", late, LATE_MS, " ms"),
             equals(
                 f"of their {sent * SMALL:,} images, computed",
                 round(computed - answered * IMAGES),
                 0,
             ),
-            equals("counted as deadline misses", round(missed), sent),
+            equals("requests counted as deadline misses", round(missed), sent),
         ],
         statuses=dict(statuses),
         late_p50_ms=round(percentile(late_ms, 0.5), 2),

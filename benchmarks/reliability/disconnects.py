@@ -1,4 +1,4 @@
-"""Clients that queue images and close their sockets while a long batch runs: never computed."""
+"""Clients queue images and disconnect while a long batch runs: the images are never computed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SEEN_S: Final = 5.0
 """Longest wait for the queue to reach the expected length."""
 
 EMPTY_MS: Final = 100.0
-"""Seconds from the last disconnect to an empty queue, according to /metrics."""
+"""Longest time from the last disconnect to an empty queue, according to /metrics."""
 
 
 def leave(live: Service) -> tuple[bool, float | None, bool]:
-    """One batch, and clients that leave meanwhile.
+    """Run one batch while other clients queue images and disconnect.
 
-    Returns whether all images were queued before, in how many seconds they were gone, and whether
-    the batch's own answer came.
+    Returns whether all images were queued before, the seconds until the queue was empty, and
+    whether the batch's own request was answered.
     """
     good: list[bool] = []
 
@@ -69,26 +69,26 @@ def measure(*, short: bool) -> Figures:
             caller.ask(long_work())  # warm-up
         counted = live.metric("vae_batch_images_sum")
         left = live.metric("vae_disconnects_total")
-        found = [leave(live) for _ in range(rounds)]
+        outcomes = [leave(live) for _ in range(rounds)]
         wait_for(lambda: live.metric("vae_disconnects_total") - left == rounds * LEAVERS, SEEN_S)
         computed = live.metric("vae_batch_images_sum") - counted
         left = live.metric("vae_disconnects_total") - left
-    times = [seconds for _, seconds, _ in found if seconds is not None]
+    times = [seconds for _, seconds, _ in outcomes if seconds is not None]
     worst_ms = max(times, default=float("inf")) * 1e3
     return told(
         [
             equals(
-                f"of {rounds * LEAVERS * SMALL:,} images whose client left while a batch ran, "
+                f"of {rounds * LEAVERS * SMALL:,} images whose client disconnected while a batch ran, "
                 "computed",
-                round(computed) - sum(answered for *_, answered in found) * IMAGES,
+                round(computed) - sum(answered for *_, answered in outcomes) * IMAGES,
                 0,
             ),
-            at_most("from leaving to an empty queue, at most", worst_ms, EMPTY_MS, " ms"),
-            equals("counted as disconnects", round(left), rounds * LEAVERS),
-            equals("rounds in which all was queued before", sum(q for q, *_ in found), rounds),
+            at_most("time from the last disconnect to an empty queue, maximum", worst_ms, EMPTY_MS, " ms"),
+            equals("requests counted as disconnects", round(left), rounds * LEAVERS),
+            equals("rounds in which all images were queued before the disconnect", sum(q for q, *_ in outcomes), rounds),
         ],
         empty_ms=[round(seconds * 1e3, 1) for seconds in times],
-        others_answered=sum(answered for *_, answered in found),
+        others_answered=sum(answered for *_, answered in outcomes),
         images_computed=computed,
     )
 

@@ -1,10 +1,10 @@
-"""One image at a time, beside streams of 4,096-image requests that saturate the service.
+"""Latency of one-image requests beside streams of 4,096-image requests that saturate the service.
 
-Four streams are tried: scores of raw bytes, which are forward passes; reconstructions as JSON
-numbers, which are 30 MB of text each; infer requests of the Open Inference Protocol, 10 MB of
-numbers; and forms of PNG files. Who waits are one-image requests, one after the other; beside forms
-these are forms, too. The streams come from a process that is nice to all others, so that it is the
-service that is measured.
+There are four streams: scores of raw bytes, which are forward passes; reconstructions as JSON
+numbers, 30 MB of text each; infer requests of the Open Inference Protocol, 10 MB of numbers each;
+and forms of PNG files. Latency is measured on one-image requests sent one after the other; beside
+forms, these are forms, too. The streams come from a low-priority process, so that they do not slow
+down the measuring process.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ PAUSE_S: Final = 0.002
 
 
 class Stream(NamedTuple):
-    """A stream of large requests, and how many run at once."""
+    """A stream of large requests, and the one-image requests measured beside it."""
 
     request: Callable[[int], Request]
-    """Takes the number of its images."""
+    """Called with the number of images."""
     clients: int
-    """At once."""
+    """Number of concurrent clients."""
     one: Callable[[int], Request] = raw
+    """Makes the one-image request."""
 
 
 def infer(images: int) -> Request:
@@ -80,7 +81,7 @@ STREAMS: Final = {
 
 
 def unloaded(live: Service, seconds: float, one: Request) -> list[float]:
-    """Latencies of one-image requests."""
+    """Latencies of one-image requests without other load."""
     with Crowd(live.port, one, pause_s=PAUSE_S) as crowd:
         time.sleep(seconds)
     return crowd.seconds()
@@ -112,7 +113,7 @@ def measure(*, short: bool) -> Figures:
             ratio = p99_ms["beside"] / p99_ms["unloaded"]
             what = f"p99 of one image beside {clients} × {LARGE:,} images ({name})"
             promises += [
-                at_most(f"{what}, against unloaded", ratio, GOAL, " ×"),
+                at_most(f"{what}, relative to unloaded", ratio, GOAL, " ×"),
                 equals(f"{what}: requests failed", others, 0),
             ]
             figures[name] = {

@@ -1,7 +1,8 @@
 """Faults of the machine: a full or read-only disk, closed streams, a jumping clock.
 
-Each is made for the service's processes alone, in a mount namespace of their own, which takes root;
-what cannot be made here is left out, and said.
+Each fault affects only the processes of the service. Those of disks and shared memory are produced
+in a mount namespace, which needs root. Faults that cannot be produced here are skipped and
+reported.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ REQUESTS: Final = 200
 CLIENTS: Final = 4
 
 ANSWER_S: Final = 30.0
-"""Longest wait for these answers."""
+"""Longest wait for the answers to `REQUESTS` requests."""
 
 PATHS: Final = ("/livez", "/readyz", "/metrics", "/model", "/sample?n=4&seed=7", "/openapi.json")
 
@@ -76,7 +77,7 @@ class CannotError(Exception):
 
 
 def in_own_mounts(script: str) -> tuple[str, ...]:
-    """Words before a command, so that it finds mounts as the script leaves them."""
+    """A command prefix that runs the script in a new mount namespace, then the command."""
     if os.geteuid() or not shutil.which("unshare"):
         raise CannotError("only root can mount")
     words = ("unshare", "-m", "sh", "-ec", f'{script}; exec "$@"', "sh")
@@ -87,7 +88,7 @@ def in_own_mounts(script: str) -> tuple[str, ...]:
 
 @contextmanager
 def full_disk(scratch: Path) -> Iterator[Fault]:
-    """The temporary directory, and the file that the log goes to; shared memory, too."""
+    """The temporary directory, the log file and shared memory are on a full disk."""
     in_own_mounts("true")
     disk = scratch / "full"
     disk.mkdir()
@@ -96,8 +97,8 @@ def full_disk(scratch: Path) -> Iterator[Fault]:
     try:
         log = disk / "log"
         log.touch()
-        with (disk / "fills it").open("wb", buffering=0) as file, suppress(OSError):
-            while True:  # until it is full
+        with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while True:  # until the disk is full
                 file.write(bytes(1024))
         inside = in_own_mounts(f"mount --bind '{disk}' /dev/shm")
         yield Fault(inside, {"TMPDIR": str(disk)}, log)
@@ -107,7 +108,7 @@ def full_disk(scratch: Path) -> Iterator[Fault]:
 
 @contextmanager
 def read_only(_: Path) -> Iterator[Fault]:
-    """Nothing is writable but shared memory."""
+    """Only shared memory is writable."""
     tmp = "if mountpoint -q /tmp; then mount -o remount,bind,ro /tmp; fi"
     yield Fault(in_own_mounts(f"mount -o remount,bind,ro /; {tmp}"))
 
@@ -120,7 +121,7 @@ def closed_streams(_: Path) -> Iterator[Fault]:
 
 @contextmanager
 def mad_clock(scratch: Path) -> Iterator[Fault]:
-    """The time of day jumps by two days each second."""
+    """The time of day jumps by two days every second."""
     library = scratch / "jumping_clock.so"
     if not shutil.which("cc"):
         raise CannotError("there is no C compiler")
@@ -146,7 +147,7 @@ FAULTS: Final[dict[str, Callable[[Path], AbstractContextManager[Fault]]]] = {
 
 
 def serve_with(fault: Fault, workers: int, expected: NDArray[Any]) -> tuple[list[str], int]:
-    """What went wrong, and the number of right answers."""
+    """Serve under the fault. Returns the errors and the number of right answers."""
 
     def check(answer: Answer) -> str | None:
         if answer.status != 200:
@@ -162,14 +163,14 @@ def serve_with(fault: Fault, workers: int, expected: NDArray[Any]) -> tuple[list
         log=fault.log,
     ) as live:
         statuses = {path: live.get(path).status for path in PATHS}
-        wrong = [f"{path} is answered with {got}" for path, got in statuses.items() if got != 200]
+        errors = [f"{path}: status {got}" for path, got in statuses.items() if got != 200]
         with Crowd(live.port, raw(1), clients=CLIENTS, check=check) as crowd:
             wait_for(lambda: len(crowd.answers) >= REQUESTS or bool(crowd.failures), ANSWER_S)
         status, _ = live.stop()
-    wrong += [failure.what for failure in crowd.failures]
+    errors += [failure.what for failure in crowd.failures]
     if status:
-        wrong.append(f"the stop had exit status {status}")
-    return wrong, len(crowd.answers) - len(crowd.failures)
+        errors.append(f"exit status {status}")
+    return errors, len(crowd.answers) - len(crowd.failures)
 
 
 def try_one(name: str, workers: int, expected: NDArray[Any]) -> Tried:
@@ -179,24 +180,24 @@ def try_one(name: str, workers: int, expected: NDArray[Any]) -> Tried:
             tempfile.TemporaryDirectory(prefix="vae-fault-") as scratch,
             FAULTS[name](Path(scratch)) as fault,
         ):
-            wrong, answered = serve_with(fault, workers, expected)
+            errors, answered = serve_with(fault, workers, expected)
     except CannotError as error:
-        tell(f"{what}: left out, {error}")
+        tell(f"{what}: skipped, {error}")
         return Tried(what, None, str(error))
     except (RuntimeError, OSError, HTTPException) as error:
-        wrong, answered = [f"{type(error).__name__}: {error}"], 0
+        errors, answered = [f"{type(error).__name__}: {error}"], 0
     promise = Promise(
-        what=f"{what}: it starts, serves and stops",
+        what=f"{what}: the service starts, serves and stops",
         goal=f"≥ {REQUESTS} right answers",
-        measured=", ".join([f"{answered} right answers", *wrong[:1]]),
-        reached=not wrong and answered >= REQUESTS,
+        measured=", ".join([f"{answered} right answers", *errors[:1]]),
+        reached=not errors and answered >= REQUESTS,
     )
     tell(f"{what}: {promise.measured}")
     return Tried(what, promise, "")
 
 
 def measure(*, short: bool) -> Figures:
-    """Two at a time, as most of the time is startup."""
+    """Try two faults at a time, as most of the time is startup."""
     image = np.frombuffer(pixels(), np.uint8)[:PIXELS].reshape(1, -1)
     expected = Engine(load_bundle(find_bundle("mnist")), device="cpu", threads=1).score(image).score
     chosen = [

@@ -1,10 +1,10 @@
-"""Damaged requests and garbage over real sockets, against the running service.
+"""Damaged requests and garbage, sent to the running service over real sockets.
 
-`python -m benchmarks.reliability.fuzz --inputs 100000 --seed 1` starts the service and sends so
-many inputs: bodies of every type with damage in them, on every route that takes one, with odd
-queries and headers, and bytes that are no HTTP. It must answer each with 2xx, 4xx, 503 or 504 in
-time, live, and hold no more memory at the end. Input i of a seed is the same in each run; one that
-is answered otherwise is written to a file.
+`python -m benchmarks.reliability.fuzz --inputs 100000 --seed 1` starts the service and sends this
+many inputs: damaged bodies of every type, on every route that takes a body, with odd queries and
+headers, and bytes that are not HTTP. The service must answer each input in time with 2xx, 4xx, 503
+or 504, stay alive, and not grow in memory. Input i of a seed is the same in each run. An input with
+any other outcome is written to a file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ CONNECTIONS: Final = 4
 WARM_UP_INPUTS: Final = 3_000
 ANSWER_TIMEOUT_S: Final = 10
 SILENCE_S: Final = 0.005
-"""What is no whole request may be waited for: so long an answer to garbage is waited for, and then
-no more is sent, so that the service must end the connection."""
+"""The service may wait for the rest of an incomplete request. After this time we stop sending, and
+it must close the connection."""
 
 STATUS: Final = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
 
@@ -123,19 +123,19 @@ GARBAGE: Final = (
 
 
 class Input(NamedTuple):
-    """Bytes to send. Garbage need not be answered, and ends its connection."""
+    """Bytes to send. Garbage needs no answer, but the service must close its connection."""
 
     data: bytes
     garbage: bool
 
 
 class NotAnAnswerError(Exception):
-    """The answer is not an allowed one."""
+    """The service did not send one complete, valid answer."""
 
 
 @dataclass
 class Result:
-    """Findings of a run or of part of one."""
+    """The outcome of a run or of a part of it."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
@@ -143,7 +143,7 @@ class Result:
 
 
 def routes() -> dict[str, list[Seed]]:
-    """Valid bodies of each route that takes one."""
+    """Valid bodies for each route that takes a body."""
     seeds = {path: image_seeds() for path in IMAGE_ROUTES}
     seeds["/decode"] = latent_seeds()
     for model in MODELS:
@@ -153,14 +153,14 @@ def routes() -> dict[str, list[Seed]]:
 
 @cache
 def targets() -> tuple[list[tuple[str, list[Seed]]], list[bytes]]:
-    """The routes, and all valid bodies to splice with."""
-    found = {path: [*seeds, packed(seeds[0])] for path, seeds in routes().items()}
-    bodies = sorted({seed.body for seeds in found.values() for seed in seeds})
-    return list(found.items()), bodies
+    """The routes with their valid bodies, and all valid bodies to splice with."""
+    by_path = {path: [*seeds, packed(seeds[0])] for path, seeds in routes().items()}
+    bodies = sorted({seed.body for seeds in by_path.values() for seed in seeds})
+    return list(by_path.items()), bodies
 
 
 def make_input(seed: int, index: int) -> Input:
-    """The input number `index` of `seed`: the same each time."""
+    """Input number `index` of `seed`. It is the same each time."""
     numbers = random.Random(f"{seed} {index}")
     if numbers.random() < 0.05:
         data = numbers.choice(GARBAGE)
@@ -169,7 +169,7 @@ def make_input(seed: int, index: int) -> Input:
     path, seeds = numbers.choice(paths)
     sent = numbers.choice(seeds)
     body = sent.body if numbers.random() < 0.05 else mutate(numbers, sent.body, bodies)
-    if numbers.random() < 0.1:  # the damage is inside, and found after decompression
+    if numbers.random() < 0.1:  # the damage is inside, so it is found after decompression
         sent, body = packed(sent), gzip.compress(body, 1, mtime=0)
     content_type = sent.content_type.encode()
     if numbers.random() < 0.1:
@@ -204,7 +204,7 @@ class Connection:
             self._socket = None
 
     def send(self, sent: Input) -> str:
-        """The answer's status, or `closed` where garbage got none. Raises `NotAnAnswerError`."""
+        """Returns the status, or `closed` if garbage got no answer. Raises `NotAnAnswerError`."""
         if sent.garbage:
             return self._send_garbage(sent.data)
         kept = self._socket is not None
@@ -214,7 +214,7 @@ class Connection:
             self.close()
             if not kept:
                 raise NotAnAnswerError(f"the connection was closed: {error}") from error
-        try:  # it may have been closed after the last answer, before this was sent
+        try:  # the service may have closed it after the last answer, before this request
             return self._exchange(sent.data)
         except ConnectionError as error:
             self.close()
@@ -239,7 +239,7 @@ class Connection:
         return status.decode()
 
     def _read_answer(self, connection: socket, data: bytes) -> tuple[bytes, bytes, bool]:
-        """Its status, the bytes after it, and whether it closes the connection."""
+        """Returns the status, the bytes after the answer, and whether it closes the connection."""
         while b"\r\n\r\n" not in data:
             data += _receive(connection)
         head, _, rest = data.partition(b"\r\n\r\n")
@@ -258,7 +258,7 @@ class Connection:
         return status, rest[length:], headers.get(b"connection") == b"close"
 
     def _send_garbage(self, data: bytes) -> str:
-        """Status of the first answer, or of the first forbidden one. The connection must end."""
+        """Returns the first forbidden status, or else the first one. The connection must end."""
         self.close()
         answers = b""
         where = self._live.host, self._live.port
@@ -283,19 +283,19 @@ class Connection:
 def _receive(connection: socket) -> bytes:
     data = connection.recv(1 << 20)
     if not data:
-        raise ConnectionError("it ended within an answer, or before one")
+        raise ConnectionError("no complete answer")
     return data
 
 
 def is_allowed(status: str, garbage: bool) -> bool:
-    """Whether this status is allowed."""
+    """Whether the service may answer with this status."""
     if status == "closed":
         return garbage
     return status[0] in "24" or status in ("503", "504") or (garbage and status in ("100", "101"))
 
 
 def send_inputs(live: Running, seed: int, indices: range, result: Result, keep: Path) -> None:
-    """Send one connection's share. Failures are noted in `result` and written below `keep`."""
+    """Send one connection's share. Record failures in `result`, and their inputs below `keep`."""
     connection = Connection(live)
     for index in indices:
         sent = make_input(seed, index)
@@ -310,7 +310,7 @@ def send_inputs(live: Running, seed: int, indices: range, result: Result, keep: 
         if wrong:
             path = keep / f"{seed}-{index}.bin"
             path.write_bytes(sent.data)
-            result.failures.append(f"input {index} of seed {seed}: {wrong}; it is in {path}")
+            result.failures.append(f"input {index} of seed {seed}: {wrong}; saved as {path}")
             if len(result.failures) >= MAX_FAILURES or not live.is_alive():
                 break
     connection.close()
@@ -329,12 +329,12 @@ def send_all(live: Running, seed: int, inputs: range, keep: Path) -> Result:
         thread.start()
     for thread in threads:
         thread.join()
-    whole = Result()
+    total = Result()
     for result in results:
-        whole.statuses += result.statuses
-        whole.worst_s = max(whole.worst_s, result.worst_s)
-        whole.failures += result.failures
-    return whole
+        total.statuses += result.statuses
+        total.worst_s = max(total.worst_s, result.worst_s)
+        total.failures += result.failures
+    return total
 
 
 def answers_well(live: Running) -> bool:
@@ -365,10 +365,10 @@ def fuzz(
     seconds = time.perf_counter() - begun
     failures = before.failures + after.failures
     if not answers_well(live):
-        failures.append("at the end the service is dead, or answers wrongly")
+        failures.append("at the end the service is dead or answers wrongly")
     end_mib = live.resident_mib() if live.is_alive() else 0.0
     if end_mib - start_mib > MAX_GROWTH_MIB:
-        failures.append(f"memory has grown from {start_mib:.0f} MiB to {end_mib:.0f} MiB")
+        failures.append(f"memory grew from {start_mib:.0f} MiB to {end_mib:.0f} MiB")
     statuses = before.statuses + after.statuses
     return {
         "inputs": statuses.total(),
@@ -386,7 +386,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="where inputs that fail are written")
+    parser.add_argument("--keep", type=Path, help="directory for inputs that fail")
     arguments = parser.parse_args()
     keep = arguments.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     with service() as live:

@@ -1,7 +1,8 @@
-"""Shared by the scripts: starting a service, promises and figures, exit status.
+"""Shared by all scripts: the running service, promises and figures, the exit status.
 
-Each is `python -m benchmarks.reliability.NAME`, with `--short` for seconds instead of minutes; it
-prints its figures as JSON in the last line, and ends with status 1 if a promise is broken.
+Run a script as `python -m benchmarks.reliability.NAME`. With `--short`, it takes seconds instead of
+minutes. It prints its figures as JSON on the last line, and exits with status 1 if a promise is
+broken.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.peers.common import HOST, PIXELS
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.table import Request
 from benchmarks.reliability.caller import ANSWER_TIMEOUT_S, Answer, Caller
-from benchmarks.reliability.running import MIB, Running
+from benchmarks.reliability.running import Running
 from benchmarks.servers import free_port
 
 START_TIMEOUT_S: Final = 60
@@ -53,24 +54,24 @@ class Promise:
 
 
 def at_most(what: str, figure: float, limit: float, unit: str = "", digits: int = 1) -> Promise:
-    """Kept if `figure` ≤ `limit`. NaN breaks it."""
+    """A promise that is kept if `figure` ≤ `limit`. NaN breaks it."""
     shown = f"{figure:,.{digits}f}{unit}"
     return Promise(what=what, goal=f"≤ {limit:g}{unit}", measured=shown, reached=figure <= limit)
 
 
 def at_least(what: str, figure: float, limit: float, unit: str = "", digits: int = 2) -> Promise:
-    """Kept if `figure` ≥ `limit`. NaN breaks it."""
+    """A promise that is kept if `figure` ≥ `limit`. NaN breaks it."""
     shown = f"{figure:,.{digits}f}{unit}"
     return Promise(what=what, goal=f"≥ {limit:g}{unit}", measured=shown, reached=figure >= limit)
 
 
 def equals(what: str, figure: object, goal: object) -> Promise:
-    """Kept if `figure` equals `goal`."""
+    """A promise that is kept if `figure` equals `goal`."""
     return Promise(what=what, goal=str(goal), measured=str(figure), reached=figure == goal)
 
 
 def told(promises: Sequence[Promise], **figures: object) -> Figures:
-    """The return value of `measure`."""
+    """The return value of `measure`: its promises and other figures."""
     return {"promises": [asdict(promise) for promise in promises], **figures}
 
 
@@ -80,9 +81,9 @@ def broken(figures: Figures) -> list[Mapping[str, Any]]:
 
 
 def run(measure: Callable[..., Figures], description: str | None) -> int:
-    """A script's whole `main`; returns its exit status."""
+    """The `main` function of a script. Returns the exit status."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--short", action="store_true", help="seconds, as in `make test`")
+    parser.add_argument("--short", action="store_true", help="seconds, as in `make test-all`")
     figures = measure(short=parser.parse_args().short)
     for promise in figures["promises"]:
         mark = "kept  " if promise["reached"] else "BROKEN"
@@ -98,7 +99,7 @@ def tell(line: str) -> None:
 
 @dataclass(frozen=True)
 class Service(Running):
-    """A service started by `service`. `log` has its output."""
+    """A service started by `service`. Its output is in the file `log`."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -107,12 +108,12 @@ class Service(Running):
         return Caller(self.port, timeout_s)
 
     def get(self, path: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
-        """Over a connection of its own. Raises `OSError` or `HTTPException`."""
+        """Send a GET request over a new connection. Raises `OSError` or `HTTPException`."""
         with self.caller(timeout_s) as caller:
             return caller.get(path)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of its samples that have these labels."""
+        """The sum of the metric's samples with these labels."""
         text = self.get("/metrics").body.decode()
         return sum(
             sample.value
@@ -125,32 +126,27 @@ class Service(Running):
         return self.log.read_text(errors="replace")
 
     def workers(self) -> set[int]:
-        """Ids of the serving processes; without workers, its own."""
-        found = {pid for pid in _children(self.pid) if b"spawn_main" in _command(pid)}
-        return found or {self.pid}
+        """Process ids of the workers, or of the service itself if it has none."""
+        pids = {pid for pid in _children(self.pid) if b"spawn_main" in _command(pid)}
+        return pids or {self.pid}
 
     def open_files(self) -> int:
-        """Open descriptors of all serving processes."""
+        """Number of open file descriptors of all serving processes."""
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers())
 
-    def resident_mib_of_all(self) -> float:
-        """Memory of all serving processes; shared pages count once per process."""
-        pages = (int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in self.workers())
-        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / MIB
-
     def stop(self) -> tuple[int, float]:
-        """Send SIGTERM; exit status and seconds until the end."""
+        """Send SIGTERM. Returns the exit status and the seconds until the process ended."""
         began = time.monotonic()
         self.process.terminate()
         return self.process.wait(STOP_TIMEOUT_S), time.monotonic() - began
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
-    return found
+            children += map(int, (task / "children").read_text().split())
+    return children
 
 
 def _command(pid: int) -> bytes:
@@ -170,11 +166,12 @@ def service(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[Service]:
-    """`python -m service` on a free port, ready; all its processes are gone afterwards.
+    """Run `python -m service` on a free port while the block runs, and end all its processes.
 
-    `apart` keeps it from the last core, to which the calling thread keeps meanwhile, and what that
-    starts. A `quiet` one logs warnings only, and is known to be ready by asking it. `prefix` are
-    words before the command, which they are to become by exec.
+    The block begins when the service is ready. With `apart`, the service does not use the last
+    core, and the calling thread and all that it starts use only that core. With `quiet`, the
+    service logs only warnings, so its readiness is polled over HTTP instead of read from the log.
+    `prefix` goes before the command, which it must start by exec.
     """
     cores = os.sched_getaffinity(0)
     last = {max(cores)} if apart and len(cores) > 1 else cores
@@ -199,7 +196,7 @@ def service(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate it, then kill its whole session."""
+    """Terminate the process, then kill its whole session."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
@@ -209,22 +206,22 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> int:
-    """Returns the port."""
+    """Wait until the service is ready. Returns its port."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if port:
             with suppress(OSError, HTTPException), Caller(port, 5) as caller:
                 if caller.get("/readyz").status == 200:
                     return port
-        elif found := re.search(r"running on http://[\d.]+:(\d+)", log.read_text()):
-            return int(found[1])
+        elif match := re.search(r"running on http://[\d.]+:(\d+)", log.read_text()):
+            return int(match[1])
         time.sleep(POLL_S)
-    said = log.read_text(errors="replace").strip().splitlines()[-3:]
-    raise RuntimeError(f"the service did not start, status {process.poll()}: {' | '.join(said)}")
+    tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+    raise RuntimeError(f"the service did not start, status {process.poll()}: {' | '.join(tail)}")
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
-    """Seconds until `condition` holds; None after `timeout_s`."""
+    """Seconds until `condition` holds, or None if it does not within `timeout_s`."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > timeout_s:
@@ -234,7 +231,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> float | None:
 
 
 def is_held(port: int, connection: socket.socket) -> bool:
-    """Whether the server on a port of 127.0.0.1 still holds its end of a connection."""
+    """Whether the server on this port of 127.0.0.1 still has its end of the connection open."""
     ends = f":{port:04X}", f":{connection.getsockname()[1]:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, *_, inode = line.split()[:10]
@@ -252,5 +249,5 @@ def pixels() -> bytes:
 
 
 def raw(images: int, path: str = "/anomaly-score", **headers: str) -> Request:
-    """A request of this many images, as raw bytes."""
+    """A request with this many images, as raw bytes."""
     return path, RAW | headers, pixels()[: images * PIXELS]

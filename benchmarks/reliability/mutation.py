@@ -17,10 +17,10 @@ SIDE: Final = 28
 LATENTS: Final = 10
 
 MAX_BYTES: Final = 20_000
-"""Of a damaged body: parts are duplicated, and what is larger finds nothing new."""
+"""Limit on a damaged body. Duplicated parts make bodies grow, and larger ones find nothing new."""
 
 INTERESTING: Final = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
-"""Integers where signs and sizes wrap."""
+"""Integers at which signs and sizes wrap."""
 
 TEXTS: Final = (
     *(b"null", b"NaN", b"-1", b"1e999", b"1e-999", b"18446744073709551616", b"[]", b"{}", b'"'),
@@ -55,7 +55,7 @@ def form_of(*parts: bytes) -> bytes:
 
 
 def image_files() -> dict[str, bytes]:
-    """Of several modes and ways to write them."""
+    """Image files in several modes and encodings, by name."""
     numbers = np.random.default_rng(0)
     grey = Image.fromarray(numbers.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
     colour = Image.fromarray(numbers.integers(0, 256, (9, 7, 4), dtype=np.uint8))
@@ -113,23 +113,23 @@ def infer_seeds(latents: bool) -> list[Seed]:
     tensor = {"name": "z" if latents else "images", "datatype": "FP32", "shape": shape}
     plain = {"id": "a", "inputs": [tensor | {"data": array.round(2).reshape(-1).tolist()}]}
     sized = {"parameters": {"binary_data_size": array.nbytes}}
-    asked = {"parameters": {"binary_data_output": True, "timeout": 10_000_000}}
-    head = json.dumps({"inputs": [tensor | sized]} | asked).encode()
+    options = {"parameters": {"binary_data_output": True, "timeout": 10_000_000}}
+    head = json.dumps({"inputs": [tensor | sized]} | options).encode()
     length = (("Inference-Header-Content-Length", str(len(head))),)
     return [
-        Seed(json.dumps(plain | asked).encode(), "application/json"),
+        Seed(json.dumps(plain | options).encode(), "application/json"),
         Seed(head + array.tobytes(), "application/octet-stream", length),
     ]
 
 
 def packed(seed: Seed) -> Seed:
-    """The same, compressed; damage then falls on the packing."""
+    """The same body, compressed, so that damage hits the compressed bytes."""
     headers = (*seed.headers, ("Content-Encoding", "gzip"))
     return Seed(gzip.compress(seed.body, 1, mtime=0), seed.content_type, headers)
 
 
 def mutate(numbers: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    """`data` after one to four of: flips, cuts, splices, integers, texts, duplicates."""
+    """`data` after one to four changes: flips, cuts, splices, integers, texts, duplicates."""
     changed = bytearray(data)
     for _ in range(numbers.randint(1, 4)):
         at = numbers.randrange(len(changed) + 1)

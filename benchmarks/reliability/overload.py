@@ -1,12 +1,13 @@
-"""Ten times capacity, in an open loop.
+"""Ten times the capacity, in an open loop.
 
-The network is made the bottleneck: each request draws 2,048 times for each of two images, some
-13 ms of forward passes for 1.5 kB of body. So ten times the capacity is what a generator beside it
-can really send; that it kept up is among the figures. Refusing takes time, too, so that for work
-of `w` a request and `r` a refusal, both on one core, the goodput is at most 1 − 9 r / w.
+The network is made the bottleneck: each request takes 2,048 draws for each of two images, some
+13 ms of forward passes for 1.5 kB of body. So a generator on the same machine can really send ten
+times the capacity, and the figures say whether it kept up. Refusing takes time, too: if a request
+takes the work `w` and a refusal `r`, both on one core, the goodput is at most 1 − 9 r / w.
 
-Others use the machine, too, and its speed changes by half within seconds. So what is compared with
-the capacity is measured by turns with it; all else comes of one long overload.
+Other processes use the machine, too, and its speed changes by half within seconds. So figures that
+are compared with the capacity are measured alternately with it. All others come from one long
+overload.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ TIMES: Final = 10
 IMAGES: Final = 2
 DRAWS: Final = 2048
 ROWS: Final = IMAGES * DRAWS // 32
-"""Queue slots that a request takes."""
+"""Queue slots that each request takes."""
 
 QUEUE: Final = 4096
-"""Half a second of work: back to normal within 1 s after is more than the queue's length."""
+"""Half a second of work, so the queue drains well within the 1 s allowed for recovery."""
 
 CONNECTIONS: Final = 512
-"""Several times what fits into the queue: of requests that are refused, hardly any is under way."""
+"""Several times as many as fit into the queue. Hardly any of them waits for a refusal."""
 
 PROBES: Final = 4
 PROBE_PAUSE_S: Final = 0.08
 
 
 class Refusals:
-    """What a few low-rate callers saw."""
+    """Refusals, as seen by a few clients with a low rate."""
 
     def __init__(self) -> None:
         self.ms: list[float] = []
@@ -70,27 +71,27 @@ class Refusals:
 
 
 class Turn(NamedTuple):
-    """Some seconds at capacity, followed at once by overload."""
+    """Some seconds at capacity, immediately followed by overload."""
 
     able: float
     """Requests per second in a closed loop."""
     answered: float
-    """Of those that are too many, a second."""
+    """Requests per second answered with 2xx under overload."""
     p99_ms: float
 
     @property
     def beyond_drain_ms(self) -> float:
-        """From the time in which a full queue drained meanwhile to the p99 of who was accepted."""
+        """How far the p99 of accepted requests exceeds the time to drain a full queue."""
         return self.p99_ms - 1e3 * drain_s(self.answered)
 
 
 def drain_s(rate: float) -> float:
-    """Of a full queue, at so many requests a second."""
+    """Seconds to drain a full queue at this many requests per second."""
     return QUEUE / (rate * ROWS)
 
 
 def overload(port: int, heavy: Request, able: float, seconds: float) -> dict[str, Any]:
-    """The outcome of the overload."""
+    """Run the overload and return its figures."""
     return load.open_loop(
         port,
         heavy,
@@ -103,9 +104,9 @@ def overload(port: int, heavy: Request, able: float, seconds: float) -> dict[str
 
 def turn(port: int, heavy: Request, able_s: float, seconds: float) -> Turn:
     able = capacity(port, load.raw_http(port, heavy), seconds=able_s)
-    found = overload(port, heavy, able, seconds)
-    tell(f"{able:.1f} requests/s, {found['answered_per_s']:.1f} of {TIMES} times as many")
-    return Turn(able, found["answered_per_s"], found["p99_ms"])
+    outcome = overload(port, heavy, able, seconds)
+    tell(f"capacity {able:.1f}/s; at {TIMES} times that, {outcome['answered_per_s']:.1f}/s served")
+    return Turn(able, outcome["answered_per_s"], outcome["p99_ms"])
 
 
 def measure(*, short: bool) -> Figures:
@@ -117,9 +118,9 @@ def measure(*, short: bool) -> Figures:
         with live.caller() as caller:
             first = caller.ask(heavy)
         if first.status != 200:
-            raise RuntimeError(f"not even one request is answered: {first.status}, {first.body!r}")
+            raise RuntimeError(f"even a single request fails: {first.status}, {first.body!r}")
         able = capacity(live.port, load.raw_http(live.port, heavy), seconds=2 * calm_s)
-        tell(f"capacity {able:.0f} requests/s; for {seconds:.0f} s there will be {TIMES} times it")
+        tell(f"capacity {able:.0f} requests/s; sending {TIMES} times that for {seconds:.0f} s")
         refusals = Refusals()
         small = Crowd(live.port, raw(1), pause_s=0.01, check=refusals.note)
         probes = Crowd(live.port, heavy, clients=PROBES, pause_s=PROBE_PAUSE_S, check=refusals.note)
@@ -128,9 +129,9 @@ def measure(*, short: bool) -> Figures:
             time.sleep(calm_s)
             before_ms = statistics.median(small.seconds(began)) * 1e3
             resident_mib = live.resident_mib()
-            found: dict[str, Any] = {}
+            outcome: dict[str, Any] = {}
             sender = threading.Thread(
-                target=lambda: found.update(overload(live.port, heavy, able, seconds))
+                target=lambda: outcome.update(overload(live.port, heavy, able, seconds))
             )
             sender.start()
             with probes:
@@ -141,10 +142,10 @@ def measure(*, short: bool) -> Figures:
             growth = live.resident_mib() / resident_mib - 1
         by_turns = [turn(live.port, heavy, able_s, turn_s) for _ in range(turns)]
     goodput = sum(one.answered for one in by_turns) / sum(one.able for one in by_turns)
-    real_s = drain_s(found["answered_per_s"])
+    real_s = drain_s(outcome["answered_per_s"])
     p50_ms, p99_ms = (percentile(refusals.ms, share) for share in (0.5, 0.99))
     after_ms = statistics.median(after) * 1e3 if after else math.nan
-    kinds = set(found["statuses"]) | {str(s) for s in (small.statuses + probes.statuses)}
+    kinds = set(outcome["statuses"]) | {str(s) for s in (small.statuses + probes.statuses)}
     kinds |= {failure.what for failure in (*small.failures, *probes.failures)}
     hints = sorted(refusals.retry_after_s)
     plausible = bool(hints) and all(
@@ -154,7 +155,7 @@ def measure(*, short: bool) -> Figures:
     return told(
         [
             at_least(
-                f"{TIMES} × capacity, open loop, {turns} times {turn_s:.0f} s by turns with "
+                f"{TIMES} × capacity, open loop, {turns} times {turn_s:.0f} s alternating with "
                 "capacity: goodput",
                 goodput,
                 0.9,
@@ -162,17 +163,17 @@ def measure(*, short: bool) -> Figures:
                 2,
             ),
             at_most(
-                "the same: p99 of accepted requests, beyond queue limit over drain rate, median",
+                "the same: p99 of accepted requests, minus the time to drain a full queue, median",
                 statistics.median(one.beyond_drain_ms for one in by_turns),
                 100,
                 " ms",
             ),
             at_most(f"{what}: time to refusal, p99", p99_ms, 5, " ms", 2),
             equals(f"{what}: statuses", ", ".join(sorted(kinds)), "200, 503"),
-            equals(f"{what}: Retry-After fits the time in which the queue drains", plausible, True),
-            at_most(f"{what}: growth of memory", 100 * growth, 10, " %"),
+            equals(f"{what}: Retry-After matches the time to drain the queue", plausible, True),
+            at_most(f"{what}: memory growth", 100 * growth, 10, " %"),
             at_most(
-                "median of one image 1 s after the overload, against before",
+                "median latency of one image 1 s after the overload, relative to before",
                 after_ms / before_ms,
                 1.5,
                 " ×",
@@ -182,14 +183,14 @@ def measure(*, short: bool) -> Figures:
         work=f"{IMAGES} images, {DRAWS} draws of each",
         turns=[[round(number, 1) for number in one] for one in by_turns],
         capacity_per_s=round(able, 1),
-        answered_per_s=round(found["answered_per_s"], 1),
-        sent_per_s=round(found["rate"], 1),
-        generator_kept_up=found["kept_up"],
-        generator_cpu=round(found["generator_cpu"], 2),
-        requests=found["requests"],
-        statuses=found["statuses"],
-        p50_ms=round(found["p50_ms"], 1),
-        p99_ms=round(found["p99_ms"], 1),
+        answered_per_s=round(outcome["answered_per_s"], 1),
+        sent_per_s=round(outcome["rate"], 1),
+        generator_kept_up=outcome["kept_up"],
+        generator_cpu=round(outcome["generator_cpu"], 2),
+        requests=outcome["requests"],
+        statuses=outcome["statuses"],
+        p50_ms=round(outcome["p50_ms"], 1),
+        p99_ms=round(outcome["p99_ms"], 1),
         drain_s=round(real_s, 2),
         retry_after_s=hints,
         refusals=len(refusals.ms),

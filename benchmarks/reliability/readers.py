@@ -1,4 +1,4 @@
-"""The body readers under atheris: in many runs they raise no errors but their own."""
+"""The body readers under atheris: over many runs, they raise no errors but their own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RUNS: Final = 500_000
 SHORT_RUNS: Final = 2_000
 
 MOST_S: Final = 600
-"""It ends after this, however many runs it has made."""
+"""The fuzzer stops after this time, even if it has made fewer runs."""
 
 
 def measure(*, short: bool) -> Figures:
-    wanted = SHORT_RUNS if short else RUNS
-    flags = [f"-runs={wanted}", f"-max_total_time={MOST_S}", "-seed=1"]
+    requested = SHORT_RUNS if short else RUNS
+    flags = [f"-runs={requested}", f"-max_total_time={MOST_S}", "-seed=1"]
     done = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-m", "tests.fuzz.readers", *flags],
         cwd=ROOT,
@@ -28,12 +28,12 @@ def measure(*, short: bool) -> Figures:
         check=False,
         timeout=2 * MOST_S,
     )
-    found = re.search(r"^Done (\d+) runs", done.stderr, re.MULTILINE)
-    runs = int(found[1]) if found else 0
+    match = re.search(r"^Done (\d+) runs", done.stderr, re.MULTILINE)
+    runs = int(match[1]) if match else 0
     return told(
         [
-            at_least("runs of the readers under atheris", runs, min(wanted, 100_000), "", 0),
-            equals("their status: 0 without a crash or a hang", done.returncode, 0),
+            at_least("runs of the readers under atheris", runs, min(requested, 100_000), "", 0),
+            equals("exit status of these runs: 0 without a crash or a hang", done.returncode, 0),
         ],
         runs=runs,
         end=done.stderr[-500:] if done.returncode else "",

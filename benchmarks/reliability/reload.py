@@ -1,7 +1,7 @@
 """Two bundles of the same shape that replace each other under load.
 
-Each answer names its version, and its scores must be those of that bundle and no other. Then the
-weights of one are cut short: the other one goes on, and the service says why.
+Each answer names its version, and its scores must be those of this bundle and no other. Then the
+weights file is truncated: the service must keep the network that it has loaded, and say why.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ LOAD_S: Final = 0.3
 """Pause between two reloads."""
 
 RELOAD_S: Final = 20.0
-"""Longest wait for all workers to have changed."""
+"""Longest wait until all workers have the new bundle."""
 
 LOOKS: Final = 12
-"""New connections that must all see the new version: any worker may accept one."""
+"""New connections that must all see the new version. Any worker may accept each of them."""
 
 TOLERANCE: Final = 1e-4
 
@@ -68,7 +68,7 @@ class Expected:
     def __init__(self) -> None:
         images = np.frombuffer(pixels(), np.uint8)[: max(COUNTS) * PIXELS].reshape(-1, PIXELS)
         self.versions: dict[str, str] = {}
-        """By name."""
+        """By name of the bundle."""
         self.scores: dict[str, NDArray[Any]] = {}
         for name in BUNDLES:
             engine = Engine(load_bundle(find_bundle(name)), device="cpu", threads=1)
@@ -76,22 +76,22 @@ class Expected:
             self.scores[engine.bundle.version] = engine.score(images, engine.scores[0]).score
 
     def check(self, seen: Counter[str], answer: Answer) -> str | None:
-        """What is wrong with an answer."""
+        """Returns what is wrong with an answer, or None."""
         if answer.status != 200:
             return f"{answer.status} {answer.body[:200]!r}"
         version = answer.headers.get("x-model-version", "none")
         seen[version] += 1
         right = self.scores.get(version)
-        given = np.array(json.loads(answer.body)["score"])
+        scores = np.array(json.loads(answer.body)["score"])
         if right is None:
-            return f"its version is {version}"
-        if not np.allclose(given, right[: len(given)], rtol=TOLERANCE, atol=TOLERANCE):
-            return f"scores {given[:3]} are not those of {version}, {right[:3]}"
+            return f"unknown version {version}"
+        if not np.allclose(scores, right[: len(scores)], rtol=TOLERANCE, atol=TOLERANCE):
+            return f"scores {scores[:3]} are not those of {version}, {right[:3]}"
         return None
 
 
 def put(name: str, place: Path) -> None:
-    """Put a bundle's files where the service looks, atomically."""
+    """Replace the bundle at `place`. A partial bundle is never there."""
     new = place.with_name("new")
     shutil.copytree(PRETRAINED / name, new)
     if place.exists():
@@ -101,7 +101,7 @@ def put(name: str, place: Path) -> None:
 
 
 def ask_for_it(live: Service, *, by_signal: bool) -> str:
-    """Request a reload; the answer."""
+    """Request a reload. Returns the status, and the body if the reload failed."""
     if by_signal:
         live.process.send_signal(signal.SIGHUP)
         return "200"
@@ -119,10 +119,10 @@ def all_have(live: Service, version: str) -> bool:
 
 
 def reload_under_load(workers: int, times: int, expected: Expected, place: Path) -> Figures:
-    """`times` reloads, by signal and by request in turn, and then one of a broken bundle."""
+    """Reload `times` times, by signal and by request in turn, then once with a broken bundle."""
     put(BUNDLES[0], place)
     seen: Counter[str] = Counter()
-    found: Figures = {"changed_s": [], "answers_to_reload": []}
+    figures: Figures = {"changed_s": [], "answers_to_reload": []}
     with service("--workers", str(workers), "--bundle", str(place)) as live:
         requests = [raw(count) for count in COUNTS]
         check = partial(expected.check, seen)
@@ -131,27 +131,27 @@ def reload_under_load(workers: int, times: int, expected: Expected, place: Path)
                 time.sleep(LOAD_S)
                 name = BUNDLES[(number + 1) % 2]
                 put(name, place)
-                found["answers_to_reload"].append(ask_for_it(live, by_signal=number % 2 == 0))
+                figures["answers_to_reload"].append(ask_for_it(live, by_signal=number % 2 == 0))
                 change = partial(all_have, live, expected.versions[name])
                 changed_s = wait_for(change, RELOAD_S)
-                found["changed_s"].append(changed_s)
+                figures["changed_s"].append(changed_s)
                 tell(f"{workers} workers, reload {number + 1}: {name} after {changed_s} s")
             version = live.get("/model").headers["x-model-version"]
             weights = place / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1000])
             with live.caller() as caller:
                 answer = caller.ask(RELOAD)
-            said = len(live.said())
+            logged = len(live.said())
             live.process.send_signal(signal.SIGHUP)
-            found["log_says_why"] = (
-                wait_for(lambda: "model.safetensors" in live.said()[said:], 5.0) is not None
+            figures["log_says_why"] = (
+                wait_for(lambda: "model.safetensors" in live.said()[logged:], 5.0) is not None
             )
             time.sleep(LOAD_S)
-            found["old_one_serves"] = all_have(live, version)
-            found["alive"] = live.is_alive()
-        found["broken_status"] = answer.status
-        found["broken_detail"] = answer.body.decode(errors="replace")[:300]
-    return found | {
+            figures["old_one_serves"] = all_have(live, version)
+            figures["alive"] = live.is_alive()
+        figures["broken_status"] = answer.status
+        figures["broken_detail"] = answer.body.decode(errors="replace")[:300]
+    return figures | {
         "failures": [failure.what for failure in crowd.failures][:20],
         "failed": len(crowd.failures),
         "answered": len(crowd.answers),
@@ -159,25 +159,25 @@ def reload_under_load(workers: int, times: int, expected: Expected, place: Path)
     }
 
 
-def _promises(workers: int, times: int, found: Figures) -> list[Promise]:
+def _promises(workers: int, times: int, figures: Figures) -> list[Promise]:
     by = f"{times} reloads under load, {workers} worker{'s' * (workers > 1)}"
-    changed = [seconds for seconds in found["changed_s"] if seconds is not None]
-    why = found["log_says_why"] and "model.safetensors" in found["broken_detail"]
-    refused = found["broken_status"] // 100 == 4 or found["broken_status"] == 503
+    changed = [seconds for seconds in figures["changed_s"] if seconds is not None]
+    why = figures["log_says_why"] and "model.safetensors" in figures["broken_detail"]
+    refused = figures["broken_status"] // 100 == 4 or figures["broken_status"] == 503
     return [
-        equals(f"{by}: failed requests, or with scores of another version", found["failed"], 0),
+        equals(f"{by}: requests that failed or got scores of another version", figures["failed"], 0),
         equals(f"{by}: all workers changed", len(changed), times),
-        equals(f"{by}: versions seen", len(found["seen"]), 2),
+        equals(f"{by}: versions seen", len(figures["seen"]), 2),
         Promise(
-            what=f"a broken bundle, {workers} worker{'s' * (workers > 1)}: the old one serves on",
+            what=f"a broken bundle, {workers} worker{'s' * (workers > 1)}: the old bundle stays in service",
             goal="True",
-            measured=str(found["old_one_serves"] and found["alive"]),
-            reached=found["old_one_serves"] and found["alive"],
+            measured=str(figures["old_one_serves"] and figures["alive"]),
+            reached=figures["old_one_serves"] and figures["alive"],
         ),
         Promise(
             what="a broken bundle: answer and log say why",
             goal="4xx or 503, with the file's name",
-            measured=f"{found['broken_status']}, {'with' if why else 'without'} the file's name",
+            measured=f"{figures['broken_status']}, {'with' if why else 'without'} the file's name",
             reached=why and refused,
         ),
     ]
@@ -190,9 +190,9 @@ def measure(*, short: bool) -> Figures:
     figures: Figures = {}
     with tempfile.TemporaryDirectory(prefix="vae-reload-") as scratch:
         for workers in (1, 2):
-            found = reload_under_load(workers, times, expected, Path(scratch, "bundle"))
-            promises += _promises(workers, times, found)
-            figures[f"{workers} workers"] = found
+            outcome = reload_under_load(workers, times, expected, Path(scratch, "bundle"))
+            promises += _promises(workers, times, outcome)
+            figures[f"{workers} workers"] = outcome
     return told(promises, **figures)
 
 

@@ -1,6 +1,6 @@
-"""The figures of all scripts in one file, and the table that is made of them.
+"""The stored figures of all scripts, and the table made from them.
 
-`python -m benchmarks.reliability.results` makes the table anew of the file that is there.
+`python -m benchmarks.reliability.results` rebuilds the table from the stored file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from benchmarks.reliability.harness import Promise, at_most, equals
 
 NAME: Final = "reliability"
 
-OVERLOAD: Final = "Overload and time"
-SOAK: Final = "A soak"
+OVERLOAD: Final = "Overload and deadlines"
+SOAK: Final = "Soak test"
 
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     OVERLOAD: ("overload", "deadlines", "disconnects", "fairness", "slow_clients"),
@@ -33,30 +33,30 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 """Scripts in display order."""
 
 CHECKED: Final = "checks"
-"""The script whose promises each belong to a section of their own."""
+"""The script whose promises belong to several sections, each to its own."""
 
 ORDER: Final = (*(name for names in SECTIONS.values() for name in names), CHECKED)
 
 Results = dict[str, Any]
-"""By script: its command, date, commit, hardware, how long it took, promises and other figures."""
+"""By script: its command, date, commit, hardware, duration, promises and other figures."""
 
 
 def read(directory: Path = RESULTS) -> Results:
-    """The stored results, or none."""
+    """The stored results, empty if there are none."""
     path = directory / f"{NAME}.json"
-    found: Results = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    results: Results = json.loads(path.read_text()) if path.exists() else {}
+    return results
 
 
 def write(results: Results, directory: Path = RESULTS) -> None:
-    """Write figures and table."""
+    """Store the figures and the table."""
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     (directory / f"{NAME}.json").write_text(text)
     (directory / f"{NAME}.md").write_text(markdown(results))
 
 
 def promises_of(name: str, figures: Mapping[str, Any]) -> list[Promise]:
-    """From a script's last line. The goals of `fuzz` and `bombs` are here."""
+    """The promises in a script's last line. The goals of `fuzz` and `bombs` are set here."""
     if "promises" in figures:
         return [Promise(**promise) for promise in figures["promises"]]
     if name == "fuzz":
@@ -64,22 +64,22 @@ def promises_of(name: str, figures: Mapping[str, Any]) -> list[Promise]:
         what = f"{figures['inputs']:,} damaged requests and garbage"
         wrong = len(figures["failures"])
         return [
-            equals(f"{what}: answers other than 2xx, 4xx, 503 and 504, or none", wrong, 0),
+            equals(f"{what}: missing answers, or answers other than 2xx, 4xx, 503 and 504", wrong, 0),
             at_most(f"{what}: memory grows by", growth, MAX_GROWTH_MIB, " MiB"),
         ]
     if name == "bombs":
-        what = f"{figures['bombs']} files and headers that would be large: memory held beyond"
+        what = f"{figures['bombs']} files and headers that would expand to a large size: extra memory"
         return [at_most(what, figures["worst_extra_mib"], MAX_EXTRA_MIB, " MiB")]
-    raise KeyError(f"what {name} prints is not known here")
+    raise KeyError(f"no promises are known for {name}")
 
 
 def markdown(results: Results) -> str:
-    """The whole document."""
+    """The complete document."""
     machines = sorted({_machine(run) for run in results.values()})
     dates = sorted({run["date"] for run in results.values()})
     commits = sorted({run["commit"] for run in results.values()})
     parts = [
-        "# What it withstands",
+        "# Reliability under load and faults",
         f"`make soak`, {' to '.join(dates[:1] + dates[1:][-1:])}, commit {', '.join(commits)}: "
         f"{'; '.join(machines)}.",
         table(results),
@@ -88,7 +88,7 @@ def markdown(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """The table: a row per promise."""
+    """The table, with a row per promise."""
     rows: list[tuple[str, ...]] = [
         ("promise", "goal", "measured", "kept", "command"),
         ("---", "---:", "---:", "---", "---"),
@@ -106,10 +106,10 @@ def _lines(section: str, results: Results) -> Iterator[tuple[str, ...]]:
         for number, promise in enumerate(results.get(name, {}).get("promises", ())):
             command = f"`{results[name]['command']}`" if number == 0 else "the same"
             yield _line(promise, command)
-    found = {promise["what"]: promise for promise in results.get(CHECKED, {}).get("promises", ())}
+    checked = {promise["what"]: promise for promise in results.get(CHECKED, {}).get("promises", ())}
     for check in of_section(section):
-        if check.what in found:
-            yield _line(found[check.what], f"`{check.command}`")
+        if check.what in checked:
+            yield _line(checked[check.what], f"`{check.command}`")
 
 
 def _line(promise: Mapping[str, Any], command: str) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def main() -> int:
         promise["what"] for promise in results.get(CHECKED, {}).get("promises", ())
     }
     for what in sorted(unknown):
-        print(f"not of this code, or not run yet: {what}", file=sys.stderr)
+        print(f"no longer in the code, or not run yet: {what}", file=sys.stderr)
     write(results)
     return 0
 

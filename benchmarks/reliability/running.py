@@ -41,6 +41,6 @@ class Running:
 
     def _status(self, name: str) -> str:
         text = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(rf"^{name}:\s*(\S+)", text, re.MULTILINE)
-        assert found, f"no {name} in {text}"
-        return found[1]
+        match = re.search(rf"^{name}:\s*(\S+)", text, re.MULTILINE)
+        assert match, f"no {name} in {text}"
+        return match[1]

@@ -1,7 +1,8 @@
 """The service with a network that can be made to fail from outside.
 
-A file in the directory `SICK_DIRECTORY`, named by a process's id, says what is wrong with that
-process's network from then on: `hang`, `raise` or `wrong`. Workers come to this by importing it.
+A file in the directory `SICK_DIRECTORY`, named after the id of a process, says how the network of
+that process fails from then on: `hang`, `hang everywhere`, `raise` or `wrong`. Worker processes
+import this module, so this holds for them, too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class SickError(Exception):
 
 
 def score(self: Engine, images: Any, name: str | None = None) -> Any:
-    """`Engine.score`, or what the file says. It hangs in the inference thread only."""
+    """`Engine.score`, or the failure named in the file. `hang` spares the event loop."""
     flag = DIRECTORY / str(os.getpid())
     illness = flag.read_text() if flag.exists() else ""
     in_loop = threading.current_thread() is threading.main_thread()
@@ -34,10 +35,10 @@ def score(self: Engine, images: Any, name: str | None = None) -> Any:
         time.sleep(3600)
     if illness == "raise":
         raise SickError
-    found = _score(self, images, name)
+    result = _score(self, images, name)
     if illness == "wrong":
-        return type(found)(*(column * 1.5 + 1 for column in found))
-    return found
+        return type(result)(*(column * 1.5 + 1 for column in result))
+    return result
 
 
 Engine.score = score  # type: ignore[method-assign]

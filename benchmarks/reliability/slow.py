@@ -1,4 +1,4 @@
-"""Many connections on one thread that send a request byte by byte, or nothing."""
+"""Many connections on one thread that each send the head or the body of a request byte by byte."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Kind = Literal["head", "body"]
 CONNECT_S: Final = 10.0
 
 GAP_S: Final = 1.0
-"""Pause between two bytes of a connection."""
+"""Pause between two bytes on a connection."""
 
 STEPS: Final = 100
-"""In which the bytes of all connections are spread over that time."""
+"""Each pause is divided into this many steps, over which the connections are spread."""
 
 
 @dataclass(eq=False)
@@ -36,11 +36,11 @@ class Slow:
     began: float
     received: bytes = b""
     ended_s: float | None = None
-    """After its beginning, when the service closed it."""
+    """Seconds until the service closed it, or None."""
 
 
 class SlowClients:
-    """Half of them send the head of a request slowly, half its body."""
+    """Half of the clients send the head of a request slowly, the other half its body."""
 
     def __init__(self, port: int, count: int) -> None:
         request = raw_http(port, raw(1))
@@ -63,7 +63,7 @@ class SlowClients:
         return len(self._selector.get_map())
 
     def dawdle(self, seconds: float) -> None:
-        """Send a byte on each now and then, until all are closed or `seconds` have passed."""
+        """Send a byte on each every `GAP_S`, until all are closed or `seconds` have passed."""
         began = time.monotonic()
         for step in range(round(seconds / GAP_S * STEPS)):
             for slow in self.all[step % STEPS :: STEPS]:
@@ -81,7 +81,7 @@ class SlowClients:
         self._selector.close()
 
     def statuses(self, kind: Kind) -> Counter[str]:
-        """`open` of those that were not closed, `silence` of those closed without an answer."""
+        """Statuses of the answers; `open` if not closed, `silence` if closed without an answer."""
         return Counter(
             "open" if slow.ended_s is None else slow.received[9:12].decode("latin-1") or "silence"
             for slow in self.all
@@ -89,7 +89,7 @@ class SlowClients:
         )
 
     def closed_s(self, kind: Kind, share: float) -> float:
-        """In which time so many of them were closed; NaN if none was."""
+        """Seconds until this share of the closed ones were closed; NaN if none was."""
         times = [s.ended_s for s in self.all if s.kind == kind and s.ended_s is not None]
         return percentile(times, share)
 
@@ -99,7 +99,7 @@ class SlowClients:
         except BlockingIOError:
             return
         except OSError:
-            self._read_one(slow)  # an answer may have come first
+            self._read_one(slow)  # an answer may have arrived first
             self._end(slow)
         slow.rest = slow.rest[1:]
 

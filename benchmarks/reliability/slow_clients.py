@@ -1,7 +1,7 @@
 """Many connections that send a head or a body byte by byte, and more idle ones than are allowed.
 
-What others see is measured without them and with them by turns. The slow ones come from a process
-that is nice to all others.
+The latency of other clients is measured alternately without and with the slow connections, which
+come from a low-priority process.
 """
 
 from __future__ import annotations
@@ -49,26 +49,29 @@ def _dawdle(port: int, count: int, seconds: float, news: Connection) -> None:
     slow = SlowClients(port, count)
     news.send(None)
     slow.dawdle(seconds)
-    found = {
+    outcome = {
         kind: (slow.statuses(kind), *(slow.closed_s(kind, share) for share in (0.0, 1.0)))
         for kind in ("head", "body")
     }
     slow.close()
-    news.send(found)
+    news.send(outcome)
 
 
 @contextmanager
 def dawdlers(port: int, count: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Slow clients, until all are closed; then, by kind, statuses and least and most seconds."""
+    """Run slow clients until all are closed. Yields a dictionary that is filled at the end.
+
+    By kind, it has the statuses, and the least and the most seconds until the close.
+    """
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=_dawdle, args=(port, count, seconds, theirs), daemon=True)
     process.start()
     theirs.close()
-    found: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     try:
         ours.recv()
-        yield found
-        found.update(ours.recv())
+        yield outcome
+        outcome.update(ours.recv())
     finally:
         process.kill()
         process.join()
@@ -76,42 +79,42 @@ def dawdlers(port: int, count: int, seconds: float) -> Iterator[dict[str, Any]]:
 
 
 def p99_ms(live: Service, seconds: float) -> float:
-    """Of one-image requests, one after the other. Raises `RuntimeError` if one fails."""
+    """The p99 of one-image requests sent one by one. Raises `RuntimeError` if one fails."""
     with Crowd(live.port, raw(1), pause_s=PAUSE_S) as crowd:
         time.sleep(seconds)
     if crowd.failures:
-        raise RuntimeError(f"of those who are not slow, one failed: {crowd.failures[0].what}")
+        raise RuntimeError(f"a request that was not slow failed: {crowd.failures[0].what}")
     return percentile(crowd.seconds(), 0.99) * 1e3
 
 
 def slow_promises(*, short: bool) -> tuple[list[Promise], Figures]:
     count, rounds, seconds = (100, 1, 0.5) if short else (1000, 5, 8.0)
-    stated = {"head": 1.5, "body": 2.5} if short else {"head": 10.0, "body": 12.0}
-    flags = ("--header-timeout-s", f"{stated['head']:g}", "--request-timeout-s")
-    with service(*flags, f"{stated['body']:g}", apart=True, quiet=True) as live:
+    limits = {"head": 1.5, "body": 2.5} if short else {"head": 10.0, "body": 12.0}
+    flags = ("--header-timeout-s", f"{limits['head']:g}", "--request-timeout-s")
+    with service(*flags, f"{limits['body']:g}", apart=True, quiet=True) as live:
         p99_ms(live, seconds)  # warm-up
         without, beside = [], []
-        statuses: dict[str, Counter[str]] = {kind: Counter() for kind in stated}
-        ends: dict[str, list[float]] = {kind: [] for kind in stated}
+        statuses: dict[str, Counter[str]] = {kind: Counter() for kind in limits}
+        ends: dict[str, list[float]] = {kind: [] for kind in limits}
         for _ in range(rounds):
             without.append(p99_ms(live, seconds))
-            with dawdlers(live.port, count, max(stated.values()) + 2 * SLACK_S) as found:
+            with dawdlers(live.port, count, max(limits.values()) + 2 * SLACK_S) as outcome:
                 beside.append(p99_ms(live, seconds))
-            for kind, (of_kind, least, most) in found.items():
+            for kind, (of_kind, least, most) in outcome.items():
                 statuses[kind] += of_kind
                 ends[kind] += [least, most]
     ratios = [b / a for a, b in zip(without, beside, strict=True)]
     each = rounds * count // 2
     promises = [
         at_most(
-            f"p99 of others beside {count:,} slow connections, against without",
+            f"p99 of others beside {count:,} slow connections, relative to none",
             statistics.median(ratios),
             GOAL,
             " ×",
             2,
         )
     ]
-    for kind, seconds_stated in stated.items():
+    for kind, limit_s in limits.items():
         promises += [
             equals(
                 f"{each:,} connections that send a {kind} byte by byte: ended with 408",
@@ -119,23 +122,23 @@ def slow_promises(*, short: bool) -> tuple[list[Promise], Figures]:
                 each,
             ),
             at_most(
-                f"slow {kind}, {seconds_stated:g} s allowed: the last one is closed after",
+                f"slow {kind}, {limit_s:g} s allowed: the last one is closed after",
                 max(ends[kind]),
-                seconds_stated + SLACK_S,
+                limit_s + SLACK_S,
                 " s",
                 2,
             ),
             Promise(
-                what=f"slow {kind}, {seconds_stated:g} s allowed: the first one is closed after",
-                goal=f"≥ {seconds_stated - 0.1:g} s",
+                what=f"slow {kind}, {limit_s:g} s allowed: the first one is closed after",
+                goal=f"≥ {limit_s - 0.1:g} s",
                 measured=f"{min(ends[kind]):.2f} s",
-                reached=min(ends[kind]) >= seconds_stated - 0.1,
+                reached=min(ends[kind]) >= limit_s - 0.1,
             ),
         ]
     return promises, {
         "without_p99_ms": [round(value, 2) for value in without],
         "beside_p99_ms": [round(value, 2) for value in beside],
-        "statuses": {kind: dict(found) for kind, found in statuses.items()},
+        "statuses": {kind: dict(counts) for kind, counts in statuses.items()},
     }
 
 
@@ -164,7 +167,7 @@ def idle_promises(*, short: bool) -> list[Promise]:
             measured=f"{kept:,}",
             reached=most - 1 <= kept <= most,
         ),
-        equals("a new connection beside them is answered", answer, 200),
+        equals("status on a new connection beside them", answer, 200),
         at_most(
             f"idle connections are closed after {keep_s} s, the last one after",
             float("inf") if gone_s is None else gone_s,

@@ -1,8 +1,8 @@
 """Twenty minutes of mixed requests at 80 % of capacity: nothing may grow.
 
-An open loop of a fixed mixture: scores as JSON, raw bytes, PNG and by the Open Inference Protocol,
-reconstructions, samples, and requests that are wrong. Beside it some clients leave half-way, and
-some have no time.
+An open loop sends a fixed mixture: scores as JSON, raw bytes, PNG and by the Open Inference
+Protocol, reconstructions, samples, and invalid requests. Meanwhile, some clients disconnect
+halfway, and some set a timeout that is too short.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ LEAVE_PAUSE_S: Final = 0.2
 """Pause between two clients that leave."""
 
 GROWTH: Final = 5.0
-"""Percent."""
+"""Largest growth of memory, in percent."""
 
 SLOWER: Final = 1.5
-"""Of the last minutes' median latencies against those of the first; others use the machine, too."""
+"""Largest ratio of the median latency of the last minutes to that of the first. It is this large
+because other processes use the machine, too."""
 
 Wanted = tuple[Request, str, str]
 """A request, its method, and the expected status."""
@@ -99,8 +100,8 @@ def over_the_wire(port: int, wanted: Wanted) -> bytes:
 
 
 class Leavers:
-    """Clients who send half a request, a whole one, or a large one without the time for it, and do
-    not wait."""
+    """Clients that send half a request, a whole one, or a large one with too short a timeout, and
+    disconnect without waiting for the answer."""
 
     def __init__(self, port: int) -> None:
         whole = raw_http(port, raw(64))
@@ -122,7 +123,7 @@ class Leavers:
     def _leave(self) -> None:
         while not self._over.wait(LEAVE_PAUSE_S):
             connection = socket.create_connection((HOST, self._port), 10)
-            with connection, suppress(OSError):  # it may be closed before everything is sent
+            with connection, suppress(OSError):  # the service may close it before all is sent
                 connection.sendall(self._requests[self.left % len(self._requests)])
             self.left += 1
 
@@ -130,19 +131,19 @@ class Leavers:
 def minute(
     live: Service, generator: Generator, rate: float, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """The outcome, and the state of the service at the end."""
+    """Run one minute. Returns its latencies, and the state of the service at the end."""
     generator.latencies.clear()
     generator.lateness.clear()
     generator.run(times("poisson", rate, seconds, seed))
-    found = {
+    figures = {
         "p50_ms": round(percentile(generator.latencies, 0.5) * 1e3, 3),
         "p99_ms": round(percentile(generator.latencies, 0.99) * 1e3, 3),
         "late_p99_ms": round(percentile(generator.lateness, 0.99) * 1e3, 3),
         "resident_mib": round(live.resident_mib(), 2),
         "open_files": live.open_files(),
     }
-    tell(str(found))
-    return found
+    tell(str(figures))
+    return figures
 
 
 def measure(*, short: bool) -> Figures:
@@ -156,7 +157,7 @@ def measure(*, short: bool) -> Figures:
         generator = Generator(live.port, *requests, connections=CONNECTIONS)
         gc.disable()  # nothing here has cycles, and a collection would add latency
         with Leavers(live.port) as leavers:
-            found = [minute(live, generator, rate, seconds, seed) for seed in range(minutes)]
+            by_minute = [minute(live, generator, rate, seconds, seed) for seed in range(minutes)]
         gc.enable()
         generator.close()
         wait_for(lambda: live.open_files() <= files, 5.0)
@@ -164,7 +165,7 @@ def measure(*, short: bool) -> Figures:
     sent = sum(generator.statuses.values())
     expected = Counter(wanted[i % len(wanted)][2] for i in range(sent))
     unexpected = sum(((generator.statuses - expected) + (expected - generator.statuses)).values())
-    early, late = found[1:5], found[-5:]
+    early, late = by_minute[1:5], by_minute[-5:]
     growth = {
         key: statistics.median(m[key] for m in late) / statistics.median(m[key] for m in early)
         for key in ("resident_mib", "p50_ms", "p99_ms")
@@ -174,18 +175,18 @@ def measure(*, short: bool) -> Figures:
     memory, latency = 100 * (growth["resident_mib"] - 1), growth["p50_ms"]
     return told(
         [
-            at_most(f"{what}: growth of memory", memory, GROWTH, " %", 2),
-            at_most(f"{what}: p50, last 5 against minutes 2 to 5", latency, SLOWER, " ×", 2),
-            at_most(f"{what}: p99, last 5 against minutes 2 to 5", growth["p99_ms"], 2, " ×", 2),
+            at_most(f"{what}: memory growth", memory, GROWTH, " %", 2),
+            at_most(f"{what}: p50, last 5 minutes relative to minutes 2 to 5", latency, SLOWER, " ×", 2),
+            at_most(f"{what}: p99, last 5 minutes relative to minutes 2 to 5", growth["p99_ms"], 2, " ×", 2),
             at_most(f"{what}: open descriptors left over", left_over, 0, "", 0),
-            equals(f"{what}: unexpected answers of {sent:,}", unexpected, 0),
+            equals(f"{what}: unexpected answers among {sent:,}", unexpected, 0),
         ],
         capacity_per_s=round(able),
         rate_per_s=round(rate),
         requests=sent,
         statuses=dict(sorted(generator.statuses.items())),
         left=leavers.left,
-        minutes=found,
+        minutes=by_minute,
     )
 
 

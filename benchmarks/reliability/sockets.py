@@ -14,24 +14,24 @@ def peers_of(pid: int, port: int) -> set[int]:
     sockets = set()
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):  # it was closed meanwhile
+            with suppress(OSError):  # closed meanwhile
                 sockets.add(str(link.readlink()))
-    found = set()
+    ports = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, state, *rest = line.split()
         if state == ESTABLISHED and int(local.split(":")[1], 16) == port:
             inode = rest[5]
             if f"socket:[{inode}]" in sockets:
-                found.add(int(remote.split(":")[1], 16))
-    return found
+                ports.add(int(remote.split(":")[1], 16))
+    return ports
 
 
 def zombies(session: int) -> list[int]:
-    """Zombies of a session."""
-    found = []
+    """Process ids of the zombies in a session."""
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
             if state == "Z" and int(of_session) == session:
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids

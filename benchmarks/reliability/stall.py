@@ -1,4 +1,8 @@
-"""A network that hangs, raises or is wrong: not ready, then not alive, then started anew."""
+"""A network that hangs, raises or gives wrong answers.
+
+The service must report that it is not ready, then that it is not alive, and then exit. The parent
+replaces a worker that exits.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +34,13 @@ from benchmarks.reliability.harness import (
 )
 
 NOT_READY_S: Final = 10.0
-"""A probe is sent when the last one is 5 s old, and may take 2 s."""
+"""Longest time to /readyz 503: a probe is sent when the last one is 5 s old, and may take 2 s."""
 
 SLACK_S: Final = 3.0
-"""An answer of /readyz may take 2 s, in which a probe is waited for."""
+"""Tolerance: an answer of /readyz may take 2 s, during which it waits for a probe."""
 
 EXIT_S: Final = 10.0
-"""From not being alive to the end, at most."""
+"""Longest time from not being alive to the end of the process."""
 
 NEW_S: Final = 6.0
 """Time for a new worker to be ready on a busy machine of two cores."""
@@ -44,17 +48,17 @@ NEW_S: Final = 6.0
 PATHS: Final = ("/readyz", "/livez")
 
 EVERYWHERE: Final = "hang everywhere"
-"""On the event loop, too: then nothing is answered any more."""
+"""The event loop hangs, too, so nothing is answered any more."""
 
 ILLNESSES: Final = ("hang", "wrong", "raise", EVERYWHERE)
 
 
 class Illness:
-    """What is seen from outside of one process whose network fails."""
+    """One process with a network that fails, as seen from outside."""
 
     def __init__(self, live: Service, illness: str, most_s: float) -> None:
         self.first_503_s: dict[str, float] = {}
-        """By path."""
+        """Seconds until the first 503, by path."""
         self.reason = ""
         self.exit_s = math.inf
         self.status: int | None = None
@@ -63,7 +67,7 @@ class Illness:
         self._most_s = most_s
 
     def watch(self, directory: Path) -> None:
-        """Poll until it ends, or should have."""
+        """Poll until the process ends, or until it should have ended."""
         began = time.monotonic()
         (directory / str(self._live.pid)).write_text(self._illness)
         threads = [
@@ -80,7 +84,7 @@ class Illness:
 
     def _poll(self, path: str, began: float) -> None:
         while self._live.process.poll() is None and time.monotonic() < began + self._most_s:
-            with suppress(OSError, HTTPException):  # it hangs, or has ended
+            with suppress(OSError, HTTPException):  # the process hangs or has ended
                 answer = self._live.get(path, timeout_s=3.0)
                 if answer.status == 503 and path not in self.first_503_s:
                     self.first_503_s[path] = time.monotonic() - began
@@ -89,7 +93,7 @@ class Illness:
 
 
 def _ask(live: Service, illness: str) -> None:
-    """Make the network do something: for one image on the event loop, for many beside it."""
+    """Make the network work: on the event loop for one image, beside it for many."""
     with suppress(OSError, HTTPException), live.caller(5.0) as caller:
         caller.ask(raw(1 if illness == EVERYWHERE else 256))
 
@@ -101,11 +105,11 @@ def single(illness: str, stall_s: int, directory: Path) -> tuple[list[Promise], 
         module="benchmarks.reliability.sick_service",
         environment={"SICK_DIRECTORY": str(directory)},
     ) as live:
-        found = Illness(live, illness, NOT_READY_S + stall_s + EXIT_S)
-        found.watch(directory)
+        outcome = Illness(live, illness, NOT_READY_S + stall_s + EXIT_S)
+        outcome.watch(directory)
     promises = []
     if illness != EVERYWHERE:
-        ready_s, live_s = (found.first_503_s.get(path, math.inf) for path in PATHS)
+        ready_s, live_s = (outcome.first_503_s.get(path, math.inf) for path in PATHS)
         promises += [
             at_most(f"network: {illness}; /readyz 503 after", ready_s, NOT_READY_S, " s"),
             Promise(
@@ -118,27 +122,27 @@ def single(illness: str, stall_s: int, directory: Path) -> tuple[list[Promise], 
     promises += [
         at_most(
             f"network: {illness}; the process ends after",
-            found.exit_s,
+            outcome.exit_s,
             NOT_READY_S + stall_s + EXIT_S,
             " s",
         ),
         Promise(
             what=f"network: {illness}; its exit status",
             goal="not 0",
-            measured=str(found.status),
-            reached=bool(found.status),
+            measured=str(outcome.status),
+            reached=bool(outcome.status),
         ),
     ]
     return promises, {
-        "first_503_s": found.first_503_s,
-        "exit_s": found.exit_s,
-        "status": found.status,
-        "reason": found.reason,
+        "first_503_s": outcome.first_503_s,
+        "exit_s": outcome.exit_s,
+        "status": outcome.status,
+        "reason": outcome.reason,
     }
 
 
 def one_of_two(stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
-    """One worker hangs: it ends, is replaced, and the parent lives."""
+    """One of two workers hangs: it ends and is replaced, and the parent lives on."""
     with service(
         *("--stall-timeout-s", str(stall_s), "--workers", "2"),
         module="benchmarks.reliability.sick_service",
@@ -160,12 +164,12 @@ def one_of_two(stall_s: int, directory: Path) -> tuple[list[Promise], Figures]:
         parent = live.is_alive()
     return [
         at_most(
-            "network of one of two workers: hang; another one answers after its end in",
+            "network of one of two workers: hang; from its exit to an answer of the new worker",
             math.inf if came_s is None else came_s,
             NEW_S,
             " s",
         ),
-        equals("network of one of two workers: hang; the parent lives", parent, True),
+        equals("network of one of two workers: hang; the parent stays alive", parent, True),
     ], {"gone_s": gone_s, "came_s": came_s}
 
 
@@ -174,7 +178,7 @@ def _new_ones_answer(live: Service, before: set[int]) -> bool:
 
 
 def measure(*, short: bool) -> Figures:
-    """All failures at once, as they mostly wait."""
+    """Try all failures at once, as most of the time is spent waiting."""
     stall_s = 1 if short else 3
     jobs: dict[str, Callable[[Path], tuple[list[Promise], Figures]]] = {
         illness: partial(single, illness, stall_s)

@@ -1,7 +1,7 @@
-"""SIGTERM under load, again and again: no request fails for clients that follow Connection: close.
+"""Repeated SIGTERM under load: no request fails for clients that obey `Connection: close`.
 
-A request has failed if it was sent on a connection that was made and got no whole 2xx answer. A
-connection that cannot be made once the listener is closed is none.
+A request has failed if it was sent on an established connection and got no complete 2xx answer. A
+connection attempt that fails once the listener is closed does not count.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ PAUSE_S: Final = 0.05
 DELAY_S: Final = 0.5
 
 NOT_READY_S: Final = 0.1
-"""`At once`, with a new connection and its answer."""
+"""Longest time to /readyz 503: at once, plus a new connection and its answer."""
 
 NOW_S: Final = 0.5
-"""For a second signal."""
+"""Longest time from a second signal to the end."""
 
 SHUTDOWN_S: Final = 5
 
@@ -62,20 +62,20 @@ class Stop:
     failures: list[str] = field(default_factory=list)
     answered: int = 0
     answered_after: int = 0
-    """Of the signal."""
+    """Answered after the signal."""
     status: int | None = None
     exit_s: float = 0.0
     not_ready_s: float | None = None
-    """From the signal to the first /readyz that was 503; None if there was none."""
+    """Seconds from the signal to the first 503 of /readyz; None if there was none."""
     ready_after: int = 0
     """Answers of /readyz with 200 after the first with 503."""
     new_answered: int = 0
-    """New connections in the delay whose request was answered with 2xx."""
+    """New connections during the delay whose request was answered with 2xx."""
     new_failed: list[str] = field(default_factory=list)
 
 
 class Newcomers:
-    """Make new connections from the signal on: some ask /readyz, some for a score."""
+    """Opens new connections from the signal on, alternately for /readyz and for a score."""
 
     def __init__(self, live: Service, stop: Stop) -> None:
         self._live = live
@@ -121,10 +121,10 @@ class Newcomers:
 
 
 def stop_under_load(delay_s: float, workers: int) -> Stop:
-    found = Stop(delay_s, workers)
+    stop = Stop(delay_s, workers)
     settings = {"VAE_SHUTDOWN_DELAY_S": str(delay_s)}
     with service("--workers", str(workers), environment=settings) as live:
-        newcomers = Newcomers(live, found)
+        newcomers = Newcomers(live, stop)
         crowd = Crowd(live.port, raw(1), raw(256), raw(8, "/reconstruct"), clients=CLIENTS)
         # Clients that pause can be told to close only during a delay.
         leisurely = Crowd(live.port, raw(1), clients=CLIENTS if delay_s else 0, pause_s=PAUSE_S)
@@ -132,17 +132,17 @@ def stop_under_load(delay_s: float, workers: int) -> Stop:
             time.sleep(LOAD_S)
             newcomers.begin()
             began = time.monotonic()
-            found.status, found.exit_s = live.stop()
+            stop.status, stop.exit_s = live.stop()
         newcomers.end()
-        for those in (crowd, leisurely):
-            found.failures += [f"{f.at - began:.3f} s: {f.what}" for f in those.failures]
-            found.answered += len(those.answers)
-            found.answered_after += len(those.seconds(since=began))
-    return found
+        for clients in (crowd, leisurely):
+            stop.failures += [f"{f.at - began:.3f} s: {f.what}" for f in clients.failures]
+            stop.answered += len(clients.answers)
+            stop.answered_after += len(clients.seconds(since=began))
+    return stop
 
 
 def second_signal(workers: int) -> float:
-    """Seconds from the second signal to the end, while a request's body does not come."""
+    """Seconds from the second signal to the end, while a request's body is incomplete."""
     flags = ("--workers", str(workers), "--shutdown-timeout-s", "30")
     with service(*flags) as live, socket.create_connection((HOST, live.port)) as stuck:
         stuck.sendall(b"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
@@ -150,7 +150,7 @@ def second_signal(workers: int) -> float:
         live.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         if live.process.poll() is not None:
-            raise RuntimeError("the first signal ended it, though a request was under way")
+            raise RuntimeError("the first signal ended the service with a request in flight")
         began = time.monotonic()
         live.process.send_signal(signal.SIGTERM)
         with suppress(Exception):
@@ -172,23 +172,23 @@ def measure(*, short: bool) -> Figures:
     return told(
         [
             equals(f"{len(stops)} stops under load: failed requests", len(failures), 0),
-            equals("of them on connections that were new", len(new_failed), 0),
+            equals("failed requests on new connections", len(new_failed), 0),
             equals("exit statuses", sorted({str(stop.status) for stop in stops}), ["0"]),
             at_most(
-                "from SIGTERM to the end, without the delay, at most",
+                "time from SIGTERM to the exit, without the delay, maximum",
                 max(stop.exit_s - stop.delay_s for stop in stops),
                 SHUTDOWN_S,
                 " s",
                 2,
             ),
-            at_most("from SIGTERM to /readyz 503, at most", max(not_ready), NOT_READY_S, " s", 3),
-            equals("/readyz 200 after it was 503", sum(stop.ready_after for stop in delayed), 0),
+            at_most("time from SIGTERM to /readyz 503, maximum", max(not_ready), NOT_READY_S, " s", 3),
+            equals("answers 200 of /readyz after the first 503", sum(stop.ready_after for stop in delayed), 0),
             equals(
                 f"stops with a delay of {DELAY_S:g} s in which new connections were answered",
                 sum(stop.new_answered > 1 for stop in delayed),
                 len(delayed),
             ),
-            at_most("a second signal ends it after, at most", max(now_s.values()), NOW_S, " s", 2),
+            at_most("time from a second signal to the exit, maximum", max(now_s.values()), NOW_S, " s", 2),
         ],
         answered=sum(stop.answered for stop in stops),
         answered_after_the_signal=sum(stop.answered_after for stop in stops),

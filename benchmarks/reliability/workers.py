@@ -1,4 +1,4 @@
-"""`kill -9` of one worker of two under load, again and again; then a stop of all of them."""
+"""Repeated `kill -9` of one of two workers under load, then a stop of the whole service."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from benchmarks.servers import is_free
 CLIENTS: Final = 8
 
 PAUSE_S: Final = 0.004
-"""Of each client between two requests: without it, they would take a core of their own, and the
-other worker the second one, from who starts."""
+"""Pause of each client between two requests. Without it, the clients would use a whole core and the
+remaining worker the other one, so none would be left for the worker that starts."""
 
 LOAD_S: Final = 0.5
-"""Seconds under load before a worker is killed, and after it was replaced."""
+"""Seconds under load before a worker is killed, and after it has been replaced."""
 
 READY_S: Final = 3.0
 
 WAIT_S: Final = 20.0
-"""Longest wait for a worker."""
+"""Longest wait for a new worker."""
 
 
 class Killed(NamedTuple):
@@ -71,7 +71,7 @@ def kill_one(live: Service, crowd: Crowd) -> Killed:
 
 
 def _answers(live: Service, pids: set[int]) -> bool:
-    """Whether a request reaches one of them and is answered."""
+    """Whether a request reaches one of these processes and is answered with 200."""
     with suppress(OSError, HTTPException), live.caller(0.2) as caller:
         good = caller.get("/readyz").status == 200
         return good and any(caller.own_port in peers_of(pid, live.port) for pid in pids)
@@ -82,46 +82,46 @@ def measure(*, short: bool) -> Figures:
     kills = 1 if short else 10
     with service("--workers", "2") as live:
         with Crowd(live.port, raw(1), clients=CLIENTS, pause_s=PAUSE_S) as crowd:
-            found = [kill_one(live, crowd) for _ in range(kills)]
+            outcomes = [kill_one(live, crowd) for _ in range(kills)]
         per_client = [sum(f.client == i for f in crowd.failures) for i in range(CLIENTS)]
         pids = live.workers()
-        left_undone = zombies(live.pid)
+        unreaped = zombies(live.pid)
         with Crowd(live.port, raw(1), clients=CLIENTS):
             time.sleep(LOAD_S)
             status, stop_s = live.stop()
             alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         free = is_free(live.port)
-    others = {f.what for f in crowd.failures if f.what[0].isdigit()}
+    wrong = {f.what for f in crowd.failures if f.what[0].isdigit()}
     return told(
         [
             equals(
                 f"kill -9 of a worker under load, {kills} times: requests lost that it had not in "
                 "flight",
-                sum(max(0, one.lost - one.connected) for one in found),
+                sum(max(0, one.lost - one.connected) for one in outcomes),
                 0,
             ),
             at_most(
-                "until another worker answers, at most",
-                max(one.ready_s for one in found),
+                "time until another worker answers, maximum",
+                max(one.ready_s for one in outcomes),
                 READY_S,
                 " s",
                 2,
             ),
-            equals("wrong answers meanwhile", len(others), 0),
+            equals("wrong answers meanwhile", len(wrong), 0),
             equals(
-                "dead workers that nobody waited for",
-                sum(not one.reaped for one in found) + len(left_undone),
+                "dead workers that were not reaped",
+                sum(not one.reaped for one in outcomes) + len(unreaped),
                 0,
             ),
-            equals("workers alive once the parent has stopped", len(alive), 0),
-            equals("the port is free then", free, True),
-            equals("exit status of the stop", status, 0),
+            equals("workers still alive after the parent has stopped", len(alive), 0),
+            equals("the port is free after the stop", free, True),
+            equals("exit status of the stopped service", status, 0),
         ],
-        kills=[one._asdict() for one in found],
+        kills=[one._asdict() for one in outcomes],
         lost_per_client=per_client,
         answered=len(crowd.answers),
         stop_s=round(stop_s, 2),
-        wrong=sorted(others),
+        wrong=sorted(wrong),
     )
 
 

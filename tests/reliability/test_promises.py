@@ -55,7 +55,7 @@ def test_overload() -> None:
 
 def test_deadlines() -> None:
     found = deadlines.measure(short=True)
-    assert kept(found, "after their time was over")
+    assert kept(found, "past the deadline")
     assert found["least_ms"] > -5
     assert found["late_max_ms"] < 1000
 
@@ -66,7 +66,7 @@ def test_disconnects() -> None:
 
 def test_fairness() -> None:
     found = fairness.measure(short=True)
-    assert kept(found, "against unloaded")
+    assert kept(found, "relative to unloaded")
     for name in fairness.STREAMS:
         assert found[name]["large_requests"] > 0
         assert found[name]["one_image_requests"] > 10
@@ -86,7 +86,7 @@ def test_workers() -> None:
 
 def test_stops() -> None:
     found = stops.measure(short=True)
-    assert kept(found, "SIGTERM to /readyz", "a second signal")
+    assert kept(found, "SIGTERM to /readyz", "second signal")
     assert found["answered_after_the_signal"] > 0
     assert max(found["second_signal_s"].values()) < 5
 

@@ -142,6 +142,20 @@ def test_the_index_s_names_are_in_their_files() -> None:
     assert missing == []
 
 
+def test_constants_named_where_things_are_added_exist() -> None:
+    """Each in one of the files that its paragraph names."""
+    section = re.search(r"^## How to add …\n(.*?)^## ", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert section
+    count = 0
+    for paragraph in section[1].split("\n\n"):
+        paths = re.findall(r"`((?:service|model|benchmarks)/[\w/]+\.py)`", paragraph)
+        texts = "".join((ROOT / path).read_text() for path in paths)
+        for name in re.findall(r"`([A-Z_]{4,})`", paragraph):
+            count += 1
+            assert re.search(rf"^{name}\b.* = ", texts, re.MULTILINE), name
+    assert count >= 5
+
+
 def test_modules_named_can_be_run() -> None:
     named = set(re.findall(r"python3? -m ([\w.]+)", ALL)) - {"pytest"}
     assert len(named) > 10
