@@ -33,7 +33,7 @@ from model.commands.train import RECIPES as RECIPE_FILES
 from model.config import VAEConfig, conv_sizes
 from model.engine.engine import Engine
 from model.training.data import load_images, load_labels
-from model.training.fit import evaluate_fit
+from model.training.goodness_of_fit import evaluate_fit
 from model.training.train import TrainOptions, train
 
 Images = NDArray[np.uint8]

@@ -54,7 +54,9 @@ def run_one(name: str, *, short: bool) -> dict[str, Any]:
         figures = json.loads(lines[-1])
         promises = promises_of(name, figures)
     if not promises or (done.returncode and all(promise.reached for promise in promises)):
-        promises.append(equals(f"{name}: the measurement completes", f"status {done.returncode}", "0"))
+        promises.append(
+            equals(f"{name}: the measurement completes", f"status {done.returncode}", "0")
+        )
     return stored(name, figures, promises, about)
 
 

@@ -78,14 +78,23 @@ def measure(*, short: bool) -> Figures:
     return told(
         [
             equals(
-                f"of {rounds * LEAVERS * SMALL:,} images whose client disconnected while a batch ran, "
-                "computed",
+                f"of {rounds * LEAVERS * SMALL:,} images whose client disconnected while a batch "
+                "ran, computed",
                 round(computed) - sum(answered for *_, answered in outcomes) * IMAGES,
                 0,
             ),
-            at_most("time from the last disconnect to an empty queue, maximum", worst_ms, EMPTY_MS, " ms"),
+            at_most(
+                "time from the last disconnect to an empty queue, maximum",
+                worst_ms,
+                EMPTY_MS,
+                " ms",
+            ),
             equals("requests counted as disconnects", round(left), rounds * LEAVERS),
-            equals("rounds in which all images were queued before the disconnect", sum(q for q, *_ in outcomes), rounds),
+            equals(
+                "rounds in which all images were queued before the disconnect",
+                sum(q for q, *_ in outcomes),
+                rounds,
+            ),
         ],
         empty_ms=[round(seconds * 1e3, 1) for seconds in times],
         others_answered=sum(answered for *_, answered in outcomes),

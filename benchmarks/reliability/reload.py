@@ -165,11 +165,14 @@ def _promises(workers: int, times: int, figures: Figures) -> list[Promise]:
     why = figures["log_says_why"] and "model.safetensors" in figures["broken_detail"]
     refused = figures["broken_status"] // 100 == 4 or figures["broken_status"] == 503
     return [
-        equals(f"{by}: requests that failed or got scores of another version", figures["failed"], 0),
+        equals(
+            f"{by}: requests that failed or got scores of another version", figures["failed"], 0
+        ),
         equals(f"{by}: all workers changed", len(changed), times),
         equals(f"{by}: versions seen", len(figures["seen"]), 2),
         Promise(
-            what=f"a broken bundle, {workers} worker{'s' * (workers > 1)}: the old bundle stays in service",
+            what=f"a broken bundle, {workers} worker{'s' * (workers > 1)}: the old bundle "
+            "stays in service",
             goal="True",
             measured=str(figures["old_one_serves"] and figures["alive"]),
             reached=figures["old_one_serves"] and figures["alive"],

@@ -64,11 +64,15 @@ def promises_of(name: str, figures: Mapping[str, Any]) -> list[Promise]:
         what = f"{figures['inputs']:,} damaged requests and garbage"
         wrong = len(figures["failures"])
         return [
-            equals(f"{what}: missing answers, or answers other than 2xx, 4xx, 503 and 504", wrong, 0),
+            equals(
+                f"{what}: missing answers, or answers other than 2xx, 4xx, 503 and 504", wrong, 0
+            ),
             at_most(f"{what}: memory grows by", growth, MAX_GROWTH_MIB, " MiB"),
         ]
     if name == "bombs":
-        what = f"{figures['bombs']} files and headers that would expand to a large size: extra memory"
+        what = (
+            f"{figures['bombs']} files and headers that would expand to a large size: extra memory"
+        )
         return [at_most(what, figures["worst_extra_mib"], MAX_EXTRA_MIB, " MiB")]
     raise KeyError(f"no promises are known for {name}")
 

@@ -176,8 +176,16 @@ def measure(*, short: bool) -> Figures:
     return told(
         [
             at_most(f"{what}: memory growth", memory, GROWTH, " %", 2),
-            at_most(f"{what}: p50, last 5 minutes relative to minutes 2 to 5", latency, SLOWER, " ×", 2),
-            at_most(f"{what}: p99, last 5 minutes relative to minutes 2 to 5", growth["p99_ms"], 2, " ×", 2),
+            at_most(
+                f"{what}: p50, last 5 minutes relative to minutes 2 to 5", latency, SLOWER, " ×", 2
+            ),
+            at_most(
+                f"{what}: p99, last 5 minutes relative to minutes 2 to 5",
+                growth["p99_ms"],
+                2,
+                " ×",
+                2,
+            ),
             at_most(f"{what}: open descriptors left over", left_over, 0, "", 0),
             equals(f"{what}: unexpected answers among {sent:,}", unexpected, 0),
         ],

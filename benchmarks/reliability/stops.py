@@ -181,14 +181,26 @@ def measure(*, short: bool) -> Figures:
                 " s",
                 2,
             ),
-            at_most("time from SIGTERM to /readyz 503, maximum", max(not_ready), NOT_READY_S, " s", 3),
-            equals("answers 200 of /readyz after the first 503", sum(stop.ready_after for stop in delayed), 0),
+            at_most(
+                "time from SIGTERM to /readyz 503, maximum", max(not_ready), NOT_READY_S, " s", 3
+            ),
+            equals(
+                "answers 200 of /readyz after the first 503",
+                sum(stop.ready_after for stop in delayed),
+                0,
+            ),
             equals(
                 f"stops with a delay of {DELAY_S:g} s in which new connections were answered",
                 sum(stop.new_answered > 1 for stop in delayed),
                 len(delayed),
             ),
-            at_most("time from a second signal to the exit, maximum", max(now_s.values()), NOW_S, " s", 2),
+            at_most(
+                "time from a second signal to the exit, maximum",
+                max(now_s.values()),
+                NOW_S,
+                " s",
+                2,
+            ),
         ],
         answered=sum(stop.answered for stop in stops),
         answered_after_the_signal=sum(stop.answered_after for stop in stops),

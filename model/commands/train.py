@@ -36,7 +36,7 @@ from model.engine.device import resolve_device
 from model.training.calibrate import calibrated
 from model.training.card import model_card
 from model.training.data import DataError, ImageSet, load_images, stored_shape
-from model.training.fit import Fit, evaluate_fit
+from model.training.goodness_of_fit import Fit, evaluate_fit
 from model.training.train import Step, Trained, TrainOptions, train
 
 LIMITS: Final[Mapping[str, tuple[float, float]]] = {

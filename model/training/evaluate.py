@@ -27,7 +27,7 @@ from model.training.evaluation import (
     FalseAlarms,
     SetFacts,
 )
-from model.training.fit import evaluate_fit
+from model.training.goodness_of_fit import evaluate_fit
 
 MIN_CLEAN_IMAGES: Final = 4
 """Half of the clean images may have to fit the PCA, and a variance needs at least two."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from model.scores.calibration import Calibration
-from model.training.fit import Fit
+from model.training.goodness_of_fit import Fit
 
 FINGERPRINT_DIGITS: Final = 16
 """Hex digits of a calibration's fingerprint."""

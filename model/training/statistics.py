@@ -13,7 +13,7 @@ from model.scores.deterministic import (
     ScoreStatistics,
     relative_errors,
 )
-from model.training.fit import chunks
+from model.training.goodness_of_fit import chunks
 from model.training.mixture import fit_mixture
 from model.vae import VAE
 

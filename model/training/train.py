@@ -23,7 +23,7 @@ from model.training.checkpoint import (
     restore_adam,
     save_checkpoint,
 )
-from model.training.fit import Fit, evaluate_fit
+from model.training.goodness_of_fit import Fit, evaluate_fit
 from model.training.loss import gaussian_loss, tutorial_loss
 from model.training.statistics import score_statistics
 from model.vae import VAE

@@ -1,4 +1,5 @@
-"""Stops a listening socket without losing clients, and resumes it for another process."""
+"""Listening sockets of workers: opened, stopped without losing clients, and resumed for another
+process. A single process listens through uvicorn."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from ctypes import addressof, create_string_buffer
 from typing import Final
+
+BACKLOG: Final = 2048
+"""Length of a socket's accept queue; uvicorn's default."""
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 """From Linux's <asm-generic/socket.h>; Python's socket module lacks them."""
@@ -24,6 +28,39 @@ DROP_SYN: Final = b"".join(
 )
 """A Berkeley Packet Filter program that drops only SYN packets. Handshakes that have begun must
 complete: a client whose last packet is dropped would believe that it is connected."""
+
+
+def open_listeners(host: str, port: int, workers: int) -> list[socket.socket]:
+    """Open a socket for each worker, all on `port`, or on a free one if that is 0.
+
+    On systems other than Linux, all share one socket. Raises `OSError` if the port is in use.
+    """
+    is_distributed = sys.platform == "linux"
+    # The first socket does not share its port: it fails if another service uses the port, even one
+    # that would share it.
+    probe = _listen(host, port, share=False)
+    port = probe.getsockname()[1]
+    if not is_distributed:
+        return [probe] * workers
+    probe.close()
+    return [_listen(host, port, share=True) for _ in range(workers)]
+
+
+def _listen(host: str, port: int, *, share: bool) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def stop_new_connections(listener: int) -> None:

@@ -23,7 +23,7 @@ from typing import Final
 
 from service.access.keys import KeysError
 from service.access.rates import Buckets
-from service.server.listeners import resume_connections
+from service.server.listeners import open_listeners, resume_connections
 from service.settings import Settings
 from service.telemetry.metrics_files import SharedCounts, shared_counts
 from service.telemetry.request_log import set_up_logging
@@ -32,9 +32,6 @@ log = logging.getLogger("service")
 
 SPAWN: Final = get_context("spawn")
 """A fork would copy locks that are held by threads which it does not copy."""
-
-BACKLOG: Final = 2048
-"""Length of a socket's accept queue; uvicorn's default."""
 
 RESTART_DELAYS_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Delays before a worker is replaced. They grow with each worker in a row that dies before it is
@@ -73,7 +70,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, buckets: Buckets | None) -> None:
         self._settings = settings
-        self._slots = [Slot(i, listener) for i, listener in enumerate(_listeners(settings))]
+        listeners = open_listeners(settings.host, settings.port, settings.workers)
+        self._slots = [Slot(i, listener) for i, listener in enumerate(listeners)]
         self._counts: SharedCounts | None = None
         self._buckets = buckets
         self._stopping = False
@@ -241,36 +239,3 @@ def run_worker(
         serve(settings, listener, lambda: startup_pipe.send(None), buckets)
     except (BundleError, DeviceError, KeysError) as error:
         startup_pipe.send(str(error))
-
-
-def _listeners(settings: Settings) -> list[socket.socket]:
-    """A socket for each worker, all on one port. On systems other than Linux, all share one socket.
-
-    Raises `OSError` if the port is in use.
-    """
-    is_distributed = sys.platform == "linux"
-    # The first socket does not share its port: it fails if another service uses the port, even one
-    # that would share it.
-    probe = _listen(settings.host, settings.port, share=False)
-    port = probe.getsockname()[1]
-    if not is_distributed:
-        return [probe] * settings.workers
-    probe.close()
-    return [_listen(settings.host, port, share=True) for _ in range(settings.workers)]
-
-
-def _listen(host: str, port: int, *, share: bool) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener

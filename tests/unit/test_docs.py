@@ -136,7 +136,8 @@ def test_the_index_s_names_are_in_their_files() -> None:
     assert len(found) >= 30
     for files, name in found:
         texts = [(ROOT / path).read_text() for path in re.findall(r"`([^`]+)`", files)]
-        pattern = rf"\b(?:def|class) {name.split('.')[-1]}\b|^{name}\b.* = "
+        last = name.split(".")[-1]
+        pattern = rf"\b(?:def|class) {last}\b|^{last}\b.* = |^#define {last}\b"
         if not any(re.search(pattern, text, re.MULTILINE) for text in texts):
             missing.append((files, name))
     assert missing == []

@@ -15,7 +15,7 @@ from model.training.evaluation import (
     FalseAlarms,
     SetFacts,
 )
-from model.training.fit import Fit
+from model.training.goodness_of_fit import Fit
 
 ALARMS = FalseAlarms(
     calibration=CalibrationFacts(

@@ -23,7 +23,7 @@ from model.scores.deterministic import (
     latent_mahalanobis,
     relative_errors,
 )
-from model.training import fit
+from model.training import goodness_of_fit as fit
 from model.training.mixture import fit_mixture
 from model.training.statistics import score_statistics
 from model.vae import VAE

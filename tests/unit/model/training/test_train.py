@@ -19,7 +19,7 @@ from model.config import Head, VAEConfig
 from model.training import train as module
 from model.training.augment import jitter
 from model.training.checkpoint import load_checkpoint
-from model.training.fit import evaluate_fit
+from model.training.goodness_of_fit import evaluate_fit
 from model.training.statistics import score_statistics
 from model.training.train import Step, Trained, TrainOptions, split_indices, train
 from model.vae import VAE

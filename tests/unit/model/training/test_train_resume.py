@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.training import train as module
 from model.training.checkpoint import CheckpointError
-from model.training.fit import Fit
+from model.training.goodness_of_fit import Fit
 from model.training.train import Step, Trained, train
 from tests.unit.model.training.small_training import (
     BATCHES,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch.distributions import Normal
 
 from model.config import VAEConfig
-from model.training import fit as module
-from model.training.fit import Fit, evaluate_fit
+from model.training import goodness_of_fit as module
+from model.training.goodness_of_fit import Fit, evaluate_fit
 from model.vae import VAE
 
 
