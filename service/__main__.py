@@ -127,10 +127,8 @@ def _announce_docs(settings: Settings) -> None:
     """Log the address to open in a browser, once requests are answered."""
     if settings.port == 0:
         return  # only the line "running on" has the port that the system chose
-    scheme = "http" if settings.tls_cert_file is None else "https"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - any address; a browser needs one
-    shown = f"[{host}]" if ":" in host else host
-    log.info("open %s://%s:%d/docs in a browser", scheme, shown, settings.port)
+    log.info("open %s/docs in a browser", settings.url(host, settings.port))
 
 
 def _refuse(reason: str) -> int:

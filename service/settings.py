@@ -207,6 +207,11 @@ class Settings(BaseSettings):
         """`cors_origins` as a list."""
         return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
 
+    def url(self, host: str, port: int) -> str:
+        """The address of the service under a host name or an IP address."""
+        scheme = "http" if self.tls_cert_file is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
     @property
     def inference_threads(self) -> int:
         """`threads`, or a default: a single worker leaves half the cores to HTTP."""

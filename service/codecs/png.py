@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image
 from starlette.responses import Response
 
+from model.results import Floats
 from service.codecs.responses import ArrayResponse, Result, to_uint8
 from service.errors import InvalidContentError
-
-if TYPE_CHECKING:
-    from model.results import Floats
-
 
 CIVIDIS: Final = (
     (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from io import BytesIO
 from time import sleep
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from model.results import Floats
-    from service.request import RequestContext
+from model.results import Floats
 from service.codecs.offload import PAUSE_S
+from service.request import RequestContext
 
 PIECE_NUMBERS: Final = 16_384
 """Numbers in one piece of JSON. Writing them holds the GIL for about half a millisecond."""

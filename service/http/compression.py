@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware, add_compress_type
 
-from service.codecs.responses import START
+from service.codecs.responses import START, ChunkedResponse
 from service.http.problems import PROBLEM_TYPE
 
 COMPRESS_BYTES: Final = 4096
@@ -36,7 +36,8 @@ add_compress_type(PROBLEM_TYPE)
 
 def depends_on_encoding(response: Response) -> bool:
     """Whether a response would be compressed for callers that accept that."""
-    return len(response.body) >= COMPRESS_BYTES and response.media_type in JSON_TYPES
+    is_large = isinstance(response, ChunkedResponse) or len(response.body) >= COMPRESS_BYTES
+    return is_large and response.media_type in JSON_TYPES
 
 
 def note_encoding(headers: list[tuple[bytes, bytes]]) -> None:

@@ -230,14 +230,12 @@ async def _deliver(answer: ASGIApp, scope: Scope, receive: Receive, reply: _Repl
         return
     context = reply.context
     context.release()
-    is_chunked = isinstance(answer, ChunkedResponse)
-    varies = is_chunked or depends_on_encoding(answer)
-    if varies and is_accepted(context.headers.get("accept-encoding")):
-        await compressed(answer)(scope, receive, reply)
-        return
-    if varies:
+    if depends_on_encoding(answer):
+        if is_accepted(context.headers.get("accept-encoding")):
+            await compressed(answer)(scope, receive, reply)
+            return
         note_encoding(answer.raw_headers)
-    if is_chunked:
+    if isinstance(answer, ChunkedResponse):
         await answer(scope, receive, reply)
         return
     reply.status = answer.status_code

@@ -150,12 +150,9 @@ class Supervisor:
         if not self._announced and all(slot.ready for slot in self._slots):
             self._announced = True
             host, port = self._slots[0].listener.getsockname()[:2]
-            url_host = f"[{host}]" if ":" in host else host
-            scheme = "http" if self._settings.tls_cert_file is None else "https"
-            log.info(
-                "running on %s://%s:%d with %d workers", scheme, url_host, port, len(self._slots)
-            )
-            log.info("open %s://%s:%d/docs in a browser", scheme, url_host, port)
+            url = self._settings.url(host, port)
+            log.info("running on %s with %d workers", url, len(self._slots))
+            log.info("open %s/docs in a browser", url)
 
     def _on_startup_message(self, slot: Slot) -> None:
         """Receive a worker's startup message: None if it is ready, or why it cannot start."""

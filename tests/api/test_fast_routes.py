@@ -82,6 +82,15 @@ async def test_large_answers_are_compressed_and_small_ones_are_not(app: App, enc
     assert answers[0].headers.get("content-encoding", "identity") == encoding
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/x-npy"])
+async def test_chunked_answers_tell_caches_the_same(app: App, accept: str) -> None:
+    """Only JSON depends on what the caller accepts as encoding."""
+    headers = {"Accept": accept, "Accept-Encoding": "identity"}
+    fast_, plain = await both(app, "GET", "/sample?n=400&seed=1", headers=headers)
+    assert comparable(fast_) == comparable(plain)
+    assert ("accept-encoding" in fast_.headers["vary"].lower()) == (accept == "application/json")
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_another_method_is_the_framework_s_business(app: App, method: str) -> None:
     fast_, plain = await both(app, method, "/encode")
