@@ -54,17 +54,21 @@ BACKLOG: Final = 16
 
 STAGES: Final = (
     ("sent", "the client writes, and the kernel wakes the service"),
-    ("parsed", "uvicorn reads the socket, parses HTTP and starts a task"),
+    ("parsed", "the socket is read; HTTP is parsed and a task started, unless it is direct"),
     ("begun", "context, authorization, route and query"),
     ("body", "the body is read"),
     ("pixels", "bytes to pixels"),
     ("queued", "into the queue, until the batch begins"),
     ("computed", "network, score and p-values"),
-    ("resumed", "back to the request's task"),
+    ("resumed", "back to the request"),
     ("answered", "verdict, answer and headers are written, and the kernel wakes the client"),
 )
 """The mark that ends each stage, in the order of a request. The first stage begins, and the last
 one ends, by the client's clock."""
+
+NOT_DIRECT: Final = frozenset({"begun", "body"})
+"""Stages that direct requests (`service.http.direct`) do not have: their head is known and their
+body is there. They get a context on their way into the queue."""
 
 END: Final = "end"
 """The mark that ends a request in the service."""
@@ -119,7 +123,8 @@ class Marks:
 def instrument(marks: Marks) -> None:
     """Set marks where one part of the service calls the next."""
     from service.api import images
-    from service.codecs import registry
+    from service.codecs import json_bodies, registry
+    from service.http.direct import DirectRequest, DirectRequests
     from service.http.lifecycle import RequestLifecycle
     from service.inference.admission import Inference
     from service.inference.batching import MicroBatcher
@@ -127,11 +132,14 @@ def instrument(marks: Marks) -> None:
 
     marks.around(HttpProtocol, "data_received", before="sent")
     marks.around(RequestLifecycle, "serve", before="parsed")
+    marks.around(DirectRequests, "begin", before="parsed")
+    marks.around(json_bodies, "plain_images", after="pixels")
     marks.around(images, "read_body", before="begun", after="body")
     marks.around(registry, "read_images", after="pixels")
     marks.around(Inference, "_score_with_p_values", before="queued", after="computed")
     marks.around(MicroBatcher, "submit", after="resumed")
-    marks.around(RequestLifecycle, "_end", after=END)
+    marks.around(DirectRequest, "on_result", before="resumed")
+    marks.around(RequestLifecycle, "end", after=END)
 
 
 def serve_marked(
@@ -241,6 +249,8 @@ def stages(
     """Median µs of each stage, and of the total. Raises `ProfileError` if a mark is missing."""
     rows = []
     for (began, answered), marked in zip(times, marks, strict=True):
+        if "parsed" in marked:
+            marked = {**dict.fromkeys(NOT_DIRECT, marked["parsed"]), **marked}
         if missing := [name for name, _ in STAGES[:-1] if name not in marked]:
             raise ProfileError(
                 f"a request passed no mark named {', '.join(missing)}: the service no longer makes "

@@ -29,7 +29,9 @@ from service.api import images, operations
 from service.api.docs_page import PageHeaders
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
+from service.api.plans import planners
 from service.api.state import Service
+from service.http.direct import DirectRequests
 from service.http.fast_routes import fast_routes
 from service.http.lifecycle import LifecycleMiddleware, RequestLifecycle
 from service.http.prepared import PreparedResponse
@@ -71,18 +73,21 @@ names the value and the limit that it exceeds.
 
 
 class App:
-    """The fast routes, and FastAPI for all others. CORS wraps both."""
+    """The fast routes, and FastAPI for all others. CORS wraps both. `direct` begins requests that
+    need neither."""
 
     def __init__(
         self,
         fastapi: FastAPI,
         lifecycle: RequestLifecycle,
+        direct: DirectRequests,
         is_full: Callable[[], bool],
         cors_origins: list[str],
     ) -> None:
         self.state = fastapi.state
         self._fastapi = fastapi
         self._lifecycle = lifecycle
+        self.direct = direct
         self._is_full = is_full
         self._fast = fast_routes(images.router, open_inference.router)
         self._serve: ASGIApp = self._route
@@ -194,12 +199,14 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         budget=budget,
         check_queue_capacity=batcher.check_capacity,
     )
+    direct = DirectRequests(lifecycle, batcher)
 
     def use(service: Service) -> None:
         """Answer requests that begin from now on with `service`."""
         engine = service.inference.engine
         app.state.service = service
         lifecycle.use(service, engine.bundle.version)
+        direct.use(planners(service))
         metrics.set_model(engine.bundle.name, engine.bundle.version)
         app.openapi_schema = None
         app.openapi = openapi_of(  # type: ignore[method-assign] # as in FastAPI's documentation
@@ -240,7 +247,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     # Each middleware wraps the earlier ones: the last one added is the first to see a request.
     app.add_middleware(PageHeaders)
     app.add_middleware(LifecycleMiddleware, lifecycle=lifecycle)
-    return App(app, lifecycle, lambda: batcher.is_full, settings.cors_origin_list)
+    return App(app, lifecycle, direct, lambda: batcher.is_full, settings.cors_origin_list)
 
 
 async def _raise(_: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -128,17 +128,12 @@ async def anomaly_score(
     service, context = Service.of(request), RequestContext.of(request)
     offered_types = registry.IMAGE_RESPONSE_TYPES if query.map else registry.ARRAY_RESPONSE_TYPES
     accepted = _negotiate(request, offered_types)
-    options = _score_options(service, query)
+    options = score_options(service, query)
     images = await _read_images(request, query)
     if options.name in service.inference.engine.sampled_scores:
         check_draws(len(images), options.draws, service.settings.max_images_per_request)
     scores = await service.inference.score(images, context, options)
-    fields: dict[str, Any] = {
-        "model": service.name,
-        "score_type": options.name,
-        "alpha": options.alpha,
-        # float32 like the scores, so that JSON shows both with the same digits.
-        "threshold": None if scores.threshold is None else np.float32(scores.threshold),
+    fields = score_fields(service, options, scores.threshold) | {
         "score": scores.score,
         "p_value": scores.p_value,
         "is_anomaly": scores.is_anomaly,
@@ -184,8 +179,24 @@ def _negotiate(request: Request, offered: Sequence[str]) -> str:
     return negotiate(RequestContext.of(request).headers.get("accept"), offered)
 
 
-def _score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
-    """Raises `InvalidContentError` if the model does not offer the requested score."""
+def score_fields(
+    service: Service, options: ScoreOptions, threshold: float | None
+) -> dict[str, Any]:
+    """The first fields of an answer with scores, which are the same for all images."""
+    return {
+        "model": service.name,
+        "score_type": options.name,
+        "alpha": options.alpha,
+        # float32 like the scores, so that JSON shows both with the same digits.
+        "threshold": None if threshold is None else np.float32(threshold),
+    }
+
+
+def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
+    """How a request wants its images scored.
+
+    Raises `InvalidContentError` if the model does not offer the requested score.
+    """
     engine = service.inference.engine
     name = engine.scores[0] if query.score is None else query.score
     if name not in engine.scores:
@@ -208,17 +219,24 @@ async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
     service = Service.of(request)
     body = await read_body(request, service.settings.max_body_bytes)
     context = RequestContext.of(request)
-    options = ImageOptions(
+    options = image_options(service, context.headers, query)
+    options.deadline = context.deadline
+    return await registry.read_images(body, options, service.decoders_for(body))
+
+
+def image_options(
+    service: Service, headers: Mapping[str, str], query: schemas.ImagesQuery
+) -> ImageOptions:
+    """How to read the images of a request."""
+    return ImageOptions(
         shape=service.inference.engine.bundle.config.image_shape,
         max_images=service.settings.max_images_per_request,
         max_image_pixels=service.settings.max_image_pixels,
-        content_type=context.headers.get("content-type", ""),
+        content_type=headers.get("content-type", ""),
         dtype=query.dtype,
         resize=query.resize,
         invert=query.invert,
-        deadline=context.deadline,
     )
-    return await registry.read_images(body, options, service.decoders_for(body))
 
 
 async def _write(request: Request, accepted: str, result: Result) -> Response:

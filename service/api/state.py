@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from service.inference.admission import Inference
+from service.inference.admission import Inference, ScoreOptions
 from service.inference.health import Health
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -59,6 +59,11 @@ class Service:
     def version(self) -> str:
         """The bundle's version."""
         return self.inference.engine.bundle.version
+
+    @property
+    def default_score(self) -> ScoreOptions:
+        """How images are scored if a request does not say."""
+        return ScoreOptions(name=self.inference.engine.scores[0], alpha=self.settings.alpha)
 
     @property
     def latent_size(self) -> int:

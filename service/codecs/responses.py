@@ -68,12 +68,12 @@ class ArrayResponse(Response):
 
 def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
     """A JSON object that may hold numpy arrays."""
-    return Response(_json(content), status, media_type="application/json")
+    return Response(to_json(content), status, media_type="application/json")
 
 
 def write_json(result: Result) -> Response:
     """Write the result's fields as JSON."""
-    return ArrayResponse(_json(result.fields), media_type="application/json")
+    return ArrayResponse(to_json(result.fields), media_type="application/json")
 
 
 class ChunkedResponse(Response):
@@ -161,7 +161,7 @@ def _append_json(content: Any, pieces: list[bytes]) -> None:
     if isinstance(content, np.ndarray) and content.size > PIECE_NUMBERS:
         rows = max(1, PIECE_NUMBERS * len(content) // content.size)
         for start in range(0, len(content), rows):
-            piece = _json(content[start : start + rows])
+            piece = to_json(content[start : start + rows])
             pieces.append((b"," if start else b"[") + piece[1:-1])
             sleep(PAUSE_S)
         pieces.append(b"]")
@@ -176,10 +176,11 @@ def _append_json(content: Any, pieces: list[bytes]) -> None:
             _append_json(value, pieces)
         pieces[-1] += b"]"
     else:
-        pieces[-1] += _json(content)
+        pieces[-1] += to_json(content)
 
 
-def _json(content: Any) -> bytes:
+def to_json(content: Any) -> bytes:
+    """JSON of an object that may hold numpy arrays."""
     # orjson writes contiguous arrays from their memory, and calls the function for others.
     return orjson.dumps(content, np.ascontiguousarray, orjson.OPT_SERIALIZE_NUMPY)
 

@@ -35,6 +35,7 @@ MARK: Final = "__fast_route__"
 
 Endpoint = Callable[..., Awaitable[Response]]
 E = TypeVar("E", bound=Endpoint)
+M = TypeVar("M", bound=BaseModel)
 
 
 class FastRoute(NamedTuple):
@@ -84,18 +85,20 @@ def _handler(endpoint: Endpoint, path_values: dict[str, str]) -> Handler:
     if model is None:
         return lambda request: endpoint(request, **path_values)
 
-    cached = lru_cache(maxsize=CACHED_QUERIES)(lambda query_string: _parse(model, query_string))
+    cached = lru_cache(maxsize=CACHED_QUERIES)(
+        lambda query_string: parse_query(model, query_string)
+    )
 
     def handle(request: Request) -> Awaitable[Response]:
         query_string: bytes = request.scope["query_string"]
         short = len(query_string) <= CACHED_QUERY_BYTES
-        query = cached(query_string) if short else _parse(model, query_string)
+        query = cached(query_string) if short else parse_query(model, query_string)
         return endpoint(request, query, **path_values)
 
     return handle
 
 
-def _parse(model: type[BaseModel], query_string: bytes) -> BaseModel:
+def parse_query(model: type[M], query_string: bytes) -> M:
     """Parse a query string. Raises `RequestValidationError`, as FastAPI does."""
     values: dict[str, Any] = dict(QueryParams(query_string))
     try:

@@ -1,17 +1,18 @@
 """The life of a request, once for all routes: begin, authorize, answer, count and log.
 
-Three entries lead here. Fast routes and FastAPI's routes go through `RequestLifecycle.serve`; a
-request that arrives while the queue is full goes through `refuse`, before there is a task for it.
+Fast routes and FastAPI's routes go through `RequestLifecycle.serve`. A request that arrives while
+the queue is full goes through `refuse`, before there is a task for it. Requests that need no task
+at all live in `service.http.direct`, out of the same parts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from time import perf_counter, time
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -45,6 +46,23 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 """Gives the response to a request, or an application that sends one."""
 
 
+class Target(NamedTuple):
+    """What a request was sent to, as metrics and the log call it."""
+
+    method: str
+    route: str
+    """The route template."""
+    path: str | None
+    """None if there is no such route: unknown paths are not logged."""
+
+    @classmethod
+    def of(cls, scope: Scope) -> Target:
+        """The target of a request whose route, if it has one, was found."""
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        return cls(method, route, None if route == NO_ROUTE else scope["path"][:MAX_PATH])
+
+
 class RequestLifecycle:
     """Begins each request and ends it.
 
@@ -61,18 +79,18 @@ class RequestLifecycle:
         budget: ByteBudget,
         check_queue_capacity: Callable[[int, int], None],
     ) -> None:
-        self._metrics = metrics
+        self.metrics = metrics
         self._access = access
-        self._timeout_s = timeout_s
-        self._budget = budget
-        self._check_queue_capacity = check_queue_capacity
-        self._service: object = None
-        self._model_version = ""
+        self.timeout_s = timeout_s
+        self.budget = budget
+        self.check_queue_capacity = check_queue_capacity
+        self.service: object = None
+        self.model_version = ""
 
     def use(self, service: object, model_version: str) -> None:
         """Set what answers requests that begin from now on; `Service.of` gives it to handlers."""
-        self._service = service
-        self._model_version = model_version
+        self.service = service
+        self.model_version = model_version
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, handler: Handler) -> None:
         """Serve one request with `handler`. Every exception becomes a problem response."""
@@ -80,7 +98,7 @@ class RequestLifecycle:
         reply = _Reply(send, context)
         try:
             try:
-                self._authorize(scope, context)
+                self.authorize(scope, context)
                 await _deliver(await handler(Request(scope, receive)), scope, receive, reply)
             except ClientDisconnect:
                 pass
@@ -93,7 +111,7 @@ class RequestLifecycle:
             if not context.left:
                 raise
         finally:
-            self._end(scope, context, reply.status or CLIENT_LEFT)
+            self.end(context, Target.of(scope), reply.status or CLIENT_LEFT)
 
     def refuse(self, scope: Scope) -> PreparedResponse | None:
         """The answer to a request that finds the queue full, before there is a task for it.
@@ -103,15 +121,20 @@ class RequestLifecycle:
         """
         context = self._begin(scope)
         try:
-            self._authorize(scope, context)
+            self.authorize(scope, context)
             context.check_queue_capacity(1, 1)
         except Exception as error:
-            problem = self._problem(error, scope, context)
-            headers = TrustedHeaders(problem.raw_headers)
-            headers += _common_headers(context)
-            self._end(scope, context, problem.status_code)
-            return PreparedResponse(problem.status_code, headers, bytes(problem.body))
+            problem = self.problem(error, scope, context)
+            self.end(context, Target.of(scope), problem.status)
+            return problem
         return None
+
+    def problem(self, error: Exception, scope: Scope, context: RequestContext) -> PreparedResponse:
+        """The whole answer to a request that failed. `scope` has its method and path."""
+        response = self._problem(error, scope, context)
+        headers = TrustedHeaders(response.raw_headers)
+        headers += _common_headers(context)
+        return PreparedResponse(response.status_code, headers, bytes(response.body))
 
     def _begin(self, scope: Scope) -> RequestContext:
         """Make the request's context, and put it where `RequestContext.of` finds it."""
@@ -119,11 +142,11 @@ class RequestLifecycle:
         requested_id = headers.get("x-request-id", "")
         context = RequestContext(
             request_id=requested_id if REQUEST_ID.fullmatch(requested_id) else new_id(),
-            model_version=self._model_version,
-            budget=self._budget,
-            timeout_s=self._timeout_s,
+            model_version=self.model_version,
+            budget=self.budget,
+            timeout_s=self.timeout_s,
             started=perf_counter(),
-            check_queue_capacity=self._check_queue_capacity,
+            check_queue_capacity=self.check_queue_capacity,
             headers=headers,
             task=asyncio.current_task(),
         )
@@ -131,10 +154,10 @@ class RequestLifecycle:
             context.trace = join_trace(traceparent)
         state = scope.setdefault("state", {})
         state["context"] = context
-        state["service"] = self._service
+        state["service"] = self.service
         return context
 
-    def _authorize(self, scope: Scope, context: RequestContext) -> None:
+    def authorize(self, scope: Scope, context: RequestContext) -> None:
         """Identify the caller and apply its deadline, before any of a body is read.
 
         Raises what `Access.check` raises, and `InvalidContentError` for a wrong timeout.
@@ -150,20 +173,19 @@ class RequestLifecycle:
     def _problem(self, error: Exception, scope: Scope, context: RequestContext) -> Response:
         """The answer to a request that failed, which is also counted if it was refused."""
         if isinstance(error, ServiceError) and error.refusal is not None:
-            self._metrics.count_refusal(error.refusal)
+            self.metrics.count_refusal(error.refusal)
         return problem_response(error, scope, context)
 
-    def _end(self, scope: Scope, context: RequestContext, status: int) -> None:
-        """Count the request, and log it."""
+    def end(self, context: RequestContext, target: Target, status: int) -> None:
+        """Count a request, and log it."""
         seconds = perf_counter() - context.started
         context.release()
-        route = getattr(scope.get("route"), "path", NO_ROUTE)
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.observe_request(method, route, status, seconds)
+        method, route, path = target
+        self.metrics.observe_request(method, route, status, seconds)
         if status == 504:
-            self._metrics.count_deadline_miss()
+            self.metrics.count_deadline_miss()
         elif status == CLIENT_LEFT:
-            self._metrics.count_disconnect()
+            self.metrics.count_disconnect()
         if request_log.add:
             request_log.add(
                 RequestRecord(
@@ -171,7 +193,7 @@ class RequestLifecycle:
                     request_id=context.request_id,
                     method=method,
                     route=route,
-                    path=None if route == NO_ROUTE else scope["path"][:MAX_PATH],
+                    path=path,
                     status=status,
                     seconds=seconds,
                     queue_s=context.queue_s,
@@ -260,7 +282,7 @@ def _common_headers(context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:
     return headers
 
 
-def headers_of(scope: Scope) -> dict[str, str]:
+def headers_of(scope: Mapping[str, Any]) -> dict[str, str]:
     """A request's headers by their names in lower case.
 
     Read once: each look-up in Starlette's `Headers` goes through them all. Of a header that is

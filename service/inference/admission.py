@@ -15,7 +15,8 @@ from model.results import Decoding, Encoding, Floats, Reconstructions
 from model.scores.calibration import DEFAULT_DRAWS, benjamini_hochberg
 from model.scores.sampled import draws_per_row, max_draw_rows
 from service.errors import QueueFullError
-from service.inference.batching import Columns, MicroBatcher, Rows, Run
+from service.inference.batching import MicroBatcher
+from service.inference.jobs import Columns, Rows, Run
 from service.request import RequestContext
 from service.sampling import standard_normal
 from service.telemetry.metrics import Metrics
@@ -54,10 +55,10 @@ class AnomalyScores(NamedTuple):
 class ScoreOptions(NamedTuple):
     """How a request wants its images scored."""
 
+    name: str
+    """One of the engine's scores."""
     alpha: float
     """False-alarm rate, in (0, 1)."""
-    name: str | None = None
-    """One of the engine's scores; None means its default."""
     fdr: bool = False
     """Whether alpha bounds the false discovery rate of the request, not the false-alarm rate."""
     map: bool = False
@@ -79,7 +80,8 @@ class Inference:
         self.engine = engine
         self._batcher = batcher
         self._metrics = metrics
-        self._inline_images = engine.quick_images
+        self.inline_images = engine.quick_images
+        """Batches of up to this many images may run on the event loop."""
         self._calibration = engine.calibration
         if self._calibration is not None:  # most requests share a few alphas
             self._threshold = lru_cache(THRESHOLD_CACHE_SIZE)(self._calibration.threshold)
@@ -120,7 +122,7 @@ class Inference:
         With a sampled score, an image takes one row in the queue per `DEFAULT_DRAWS` draws.
         """
         context.images = len(images)
-        name = options.name or self.engine.scores[0]
+        name = options.name
         maps: list[Floats] = []
         if name in self.engine.sampled_scores:
             shape = (len(images), options.draws, self.engine.bundle.config.latent_size)
@@ -143,7 +145,7 @@ class Inference:
             score, mse, kl, *maps = await self._submit(mapped, images, context)
             p_value = self._p_values(name, score)
         elif self.is_calibrated(name):
-            calibrated = self._run_for(self._score_with_p_values, name=name)
+            calibrated = self.score_run(name)
             score, mse, kl, p_value = await self._submit(calibrated, images, context)
         else:
             plain = self._run_for(self.engine.score, name=name)
@@ -165,6 +167,17 @@ class Inference:
     def close(self, timeout_s: float = CLOSE_S) -> bool:
         """End the inference thread after the current batch, and return whether it ended in time."""
         return self._batcher.close(timeout_s)
+
+    def score_run(self, name: str) -> Run[ScoresWithPValues]:
+        """What scores a batch by a calibrated score."""
+        return self._run_for(self._score_with_p_values, name=name)
+
+    def threshold(self, name: str, alpha: float) -> float | None:
+        """The score above which an image is an anomaly; None if no score is.
+
+        The score must be calibrated.
+        """
+        return self._threshold(name, alpha)
 
     def is_calibrated(self, name: str) -> bool:
         """Whether a score has p-values."""
@@ -211,7 +224,7 @@ class Inference:
         inline: bool = True,
         max_rows: int | None = None,
     ) -> R:
-        inline_rows = self._inline_images if inline else 0
+        inline_rows = self.inline_images if inline else 0
         if context.quota is not None:
             context.quota.take(context.images)
         try:

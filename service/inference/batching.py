@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Thread, current_thread
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.errors import QueueFullError
+from service.inference.jobs import (
+    Batched,
+    Columns,
+    FutureReceiver,
+    Job,
+    R,
+    Receiver,
+    Rows,
+    Run,
+    Slice,
+)
 from service.limits.byte_budget import ByteBudget
 from service.limits.deadlines import Deadlines
-
-Rows = NDArray[Any]
-Columns = tuple[NDArray[Any], ...]
-R = TypeVar("R", bound=Columns)
-Run = Callable[[Sequence[Rows]], R]
-"""Runs arrays of rows as one batch. Returns a named tuple of arrays with one row per input row."""
 
 RATE_WINDOW_S = 1.0
 """Time constant of the measured rate, in seconds of work. The rate of a fixed number of batches
@@ -31,50 +34,6 @@ would be wrong when a few small ones come between large ones."""
 
 MAX_RETRY_AFTER_S = 60
 """Upper bound on `Retry-After`."""
-
-
-class Batched(NamedTuple, Generic[R]):
-    """One request's rows of the result, and the seconds that it spent in the queue and in `run`."""
-
-    result: R
-    queue_s: float
-    infer_s: float
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """The rows of one request. A large job is spread over several batches."""
-
-    run: Run[Any]
-    rows: Rows
-    future: asyncio.Future[Batched[Any]]
-    queued_at: float
-    deadline: float
-    inline_rows: int
-    max_rows: int
-    always: bool
-    left: int
-    """How many rows, at the end of `rows`, are not in a batch yet."""
-    result: Columns | None = None
-    """The result of a large job. It is filled batch by batch, as joining all parts at the end would
-    hold up the event loop."""
-    done: int = 0
-    """How many rows of `result` are filled."""
-    infer_s: float = 0.0
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def expire(self) -> None:
-        self.fail(TimeoutError())
-
-
-class _Slice(NamedTuple):
-    """The part of a job that is in one batch."""
-
-    job: _Job
-    rows: Rows
 
 
 class MicroBatcher:
@@ -103,15 +62,17 @@ class MicroBatcher:
         budget: ByteBudget,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(self._expire)
         self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._budget = budget
         self._on_batch = on_batch
-        self._queues: OrderedDict[Run[Any], deque[_Job]] = OrderedDict()
+        self._queues: OrderedDict[Run[Any], deque[Job]] = OrderedDict()
         self._queued_rows = 0
         self._recent_work = (0.0, 0.0)  # rows, and the seconds they took
-        self._worker: asyncio.Task[None] | None = None
+        self._failed: deque[list[Slice]] = deque()  # halves of failed batches; they run first
+        self._loop: asyncio.AbstractEventLoop | None = None  # while anything is queued or running
+        self._batch_ended = 0.0
         self._thread: Thread | None = None
         self._executor = ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="inference", initializer=self._store_thread
@@ -180,35 +141,66 @@ class MicroBatcher:
         do not all fit, and queues none of them; `TimeoutError` at `deadline`, which is on
         `time.perf_counter`'s clock; and what `run` raises for these rows alone.
         """
+        future: asyncio.Future[Batched[R]] = asyncio.get_running_loop().create_future()
+        job = self.enqueue(
+            run,
+            rows,
+            FutureReceiver(future),
+            deadline,
+            inline_rows=inline_rows,
+            max_rows=max_rows,
+            always=always,
+        )
+        try:
+            return await future
+        finally:
+            self.withdraw(job)
+
+    def enqueue(
+        self,
+        run: Run[Any],
+        rows: Rows,
+        receiver: Receiver,
+        deadline: float = math.inf,
+        *,
+        inline_rows: int = 0,
+        max_rows: int | None = None,
+        always: bool = False,
+    ) -> Job:
+        """As `submit`, for callers that do not wait: the outcome is given to `receiver`, later."""
         n = len(rows)
         if not n:
             raise ValueError("a request without rows has no result")
         now = perf_counter()
         if now >= deadline:
             raise TimeoutError
+        max_rows = min(max_rows or self.max_batch_rows, self.max_batch_rows)
+        job = Job(run, rows, receiver, now, deadline, inline_rows, max_rows, always, n)
         if not always:
             self.check_capacity(n, rows.nbytes)
+            self._queued_rows += n
+            job.reserved_bytes = rows.nbytes
             self._budget.reserve(rows.nbytes)
-        loop = asyncio.get_running_loop()
-        max_rows = min(max_rows or self.max_batch_rows, self.max_batch_rows)
-        job = _Job(run, rows, loop.create_future(), now, deadline, inline_rows, max_rows, always, n)
-        queue = self._queues.setdefault(run, deque())
+        queue = self._queues.get(run)
+        if queue is None:
+            queue = self._queues[run] = deque()
         if always:
             queue.appendleft(job)
         else:
             queue.append(job)
-            self._queued_rows += n
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        self._deadlines.add(job, deadline, job.expire)
-        try:
-            return await job.future
-        finally:
-            self._deadlines.discard(job)
-            if not always:
-                self._budget.release(rows.nbytes)
-            if job.left:
-                self._withdraw(job)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._batch_ended = loop, now
+            loop.call_soon(self._run_next)
+        self._deadlines.add(job, deadline)
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Drop the rows of a job that nobody waits for any more. Nothing happens if it has ended.
+
+        The job stays in its queue and is skipped later: searching thousands of jobs takes long.
+        """
+        self._end(job)
 
     def close(self, timeout_s: float) -> bool:
         """End the thread after the current batch, and return whether it ended in time."""
@@ -221,19 +213,26 @@ class MicroBatcher:
     def _store_thread(self) -> None:
         self._thread = current_thread()
 
-    async def _work(self) -> None:
-        """Run batches until the queues are empty."""
-        ended = perf_counter()
-        while self._queues:
-            if batch := self._next_batch():
-                is_representative = self._queued_rows > 0 or not self._recent_work[0]
-                await self._run_batch(batch)
-                await asyncio.sleep(0)  # lets the event loop do other work between batches
-                began, ended = ended, perf_counter()
-                if is_representative:  # a lone request says little about the rate under load
-                    self._update_rate(sum(len(part.rows) for part in batch), ended - began)
+    def _run_next(self) -> None:
+        """Run the next batch, if there is any."""
+        batch: list[Slice] = []
+        if self._failed:
+            batch = [part for part in self._failed.popleft() if not part.job.ended]
+        elif self._queues:
+            batch = self._next_batch()
+        if batch:
+            self._run_batch(batch)
+        else:
+            self._continue()
 
-    def _next_batch(self) -> list[_Slice]:
+    def _continue(self) -> None:
+        """Run the next batch after other work of the event loop, or stop if nothing is queued."""
+        if self._failed or self._queues:
+            asyncio.get_running_loop().call_soon(self._run_next)
+        else:
+            self._loop = None
+
+    def _next_batch(self) -> list[Slice]:
         """Take the next batch from the queue whose turn it is. Empty if all its jobs have expired.
 
         Jobs that fit into an equal share of the batch are taken whole. Then the larger ones take
@@ -244,13 +243,14 @@ class MicroBatcher:
         now = perf_counter()
         remaining = max_rows = queue[0].max_rows
         share = max(1, max_rows // len(queue))
-        batch: list[_Slice] = []
-        large: deque[_Job] = deque()
+        batch: list[Slice] = []
+        large: deque[Job] = deque()
         while queue and remaining and len(large) < max_rows:
             job = queue.popleft()
-            if job.future.done() or job.deadline <= now:
-                job.expire()  # its timer may be late
-                self._withdraw(job)
+            if job.ended:
+                continue
+            if job.deadline <= now:
+                self._expire(job)  # its timer may be late
             elif job.left <= share:
                 remaining -= self._take(job, remaining, batch)
             else:
@@ -267,93 +267,115 @@ class MicroBatcher:
             self._queues[run] = queue  # last in turn
         return batch
 
-    def _take(self, job: _Job, max_rows: int, batch: list[_Slice]) -> int:
+    def _take(self, job: Job, max_rows: int, batch: list[Slice]) -> int:
         """Put up to `max_rows` of a job's rows into the batch, and return how many."""
         n = min(job.left, max_rows)
         rows = job.rows
         if n < len(rows):
             start = len(rows) - job.left
             rows = rows[start : start + n]
-        batch.append(_Slice(job, rows))
+        batch.append(Slice(job, rows))
         self._dequeue_rows(job, n)
         return n
 
-    def _dequeue_rows(self, job: _Job, n: int) -> None:
+    def _dequeue_rows(self, job: Job, n: int) -> None:
         job.left -= n
         if not job.always:
             self._queued_rows -= n
 
-    async def _run_batch(self, batch: list[_Slice]) -> None:
+    def _run_batch(self, batch: list[Slice]) -> None:
         run = batch[0].job.run
         parts = [part.rows for part in batch]
         n = sum(map(len, parts))
+        # A lone request says little about the rate under load.
+        is_representative = self._queued_rows > 0 or not self._recent_work[0]
         started = self.running_since = perf_counter()
-        try:
-            if n <= batch[0].job.inline_rows:
-                result = run(parts)
-            else:
-                loop = asyncio.get_running_loop()
-                result = await loop.run_in_executor(self._executor, run, parts)
-        except Exception as error:
-            self.has_failed = True
-            await self._run_halves(batch, error)
-            return
-        finally:
+
+        def finish(get_result: Callable[[], Columns]) -> None:
             self.running_since = None
-        seconds = perf_counter() - started
+            try:
+                result = get_result()
+            except asyncio.CancelledError:  # the service has stopped
+                return
+            except Exception as error:
+                self.has_failed = True
+                self._split(batch, error)
+            else:
+                self._deliver(batch, result, n, perf_counter() - started)
+            began, self._batch_ended = self._batch_ended, perf_counter()
+            if is_representative:
+                self._update_rate(n, self._batch_ended - began)
+            self._continue()
+
+        if n <= batch[0].job.inline_rows:
+            finish(lambda: run(parts))
+            return
+        try:
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(self._executor, run, parts)
+        except RuntimeError as error:  # the thread has ended
+            running = loop.create_future()
+            running.set_exception(error)
+        running.add_done_callback(lambda done: finish(done.result))
+
+    def _split(self, batch: list[Slice], error: Exception) -> None:
+        """Have a failed batch run again in halves, so that only the request at fault fails."""
+        if len(batch) == 1:
+            self._fail(batch, error)
+        else:
+            middle = len(batch) // 2
+            self._failed.extendleft((batch[middle:], batch[:middle]))
+
+    def _fail(self, batch: list[Slice], error: Exception) -> None:
+        for part in batch:
+            self._end_with_error(part.job, error)
+
+    def _deliver(self, batch: list[Slice], result: Columns, n: int, seconds: float) -> None:
+        """Give each job of a batch its rows of the result."""
         try:
             self._on_batch(n, seconds)
+            now = perf_counter()
             start = 0
-            for part in batch:
-                stop = start + len(part.rows)
-                self._deliver(part.job, type(result)(*(c[start:stop] for c in result)), seconds)
+            for job, rows in batch:
+                stop = start + len(rows)
+                job.infer_s += seconds
+                receiver = job.receiver
+                if receiver is None:
+                    pass
+                elif stop - start == len(job.rows):
+                    self._end(job)
+                    queue_s = now - job.queued_at - job.infer_s
+                    receiver.on_result(result, start, stop, max(0.0, queue_s), job.infer_s)
+                elif job.add_rows(result, start, stop):
+                    whole, size = job.result, job.done
+                    self._end(job)
+                    queue_s = now - job.queued_at - job.infer_s
+                    receiver.on_result(whole, 0, size, max(0.0, queue_s), job.infer_s)
                 start = stop
         except Exception as error:  # otherwise the requests would wait for ever
-            for part in batch:
-                part.job.fail(error)
+            self._fail(batch, error)
 
-    async def _run_halves(self, batch: list[_Slice], error: Exception) -> None:
-        """Run a failed batch again in halves, so that only the request at fault fails."""
-        if len(batch) == 1:
-            batch[0].job.fail(error)
-            return
-        middle = len(batch) // 2
-        for half in (batch[:middle], batch[middle:]):
-            unfinished = [part for part in half if not part.job.future.done()]
-            if unfinished:
-                await self._run_batch(unfinished)
+    def _expire(self, job: Job) -> None:
+        self._end_with_error(job, TimeoutError())
 
-    def _deliver(self, job: _Job, piece: Columns, seconds: float) -> None:
-        job.infer_s += seconds
-        if job.future.done():
+    def _end_with_error(self, job: Job, error: Exception) -> None:
+        receiver = job.receiver
+        if receiver is not None:
+            self._end(job)
+            receiver.on_error(error)
+
+    def _end(self, job: Job) -> None:
+        """Give back all that a job holds."""
+        if job.receiver is None:
             return
-        n = len(piece[0])
-        if n < len(job.rows):
-            if job.result is None:
-                empty = (np.empty((len(job.rows), *c.shape[1:]), c.dtype) for c in piece)
-                job.result = type(piece)(*empty)
-            for whole, part in zip(job.result, piece, strict=True):
-                whole[job.done : job.done + n] = part
-            job.done += n
-            piece = job.result
+        job.receiver = None
+        self._deadlines.discard(job)
+        self._budget.release(job.reserved_bytes)
         if job.left:
-            return
-        total = perf_counter() - job.queued_at
-        job.future.set_result(Batched(piece, max(0.0, total - job.infer_s), job.infer_s))
-
-    def _withdraw(self, job: _Job) -> None:
-        """Drop the rows of a request that was cancelled or has failed.
-
-        The job stays in its queue and is skipped later: searching thousands of jobs takes long.
-        """
-        self._dequeue_rows(job, job.left)
-        job.rows = np.empty(
-            (0, *job.rows.shape[1:]), job.rows.dtype
-        )  # a slice would keep all rows alive
-        job.result = None
-        cancelled: asyncio.Future[Batched[Any]] = job.future.get_loop().create_future()
-        cancelled.cancel()
-        job.future = cancelled  # the old one's exception refers to frames that refer to the rows
+            self._dequeue_rows(job, job.left)
+            # It stays in its queue for a while, and a slice would keep all rows alive.
+            job.rows = np.empty((0, *job.rows.shape[1:]), job.rows.dtype)
+            job.result = None
 
     def _update_rate(self, rows: int, seconds: float) -> None:
         """Measure how fast the queue drains. `seconds` is the whole batch, not only its pass."""

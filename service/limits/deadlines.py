@@ -6,32 +6,36 @@ import asyncio
 import math
 from collections.abc import Callable
 from time import perf_counter
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
 
 
-class Deadlines:
-    """Calls back each key that is still registered at its deadline.
+class Deadlines(Generic[K]):
+    """Calls `expire` with each key that is still registered at its deadline.
 
     A timer per request would cost the loop more than the rest of the waiting, and hardly any of
     them ever fires. Here one timer waits for the earliest deadline, and finished requests are
     simply no longer registered. Times are on `time.perf_counter`'s clock.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[object, tuple[float, Callable[[], object]]] = {}
+    def __init__(self, expire: Callable[[K], object]) -> None:
+        self._expire = expire
+        self._waiting: dict[K, float] = {}
         self._next = math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, key: object, when: float, expire: Callable[[], object]) -> None:
-        """Call `expire` on the running loop at `when`, unless `key` is discarded before."""
+    def add(self, key: K, when: float) -> None:
+        """Expire `key` on the running loop at `when`, unless it is discarded before."""
         if when == math.inf:
             return
-        self._waiting[key] = when, expire
+        self._waiting[key] = when
         loop = asyncio.get_running_loop()
         if when < self._next or loop is not self._loop:
             self._arm(loop, when)
 
-    def discard(self, key: object) -> None:
+    def discard(self, key: K) -> None:
         """Remove a key, if it is registered."""
         self._waiting.pop(key, None)
 
@@ -44,10 +48,11 @@ class Deadlines:
     def _fire(self) -> None:
         now = perf_counter()
         # The loop's clock may be a little early. The deadline that it woke up for is due anyway.
-        due = [key for key, (when, _) in self._waiting.items() if when <= max(now, self._next)]
-        expired = [self._waiting.pop(key)[1] for key in due]
+        due = [key for key, when in self._waiting.items() if when <= max(now, self._next)]
+        for key in due:
+            del self._waiting[key]
         self._next, self._timer = math.inf, None
         if self._waiting:
-            self._arm(asyncio.get_running_loop(), min(when for when, _ in self._waiting.values()))
-        for expire in expired:
-            expire()
+            self._arm(asyncio.get_running_loop(), min(self._waiting.values()))
+        for key in due:
+            self._expire(key)

@@ -15,6 +15,10 @@ TIMEOUT_GRAIN_S: Final = 0.25
 """Deadlines are rounded up to a multiple of this, so that one timer can end many connections."""
 
 
+COLLECT_S: Final = 0.25
+"""How long the rest of a body may take to arrive before the parser is given what there is."""
+
+
 class Connection(Protocol):
     """What `Connections` needs of a connection."""
 
@@ -41,7 +45,7 @@ class Connections:
         self.keep_alive_s = settings.keep_alive_s
         self._max = settings.max_connections
         self._metrics = metrics
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines[Connection](lambda connection: connection.on_timeout())
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self.closing = False
@@ -86,6 +90,11 @@ class Connections:
         """
         self._set_timeout(connection, self.header_timeout_s)
 
+    def mark_collecting(self, connection: Connection) -> None:
+        """The rest of a small body should arrive at once."""
+        self._idle.pop(connection, None)
+        self._set_timeout(connection, COLLECT_S)
+
     def mark_busy(self, connection: Connection) -> None:
         """The connection has a request, and no deadline of its own."""
         self._idle.pop(connection, None)
@@ -104,4 +113,4 @@ class Connections:
 
     def _set_timeout(self, connection: Connection, timeout_s: float) -> None:
         when = math.ceil((perf_counter() + timeout_s) / TIMEOUT_GRAIN_S) * TIMEOUT_GRAIN_S
-        self._deadlines.add(connection, when, connection.on_timeout)
+        self._deadlines.add(connection, when)

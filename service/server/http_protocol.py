@@ -26,10 +26,12 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from service.http.direct import DirectRequests
 from service.http.lifecycle import new_id
 from service.http.prepared import PreparedResponse, TrustedHeaders
 from service.http.problems import error_response
 from service.server.connections import Connections
+from service.server.direct_reader import END_OF_HEAD, DirectReader
 from service.server.write_backlog import WriteBacklog
 
 log = logging.getLogger("service")
@@ -118,12 +120,19 @@ class HttpProtocol(HttpToolsProtocol):
         *args: Any,
         connections: Connections,
         refuse: Callable[[Any], PreparedResponse | None],
+        direct: DirectRequests,
         **options: Any,
     ) -> None:
         """`refuse` gives the answer to a request that is refused before it gets a task, or None."""
         super().__init__(*args, **options)
         self._connections = connections
         self._refuse_early = refuse
+        self._direct = direct
+        self._reader = DirectReader(self, direct, connections.budget)
+        self._arrived_meanwhile = b""
+        """Received while a direct request was being answered."""
+        self._chunk = b""
+        """What is being parsed, if it begins with the head that comes next."""
         self._state = ReadState.IDLE
         self._bytes_without_progress = 0
         """Received since the parser last reached the end of a head or a part of a body."""
@@ -142,6 +151,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the requests whose answers have not been sent."""
+        self._parse(self._reader.give_up())
         self._connections.remove(self)
         self._backlog.clear()
         unanswered = [cycle for cycle, _ in self.pipeline]
@@ -152,9 +162,20 @@ class HttpProtocol(HttpToolsProtocol):
             context = cycle.scope["state"].get("context")
             if context is not None and not cycle.response_complete:
                 context.leave()
+        if self._reader.request is not None:
+            self._reader.request.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived."""
+        """Read what has arrived: past the parser if that is possible."""
+        if self._reader.request is not None:
+            self._arrived_meanwhile += data
+            self.flow.pause_reading()
+            return
+        if self._reader.is_collecting or self._is_between_requests:
+            self._chunk = data = self._reader.take(data)
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         # Only for one request per read: those behind it wait until it is answered.
         self._can_refuse_early = True
         self._bytes_without_progress += len(data)
@@ -167,6 +188,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 if not self._is_broken:
                     self._break(400, "this is not HTTP/1.1")
+        self._chunk = b""
         if self._bytes_without_progress > MAX_HEAD_BYTES and not self._is_broken:
             self._break_over_limit()
 
@@ -200,6 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The end of a head."""
+        chunk, self._chunk = self._chunk, b""
         if self.parser.should_upgrade():
             self._state = ReadState.UPGRADE  # the parser stops here
             return
@@ -207,6 +230,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._bytes_without_progress = 0
         self._connections.mark_busy(self)
         super().on_headers_complete()
+        if chunk and self.cycle.keep_alive:
+            head = chunk[: chunk.find(END_OF_HEAD) + len(END_OF_HEAD)]
+            self._direct.learn(head, self.scope)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -242,7 +268,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_timeout(self) -> None:
         """What the connection was waiting for has not come in time: a head, the rest of a body, the
         next request, or progress of a client that reads an answer."""
-        if not self._backlog.is_empty and self._backlog.has_progressed():
+        if self._reader.is_collecting:
+            self._parse(self._reader.give_up())
+        elif not self._backlog.is_empty and self._backlog.has_progressed():
             self._watch_backlog()
         elif self._state is ReadState.HEAD and self._backlog.is_empty and not self._is_answering:
             limit = f"{self._connections.header_timeout_s:g} s"
@@ -267,9 +295,39 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Called by the server when it stops."""
-        super().shutdown()
+        self._parse(self._reader.give_up())
+        if self._reader.request is None:  # otherwise its answer closes the connection
+            super().shutdown()
         if self.transport.is_closing():
             self._end_tls_soon()
+
+    def await_body(self) -> None:
+        """See `DirectConnection`."""
+        self._connections.mark_collecting(self)
+
+    def await_batch(self) -> None:
+        """See `DirectConnection`."""
+        self._connections.mark_busy(self)
+
+    def answer_directly(self, status: int, head: bytes, body: bytes) -> None:
+        """Write the answer to the current request. `head` is its header lines."""
+        self._reader.request = None
+        for name, value in self.server_state.default_headers:
+            head = name + b": " + value + b"\r\n" + head
+        if self._connections.closing:
+            head += b"connection: close\r\n"
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        if self._connections.closing:
+            self.transport.close()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            self._watch_backlog()
+            return
+        self._update_timeout()
+        if self._arrived_meanwhile:
+            data, self._arrived_meanwhile = self._arrived_meanwhile, b""
+            self.flow.resume_reading()
+            self.data_received(data)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin a request whose turn it is: the answers before it have been written."""
@@ -288,6 +346,12 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_broken(self) -> bool:
         return self._state is ReadState.BROKEN
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether the next byte begins a request, and its answer could be sent at once."""
+        is_quiet = self._state is ReadState.IDLE and not self.flow.write_paused
+        return is_quiet and not self._is_answering and not self._connections.closing
 
     @property
     def _is_answering(self) -> bool:

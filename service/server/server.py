@@ -100,11 +100,14 @@ def serve(
         host=settings.host,
         port=settings.port,
         access_log=False,
+        proxy_headers=False,  # nothing here needs the client's address
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ws="none",
-        http=partial(HttpProtocol, connections=connections, refuse=app.refuse),  # type: ignore[arg-type] # uvicorn only calls it
+        http=partial(  # type: ignore[arg-type] # uvicorn only calls it
+            HttpProtocol, connections=connections, refuse=app.refuse, direct=app.direct
+        ),
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
     )

@@ -6,7 +6,10 @@ the totals; see `service.telemetry.metrics_files`.
 
 from __future__ import annotations
 
+import asyncio
 import os
+from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -62,6 +65,8 @@ class Metrics:
         self._read_queued_bytes: Callable[[], int] = lambda: 0
         self._read_connections: Callable[[], int] = lambda: 0
         self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._durations: dict[tuple[str, str, int], list[float]] = {}
+        self._queue_waits: list[float] = []
         self._requests = Counter(
             "vae_requests",
             "Requests answered",
@@ -162,22 +167,41 @@ class Metrics:
         self._model.set(1)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
-        series = self._by_route.get((method, route, status))
-        if series is None:  # cached, as a look-up of labels takes as long as counting
-            series = self._requests.labels(method, route, str(status)), self._latency.labels(route)
-            self._by_route[method, route, status] = series
-        requests, latency = series
-        requests.inc()
-        latency.observe(seconds)
+        """Count one answered request. It shows after this turn of the event loop."""
+        durations = self._durations.get((method, route, status))
+        if durations is not None:
+            durations.append(seconds)
+            return
+        is_first = not self._durations
+        self._durations[method, route, status] = [seconds]
+        if is_first:
+            _soon(self._count_requests)
+
+    def _count_requests(self) -> None:
+        """Count the requests of a turn together, which takes a fifth of the time."""
+        turn, self._durations = self._durations, {}
+        for key, durations in turn.items():
+            series = self._by_route.get(key)
+            if series is None:  # cached, as a look-up of labels takes as long as counting
+                method, route, status = key
+                series = (
+                    self._requests.labels(method, route, str(status)),
+                    self._latency.labels(route),
+                )
+                self._by_route[key] = series
+            requests, latency = series
+            requests.inc(len(durations))
+            _observe_all(latency, durations)
+        waits, self._queue_waits = self._queue_waits, []
+        _observe_all(self._queue_wait, waits)
 
     def count_invalid_request(self, status: int) -> None:
         """Count an answer to what is not a complete request: it has no method or route."""
         self._requests.labels("other", NO_ROUTE, str(status)).inc()
 
     def observe_queue_wait(self, seconds: float) -> None:
-        """Count one request's time in the queue."""
-        self._queue_wait.observe(seconds)
+        """Count one request's time in the queue, when the request is counted."""
+        self._queue_waits.append(seconds)
 
     def observe_batch(self, images: int, seconds: float) -> None:
         """Count one forward pass."""
@@ -213,6 +237,7 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus's text format, with the totals of all workers."""
         self.sample_process()
+        self._count_requests()
         shared = os.environ.get(DIRECTORY_VARIABLE)
         registry = CollectorRegistry()
         own: Collector = self._registry
@@ -234,6 +259,27 @@ class _WithoutOldModels(Collector):
             if metric.name == MODEL_INFO:
                 metric.samples = [sample for sample in metric.samples if sample.value]
             yield metric
+
+
+def _soon(work: Callable[[], None]) -> None:
+    """Call `work` after this turn of the event loop, or at once where there is none."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work()
+    else:
+        loop.call_soon(work)
+
+
+def _observe_all(histogram: Histogram, values: list[float]) -> None:
+    """As `histogram.observe` for each value. The library has no call for several."""
+    if len(values) == 1:
+        histogram.observe(values[0])
+    elif values:
+        histogram._sum.inc(sum(values))
+        bounds = histogram._upper_bounds
+        for bucket, count in Tally(bisect_left(bounds, value) for value in values).items():
+            histogram._buckets[bucket].inc(count)
 
 
 def _live_sum(name: str, description: str, registry: CollectorRegistry) -> Gauge:

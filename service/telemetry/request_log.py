@@ -23,7 +23,7 @@ STDERR: Final = 2
 
 Format = Literal["text", "json"]
 
-PLAIN_PATH: Final = re.compile(r"[!#-~]+")
+PLAIN_PATH: Final = re.compile(r"[!#-&(-~]+")
 """Paths that need no quotes in text: nothing in them could end the line or look like a field."""
 
 MAX_PATH: Final = 256

@@ -143,7 +143,7 @@ class HeldPass:
 def hold(monkeypatch: pytest.MonkeyPatch, app: App, name: str) -> HeldPass:
     """Make the engine's method `name` wait, in the inference thread however small its batch is."""
     engine = engine_of(app)
-    monkeypatch.setattr(app.state.service.inference, "_inline_images", 0)
+    monkeypatch.setattr(app.state.service.inference, "inline_images", 0)
     held = HeldPass(getattr(engine, name))
     monkeypatch.setattr(engine, name, held)
     return held

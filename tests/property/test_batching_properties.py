@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.errors import QueueFullError
-from service.inference.batching import Batched, MicroBatcher
+from service.inference.batching import MicroBatcher
+from service.inference.jobs import Batched
 from service.limits.byte_budget import ByteBudget
 
 T = TypeVar("T")

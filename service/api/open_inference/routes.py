@@ -44,7 +44,6 @@ from service.codecs.responses import json_response
 from service.errors import BadBodyError, NotFoundError, NotReadyError
 from service.http.body import read_body
 from service.http.fast_routes import fast
-from service.inference.admission import ScoreOptions
 from service.request import RequestContext
 
 PLATFORM: Final = "pytorch_vae"
@@ -74,7 +73,7 @@ MODELS: Final[Mapping[str, Model]] = {
     "anomaly-score": Model(
         "images",
         ("score", "p_value", "is_anomaly", "mse", "kl"),
-        lambda s, *work: s.inference.score(*work, ScoreOptions(alpha=s.settings.alpha)),
+        lambda s, *work: s.inference.score(*work, s.default_score),
     ),
 }
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.batching import Batched, MicroBatcher
+from service.inference.batching import MicroBatcher
+from service.inference.jobs import Batched
 
 HANG_S = 10
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.inference.batching import Batched, MicroBatcher
+from service.inference.batching import MicroBatcher
+from service.inference.jobs import Batched
 from tests.unit.service.inference.batches import (
     HANG_S,
     Doubled,

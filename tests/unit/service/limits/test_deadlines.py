@@ -19,18 +19,17 @@ LATE_S = 0.5
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12))
 def test_each_expires_once_in_time_unless_it_is_done(waits: list[tuple[int, bool]]) -> None:
     expired: dict[int, float] = {}
-    deadlines = Deadlines()
+
+    def expire(key: int) -> None:
+        assert key not in expired
+        expired[key] = perf_counter()
+
+    deadlines = Deadlines(expire)
 
     async def main() -> None:
         start = perf_counter()
         for key, (milliseconds, done) in enumerate(waits):
-            when = start + milliseconds / 1000
-
-            def expire(key: int = key) -> None:
-                assert key not in expired
-                expired[key] = perf_counter()
-
-            deadlines.add(key, when, expire)
+            deadlines.add(key, start + milliseconds / 1000)
             if done:
                 deadlines.discard(key)
         await asyncio.sleep(0.06)
@@ -54,33 +53,33 @@ def test_one_timer_for_all() -> None:
             return call_later(*args, **options)  # type: ignore[arg-type]
 
         loop.call_later = counting  # type: ignore[method-assign]
-        deadlines = Deadlines()
+        deadlines = Deadlines[object](lambda _: None)
         now = perf_counter()
         for key in range(100):
-            deadlines.add(key, now + 60 + key, lambda: None)
+            deadlines.add(key, now + 60 + key)
             deadlines.discard(key)
         assert made == 1
-        deadlines.add("sooner", now + 30, lambda: None)
+        deadlines.add("sooner", now + 30)
         assert made == 2
-        deadlines.add("never", math.inf, lambda: None)
+        deadlines.add("never", math.inf)
         assert made == 2
 
     asyncio.run(main())
 
 
 def test_one_loop_after_another() -> None:
-    deadlines = Deadlines()
+    deadlines = Deadlines[asyncio.Event](asyncio.Event.set)
 
     async def wait(seconds: float) -> None:
         expired = asyncio.Event()
-        deadlines.add("mine", perf_counter() + seconds, expired.set)
+        deadlines.add(expired, perf_counter() + seconds)
         async with asyncio.timeout(LATE_S):
             await expired.wait()
 
     asyncio.run(wait(0.03))
 
     async def leave_one_waiting() -> None:
-        deadlines.add("left", perf_counter() + 60, lambda: None)
+        deadlines.add(asyncio.Event(), perf_counter() + 60)
 
     asyncio.run(leave_one_waiting())
     asyncio.run(wait(0.06))  # later than the one before, whose loop is closed

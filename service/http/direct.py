@@ -1,0 +1,227 @@
+"""Small requests that are answered without a task: from the parser to the batch to the answer.
+
+A request that arrives in one piece, and whose head is known to the byte, needs no parsing, no
+routing and no coroutine. What there is to do follows from its head alone, and is kept as a `Plan`.
+All other requests take the general way, through `service.http.lifecycle`. So does any request that
+turns out to be unusual before it is queued: a full queue, a body that is wrong or slow to read.
+Both ways give the same answers, headers, metrics and log lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, NamedTuple, Protocol
+
+from starlette.types import Scope
+
+from service.codecs.registry import INLINE_JSON_BYTES
+from service.errors import ServiceError
+from service.http.compression import COMPRESS_BYTES
+from service.http.lifecycle import CLIENT_LEFT, RequestLifecycle, Target, headers_of, new_id
+from service.inference.batching import MicroBatcher
+from service.inference.jobs import Job, Rows, Run
+from service.request import RequestContext
+
+MAX_HEADS: Final = 1024
+"""Heads to keep. When there are more, all are dropped: the common ones are soon back."""
+
+MAX_HEAD_BYTES: Final = 1024
+"""Longer heads are not kept, so that callers cannot fill the memory with them."""
+
+MAX_BODY_BYTES: Final = INLINE_JSON_BYTES
+"""Larger bodies take the general way, where threads read them if that takes long."""
+
+PLAIN_HEADERS: Final = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection"),
+        *(b"content-length", b"content-type", b"forwarded", b"host", b"user-agent", b"via"),
+        *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
+        *(b"x-real-ip", b"x-request-timeout"),
+    }
+)
+"""Headers that a kept head may have. Any other may be unique to its request, such as a trace, or
+need what only the general way does, such as a compressed body."""
+
+ANSWER: Final = (
+    b"content-length: %d\r\ncontent-type: application/json\r\nvary: %b\r\n"
+    b"x-request-id: %b\r\nx-model-version: %b\r\nserver-timing: queue;dur=%.3f, infer;dur=%.3f\r\n"
+)
+
+
+class Plan(NamedTuple):
+    """What to do with the bodies of requests that have the same head."""
+
+    read: Callable[[bytes], Rows | None]
+    """Gives the rows in a body at once; None if that would take long. May raise `ServiceError`."""
+    run: Run[Any]
+    inline_rows: int
+    write: Callable[[Any, int, int], bytes]
+    """The answer as JSON, for the rows from a start to a stop of what `run` returned. It is sent as
+    it is, so if the caller accepts compression it must be shorter than `COMPRESS_BYTES`."""
+
+
+Planner = Callable[[Mapping[str, str], bytes], Plan | None]
+"""Takes the headers and the query string. None if the request is not a usual one."""
+
+
+class Head(NamedTuple):
+    """A head that was parsed before, and what follows from it."""
+
+    content_length: int
+    scope: Scope
+    """Its method and path."""
+    headers: Mapping[str, str]
+    target: Target
+    plan: Plan | None
+    """None if its requests take the general way."""
+
+    @property
+    def may_be_collected(self) -> bool:
+        """Whether a body may be waited for before the request begins, and with it its timeout."""
+        return self.plan is not None and "x-request-timeout" not in self.headers
+
+
+class Connection(Protocol):
+    """What a direct request needs of its connection."""
+
+    def answer_directly(self, status: int, head: bytes, body: bytes) -> None:
+        """Write the answer to the current request. `head` is its header lines."""
+
+
+class DirectRequests:
+    """Begins requests whose heads are known."""
+
+    def __init__(self, lifecycle: RequestLifecycle, batcher: MicroBatcher) -> None:
+        self._lifecycle = lifecycle
+        self._batcher = batcher
+        self._planners: Mapping[str, Planner] = {}
+        self._heads: dict[bytes, Head] = {}
+        self.find = self._heads.get
+        """The `Head` for the bytes of a head; None if it is not known."""
+
+    def use(self, planners: Mapping[str, Planner]) -> None:
+        """Plan the requests that begin from now on with these, by path."""
+        self._planners = planners
+        self._heads.clear()
+
+    def learn(self, head: bytes, scope: Mapping[str, Any]) -> None:
+        """Keep the head of a complete request, as parsed into `scope`, if it is a usual one."""
+        planner = self._planners.get(scope["path"])
+        if planner is None or scope["method"] != "POST" or len(head) > MAX_HEAD_BYTES:
+            return
+        names = {name for name, _ in scope["headers"]}
+        lines = len(scope["headers"])
+        is_plain = len(names) == lines and names <= PLAIN_HEADERS
+        # The parser may skip line breaks before a head, or take others than CRLF for the end of it.
+        is_whole = head.startswith(b"POST ") and head.count(b"\n") == lines + 2
+        if not (is_plain and is_whole) or head in self._heads:
+            return
+        headers = headers_of(scope)
+        length = int(headers.get("content-length", MAX_BODY_BYTES + 1))
+        if length > MAX_BODY_BYTES:
+            return
+        if len(self._heads) >= MAX_HEADS:
+            self._heads.clear()
+        path = scope["path"]
+        self._heads[head] = Head(
+            length,
+            {"method": "POST", "path": path},
+            headers,
+            Target("POST", path, path),
+            planner(headers, scope["query_string"]),
+        )
+
+    def begin(self, head: Head, body: bytes, connection: Connection) -> DirectRequest | None:
+        """Queue a request's rows; its answer goes to `connection`, later.
+
+        None, and nothing has happened, if the request has to take the general way.
+        """
+        started = perf_counter()
+        plan = head.plan
+        if plan is None or self._batcher.is_full:
+            return None
+        try:
+            rows = plan.read(body)
+            if rows is None:
+                return None
+            lifecycle = self._lifecycle
+            request = DirectRequest(
+                new_id(),
+                lifecycle.model_version,
+                lifecycle.budget,
+                lifecycle.timeout_s,
+                started,
+                lifecycle.check_queue_capacity,
+                head.headers,
+                head=head,
+                write=plan.write,
+                connection=connection,
+                lifecycle=lifecycle,
+                batcher=self._batcher,
+            )
+            lifecycle.authorize(head.scope, request)
+            request.images = len(rows)
+            lifecycle.check_queue_capacity(len(rows), len(body) + rows.nbytes)
+            if request.quota is not None:
+                request.quota.take(len(rows))
+        except ServiceError:
+            return None
+        request.reserve_answer(len(body))
+        request.job = self._batcher.enqueue(
+            plan.run, rows, request, request.deadline, inline_rows=plan.inline_rows
+        )
+        return request
+
+
+@dataclass(slots=True, kw_only=True)
+class DirectRequest(RequestContext):
+    """A request that has no task. The batcher gives it its result."""
+
+    head: Head
+    write: Callable[[Any, int, int], bytes]
+    connection: Connection
+    lifecycle: RequestLifecycle
+    batcher: MicroBatcher
+    job: Job | None = None
+
+    def on_result(self, result: Any, start: int, stop: int, queue_s: float, infer_s: float) -> None:
+        """Answer with these rows of the result."""
+        self.queue_s, self.infer_s = queue_s, infer_s
+        self.lifecycle.metrics.observe_queue_wait(queue_s)
+        try:
+            body = self.write(result, start, stop)
+        except Exception as error:
+            self.on_error(error)
+            return
+        lines = ANSWER % (
+            len(body),
+            b"Accept" if len(body) < COMPRESS_BYTES else b"Accept, Accept-Encoding",
+            self.request_id.encode("ascii"),
+            self.model_version.encode("ascii"),
+            queue_s * 1e3,
+            infer_s * 1e3,
+        )
+        if self.quota is not None:
+            lines += lines_of(self.quota.headers)
+        self.connection.answer_directly(200, lines, body)
+        self.lifecycle.end(self, self.head.target, 200)
+
+    def on_error(self, error: Exception) -> None:
+        """Answer that the request has failed, or timed out."""
+        status, headers, body = self.lifecycle.problem(error, self.head.scope, self)
+        self.connection.answer_directly(status, lines_of(headers), body)
+        self.lifecycle.end(self, self.head.target, status)
+
+    def leave(self) -> None:
+        """Note that the client has disconnected, and drop what has not begun."""
+        if self.job is not None and not self.left:
+            self.left = True
+            self.batcher.withdraw(self.job)
+            self.lifecycle.end(self, self.head.target, CLIENT_LEFT)
+
+
+def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as the lines of a head."""
+    return b"".join(name + b": " + value + b"\r\n" for name, value in headers)
