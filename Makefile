@@ -6,7 +6,7 @@ BIN := .venv/bin
 C_SOURCES := $(wildcard model/*.[ch] model/*/*.[ch] service/*.[ch] service/*/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-against bench-body-types bench-quality soak fuzz clean
+.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
 .DEFAULT_GOAL := help
 
 # $(call quote,VALUE): VALUE as one word for the shell, with a leading ~/ expanded as the shell would.
@@ -89,6 +89,9 @@ bench-quality: .venv/.test ## measure anomaly detection, hours, into benchmarks/
 	$(BIN)/python -m benchmarks.quality --data $(call quote,$(DATA)) $(ARGS)
 	$(BIN)/python -m benchmarks.likelihood --data $(call quote,$(DATA)/mnist)
 	$(BIN)/python -m benchmarks.score_choice --data $(call quote,$(DATA))
+
+bench-gpu: .venv/.test ## measure a GPU, 8 minutes, into benchmarks/results/
+	PYTHON=$(BIN)/python benchmarks/gpu.sh $(ARGS)
 
 soak: .venv/.test ## measure the promises of docs/reliability.md, 1 hour; or some: ARGS="overload stops"
 	$(BIN)/python -m benchmarks.reliability $(ARGS)

@@ -131,10 +131,12 @@ def main() -> None:
     """Measure `Engine.score` on one core, and print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="three batch sizes, once")
-    quick = parser.parse_args().quick
+    parser.add_argument("--batches", type=int, nargs="+", help="these sizes instead")
+    given = parser.parse_args()
+    batches = given.batches or (QUICK_BATCHES if given.quick else BATCHES)
     # Before torch is imported, which counts the cores it may use.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(json.dumps(measure(QUICK_BATCHES if quick else BATCHES, 1 if quick else REPEATS)))
+    print(json.dumps(measure(batches, 1 if given.quick else REPEATS)))
 
 
 if __name__ == "__main__":

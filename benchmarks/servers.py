@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -47,6 +47,10 @@ STOP_S: Final = 20.0
 """From SIGTERM until the server has exited; then SIGKILL."""
 
 POLL_S: Final = 0.02
+
+Check = Callable[[Server, int, int], None]
+"""Sends a server at a port so many images. Raises `PeerError` unless the answer is right, and
+`NoAnswerError` where there is none yet."""
 
 TOLERANCE: Final = 1e-4
 """Relative, of a score: the last bits depend on numpy's version and on the batch size."""
@@ -101,18 +105,22 @@ def running(
     *,
     root: Path = ROOT,
     cores: Collection[int] | None = None,
+    check: Check | None = None,
 ) -> Iterator[Running]:
     """Start a server, wait until it answers correctly, and finally stop all of its processes.
 
     `flags` are added to its command line. `root` is the checkout that it is run from, and `cores`
-    are the only ones that it may use. Raises `PeerError`, with the end of its log, if it does not
-    get ready, answers wrongly, ends by itself or leaves a process behind.
+    are the only ones that it may use. `check` replaces `check_scores`. Raises `PeerError`, with the
+    end of its log, if it does not get ready, answers wrongly, ends by itself or leaves a process
+    behind.
     """
     install(server)
     port = port or free_port()
     if not is_free(port):
         raise PeerError(f"{server.name} cannot be started: port {port} is taken")
-    expected_scores(server.score)  # before the clock runs
+    if check is None:
+        check = check_scores
+        expected_scores(server.score)  # before the clock runs
     command = server.command(port, flags)
     with tempfile.TemporaryDirectory(prefix="vae-", ignore_cleanup_errors=True) as scratch:
         log = Path(scratch, "log.txt")
@@ -123,7 +131,10 @@ def running(
             name: value.format(scratch=scratch, spare_port=free_port())
             for name, value in server.environment.items()
         }
-        paths = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+        # A peer has an environment of its own; this project's may be in part on the path.
+        shared = "" if server.is_peer else os.environ.get("PYTHONPATH", "")
+        path = os.pathsep.join(filter(None, (str(root), shared)))
+        paths = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         # The service's settings are its flags alone, whatever is set where the benchmark runs.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("VAE_")}
         tree = live = None
@@ -144,7 +155,7 @@ def running(
                     start_new_session=True,
                 )
                 tree = ProcessTree(process, mark["VAE_BENCH_ID"])
-            _wait_until_ready(server, port, process, log)
+            _wait_until_ready(server, port, process, log, check)
             ready_s = time.perf_counter() - started
             check(server, port, IMAGES)
             live = Running(server=server, pid=process.pid, port=port, ready_s=ready_s, _tree=tree)
@@ -160,7 +171,7 @@ def running(
                 raise PeerError(f"{server.name} has ended, but port {port} is still taken")
 
 
-def check(server: Server, port: int, count: int) -> None:
+def check_scores(server: Server, port: int, count: int) -> None:
     """Send the first `count` of the sample images, and check the scores. Raises `PeerError`."""
     images = sample_images()[:count]
     connection = HTTPConnection(HOST, port, timeout=30)
@@ -196,7 +207,7 @@ def ask(connection: HTTPConnection, request: Request) -> tuple[int, bytes]:
 
 
 def _wait_until_ready(
-    server: Server, port: int, process: subprocess.Popen[bytes], log: Path
+    server: Server, port: int, process: subprocess.Popen[bytes], log: Path, check: Check
 ) -> None:
     end = time.monotonic() + READY_S
     reason = ""

@@ -74,7 +74,7 @@ class Workload:
 def shared_workloads(server: Server) -> list[Workload]:
     """The workloads that all servers take; one with a fixed answer gets one image only.
 
-    `benchmarks.servers.check` has checked the answers.
+    `benchmarks.servers.check_scores` has checked the answers.
     """
     images = sample_images()
     workloads = [

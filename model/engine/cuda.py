@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -17,15 +18,24 @@ from model.engine.oom_backoff import OomBackoff, join_columns
 from model.engine.passes import Passes, heads_and_logits
 from model.engine.rows import Rows
 from model.engine.sampled_passes import SampledPasses
-from model.engine.staging import Accelerator, Staging
+from model.engine.staging import Accelerator, Buffers, Staging
 from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
 from model.scores.sampled import errors_by_torch
 
 PREFERRED_BATCH: Final = 8192
 
+RECORDING: Final = Lock()
+"""Held while a graph is recorded: CUDA allows one recording at a time in a process, and a bundle
+that is being loaded again records in another thread than the one that serves."""
+
 
 class CudaAccelerator:
-    """A GPU with a stream of its own."""
+    """A GPU with a stream of its own.
+
+    All recordings take their temporary memory from one pool, so that together they need no more
+    than the largest. That is safe because one runs at a time, and its result is copied before the
+    next one starts.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -33,6 +43,9 @@ class CudaAccelerator:
         # Products in TF32 would agree with the CPU to 1e-3 only.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+        self._pool = torch.cuda.graph_pool_handle()
+        # A pool whose last graph is gone cannot be used again, so one graph stays.
+        self._first = self.record(lambda: torch.zeros(1, device=device))
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory of the host that the GPU reads and writes directly."""
@@ -47,11 +60,13 @@ class CudaAccelerator:
 
         Returns a function that replays it, and its result, which every replay overwrites.
         """
-        with torch.cuda.stream(self._stream):
+        with RECORDING, torch.cuda.stream(self._stream):
             work()  # the first call sets up libraries, which must not become part of the graph
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
+            # By default, an allocation in any other thread would break the recording.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
                 output = work()
         return graph.replay, output
 
@@ -88,14 +103,19 @@ class CudaBackend(Backend):
             bundle, network, device, partial(heads_and_logits, network), errors_by_torch(network)
         )
         self._max_rows = PREFERRED_BATCH
+        self._buffers = Buffers(accelerator)
         self._stagings: dict[str, Staging] = {}
         self._drawn_reconstructions: OomBackoff[Reconstructions] | None = None
         self._draws: dict[int, OomBackoff[Draws]] = {}
 
     def prepare(self, max_rows: int) -> Sequence[int]:
-        """Record the powers of two: an unrecorded size would make its first client wait."""
+        """Record the powers of two: an unrecorded size would make its first client wait.
+
+        The largest come first, as smaller ones find room in their memory.
+        """
         self._max_rows = max_rows
-        return sorted({1, max_rows} | {1 << power for power in range(max_rows.bit_length())})
+        sizes = {1, max_rows} | {1 << power for power in range(max_rows.bit_length())}
+        return sorted(sizes, reverse=True)
 
     def max_rows(self, kind: str) -> int:
         """Rows in one batch of a pass that has run before, such as `encode` or `score mse`."""
@@ -154,7 +174,9 @@ class CudaBackend(Backend):
         """The staging of one kind of pass, over rows of P numbers unless `width` is given."""
         if kind not in self._stagings:
             width = width or self._config.pixels
-            self._stagings[kind] = Staging(self._accelerator, run, width, self._max_rows)
+            self._stagings[kind] = Staging(
+                self._accelerator, self._buffers, run, width, self._max_rows
+            )
         return self._stagings[kind]
 
     def _as_images(self, pixels: Floats) -> Floats:

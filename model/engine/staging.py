@@ -47,20 +47,58 @@ class Accelerator(Protocol):
         ...
 
 
+class Buffers:
+    """Memory for one batch and its results, which all kinds of passes and all sizes share.
+
+    That is safe because one pass runs at a time. Ask for the largest size first: smaller ones are
+    parts of it, whereas a larger one needs memory of its own.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._inputs: dict[tuple[torch.dtype, int], tuple[Tensor, Tensor]] = {}
+        self._results: dict[int, Tensor] = {}
+
+    def input(self, rows: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Memory for rows, (rows, width), on the host and on the device."""
+        host, device = self._inputs.get((dtype, width), (None, None))
+        if host is None or device is None or len(host) < rows:
+            host = self._accelerator.pinned(rows, width, dtype=dtype)
+            device = self._accelerator.empty(rows, width, dtype=dtype)
+            self._inputs[dtype, width] = host, device
+        return host[:rows], device[:rows]
+
+    def result(self, rows: int, width: int) -> Tensor:
+        """Memory of the host for results, (rows, width) float32."""
+        host = self._results.get(width)
+        if host is None or len(host) < rows:
+            host = self._results[width] = self._accelerator.pinned(rows, width, dtype=torch.float32)
+        return host[:rows]
+
+    def clear(self) -> None:
+        """Keep none of it beyond its present users."""
+        self._inputs.clear()
+        self._results.clear()
+
+
 class _Recording:
     """One pass at one batch size, from host memory to host memory."""
 
     def __init__(
-        self, accelerator: Accelerator, run: Callable[[Tensor], Tensor], host: Tensor
+        self,
+        accelerator: Accelerator,
+        buffers: Buffers,
+        run: Callable[[Tensor], Tensor],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
     ) -> None:
         self._accelerator = accelerator
-        self._host = host
-        self.rows = host.numpy()
-        self._input = accelerator.empty(*host.shape, dtype=host.dtype)
+        self._host, self._input = buffers.input(*shape, dtype)
+        self.rows = self._host.numpy()
         with accelerator.stream():
-            self._input.copy_(host)
-        self._replay, self._output = accelerator.record(lambda: run(_scaled(self._input)))
-        self._result = accelerator.pinned(*self._output.shape, dtype=torch.float32)
+            self._input.copy_(self._host)
+        self._replay, self._output = accelerator.record(lambda: run(scaled(self._input)))
+        self._result = buffers.result(*self._output.shape)
 
     def __call__(self, n: int) -> NDArray[np.float32]:
         """The results of the first `n` rows of `rows`, (n, W), in memory of their own."""
@@ -81,14 +119,20 @@ class Staging:
     """
 
     def __init__(
-        self, accelerator: Accelerator, run: Callable[[Tensor], Tensor], width: int, max_rows: int
+        self,
+        accelerator: Accelerator,
+        buffers: Buffers,
+        run: Callable[[Tensor], Tensor],
+        width: int,
+        max_rows: int,
     ) -> None:
         self._accelerator = accelerator
+        self._buffers = buffers
         self._run = run
         self._width = width
         self._recordings: dict[tuple[torch.dtype, int], _Recording] = {}
         self._backoff = OomBackoff[NDArray[np.float32]](
-            self._run_once, np.concatenate, max_rows, self._recordings.clear
+            self._run_once, np.concatenate, max_rows, self._free_memory
         )
 
     @property
@@ -107,12 +151,17 @@ class Staging:
         size = 1 << max(0, n - 1).bit_length()
         recording = self._recordings.get((dtype, size))
         if recording is None:
-            host = self._accelerator.pinned(size, self._width, dtype=dtype)
-            recording = _Recording(self._accelerator, self._run, host)
+            shape = size, self._width
+            recording = _Recording(self._accelerator, self._buffers, self._run, shape, dtype)
             self._recordings[dtype, size] = recording
         fill(recording.rows, parts)
         return recording(n)
 
+    def _free_memory(self) -> None:
+        self._recordings.clear()
+        self._buffers.clear()
 
-def _scaled(rows: Tensor) -> Tensor:
+
+def scaled(rows: Tensor) -> Tensor:
+    """Rows as a pass takes them: uint8 as float32 in [0, 1], float32 as it is."""
     return rows.float() / 255 if rows.dtype == torch.uint8 else rows

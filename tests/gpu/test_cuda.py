@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,7 +52,10 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module", params=["mnist", "mnist-conv"])
+NETWORKS = ["mnist", "mnist-conv"]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def engines(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
     bundle = load_bundle(find_bundle(request.param))
     on_gpu = Engine(bundle, device="cuda")
@@ -68,6 +72,54 @@ def test_it_agrees_with_the_cpu(engines: tuple[Engine, Engine], digits: NDArray[
                 getattr(cpu, name)(images), getattr(gpu, name)(images), strict=True
             ):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_and_floats_agree(engines: tuple[Engine, Engine], digits: NDArray[np.uint8]) -> None:
+    _, gpu = engines
+    for n in (1, 64):
+        images = digits[:n]
+        for one, other in zip(gpu.score(images), gpu.score(images / np.float32(255)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_known_image_has_its_scores_in_each_type(name: str, dtype: str) -> None:
+    engine = Engine(load_bundle(find_bundle(name)), device="cuda", dtype=dtype)
+    assert engine.is_right(engine.score(engine.probe, "mse"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recordings_share_their_memory(name: str) -> None:
+    """Otherwise each of some 200 recordings would keep what it needs while it runs."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    engine = Engine(load_bundle(find_bundle(name)), device="cuda")
+    engine.warm_up(1024)
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - before < 2 << 30
+
+
+def test_a_network_is_recorded_while_another_serves(digits: NDArray[np.uint8]) -> None:
+    """As when a bundle is loaded again. What one thread has recorded, another one replays."""
+    bundle = load_bundle(find_bundle("mnist"))
+    images = digits[:64]
+
+    def load() -> Engine:
+        engine = Engine(bundle, device="cuda")
+        engine.warm_up(64)
+        return engine
+
+    serving = load()
+    expected = serving.score(images).score
+    noise = np.zeros((64, bundle.config.latent_size), np.float32)
+    with ThreadPoolExecutor(1) as executor:
+        loading = executor.submit(load)
+        while not loading.done():
+            np.testing.assert_allclose(serving.score(images).score, expected, rtol=1e-5)
+            serving.reconstruct_drawn(serving.reconstruct_rows(images, noise))
+        loaded = loading.result()
+    np.testing.assert_allclose(loaded.score(images).score, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_memory_that_runs_out_splits_the_batch(digits: NDArray[np.uint8]) -> None:

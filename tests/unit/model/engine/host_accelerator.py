@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -20,13 +21,17 @@ class HostAccelerator:
         self.recorded: list[int] = []
         self.replays = 0
         self.waits = 0
+        self.allocated_bytes = 0
+        """On either side, of rows and results."""
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        self.allocated_bytes += math.prod(shape) * dtype.itemsize
         return torch.zeros(shape, dtype=dtype)
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         if shape[0] > self.rows_that_fit:
             raise torch.OutOfMemoryError("out of memory")
+        self.allocated_bytes += math.prod(shape) * dtype.itemsize
         return torch.full(shape, 77, dtype=dtype)
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

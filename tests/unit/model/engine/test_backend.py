@@ -112,5 +112,10 @@ def test_an_unknown_score_is_a_key_error(
 def test_the_sizes_to_warm_up_include_one_and_the_largest(bundle: Bundle) -> None:
     for make in BACKENDS.values():
         sizes = make(bundle).prepare(9)
-        assert list(sizes) == sorted({1, 9, *sizes})
+        assert sorted(sizes) == sorted({1, 9, *sizes})
         assert max(sizes) == 9
+
+
+def test_a_gpu_records_the_largest_batch_first(bundle: Bundle) -> None:
+    """Smaller ones then find room in its memory."""
+    assert list(staged_backend(bundle).prepare(9)) == [9, 8, 4, 2, 1]

@@ -17,7 +17,7 @@ from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.engine import device as device_module
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
-from model.engine.staging import Staging
+from model.engine.staging import Buffers, Staging
 from tests.unit.model.engine.host_accelerator import HostAccelerator
 
 WIDTH = 6
@@ -27,6 +27,10 @@ MOST = 32
 def run(rows: Tensor) -> Tensor:
     """Two columns, of which each row has its own."""
     return torch.stack([rows.sum(dim=1), rows[:, 0] - rows[:, -1]], dim=1)
+
+
+def staging_on(accelerator: HostAccelerator) -> Staging:
+    return Staging(accelerator, Buffers(accelerator), run, WIDTH, MOST)
 
 
 def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -46,7 +50,7 @@ def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
 def test_rows_go_there_and_come_back(batches: list[list[tuple[int, bool]]], seed: int) -> None:
     """Any sizes, in one array or several, bytes or floats or both, one batch after another."""
     random = np.random.default_rng(seed)
-    staging = Staging(HostAccelerator(), run, WIDTH, MOST)
+    staging = staging_on(HostAccelerator())
     kept = []
     for batch in batches:
         parts: list[NDArray[Any]] = [
@@ -63,7 +67,7 @@ def test_rows_go_there_and_come_back(batches: list[list[tuple[int, bool]]], seed
 
 def test_one_recording_a_power_of_two() -> None:
     accelerator = HostAccelerator()
-    staging = Staging(accelerator, run, WIDTH, MOST)
+    staging = staging_on(accelerator)
     for n in (1, 2, 3, 4, 5, 7, 8, 8, 17, 31, 32, 1):
         staging(np.zeros((n, WIDTH), np.uint8))
     assert accelerator.recorded == [1, 2, 4, 8, 32]
@@ -74,7 +78,7 @@ def test_one_recording_a_power_of_two() -> None:
 
 def test_memory_that_runs_out_halves_the_batches(caplog: pytest.LogCaptureFixture) -> None:
     accelerator = HostAccelerator(rows_that_fit=8)
-    staging = Staging(accelerator, run, WIDTH, MOST)
+    staging = staging_on(accelerator)
     rows = np.random.default_rng(0).random((30, WIDTH), dtype=np.float32)
     np.testing.assert_allclose(staging(rows), expected(rows), rtol=1e-6)
     assert staging.max_rows == 7  # 30, 15, 7, of which the next power of two fits
@@ -85,7 +89,7 @@ def test_memory_that_runs_out_halves_the_batches(caplog: pytest.LogCaptureFixtur
 
 
 def test_where_not_even_one_row_fits() -> None:
-    staging = Staging(HostAccelerator(rows_that_fit=0), run, WIDTH, MOST)
+    staging = staging_on(HostAccelerator(rows_that_fit=0))
     with pytest.raises(torch.OutOfMemoryError):
         staging(np.zeros((5, WIDTH), np.uint8))
 
@@ -171,3 +175,17 @@ def test_an_engine_that_stages_agrees_with_one_that_does_not(
     staged.score([digits[:3], digits[:2] / np.float32(255)])
     staged.encode(digits[:8] / np.float32(255))
     assert len(accelerator.recorded) == recorded  # none of it waited for a recording
+
+
+def test_passes_and_sizes_share_their_memory(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = HostAccelerator()
+    monkeypatch.setattr(device_module, "accelerator_of", lambda _: accelerator)
+    engine = Engine(bundle, device="cpu", threads=1)
+    engine.warm_up(8)
+    pixels, latents = bundle.config.pixels, bundle.config.latent_size
+    images = 2 * 8 * pixels * (1 + 4)  # on both sides, as uint8 and as float32
+    z = 2 * 8 * latents * 4
+    results = 8 * 4 * (2 * latents + pixels + (pixels + 1) + 3 + (3 + pixels))
+    assert accelerator.allocated_bytes == images + z + results
