@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import Lock
 from typing import Final
@@ -27,6 +28,19 @@ PREFERRED_BATCH: Final = 8192
 RECORDING: Final = Lock()
 """Held while a graph is recorded: CUDA allows one recording at a time in a process, and a bundle
 that is being loaded again records in another thread than the one that serves."""
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector away: if it destroys another engine's graphs while one is
+    recorded, it breaks the recording."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CudaAccelerator:
@@ -60,7 +74,7 @@ class CudaAccelerator:
 
         Returns a function that replays it, and its result, which every replay overwrites.
         """
-        with RECORDING, torch.cuda.stream(self._stream):
+        with RECORDING, _no_collection(), torch.cuda.stream(self._stream):
             work()  # the first call sets up libraries, which must not become part of the graph
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()

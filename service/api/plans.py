@@ -1,4 +1,4 @@
-"""Plans for direct requests: /anomaly-score and /encode, with small bodies and answers in JSON.
+"""Plans for direct requests: /anomaly-score and /encode, with small bodies.
 
 A planner sees a request's head, and plans what `service.api.images` would do. It gives None for
 options that are seldom used, and for errors: their requests take the general way.
@@ -10,19 +10,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
+import numpy as np
 from fastapi.exceptions import RequestValidationError
 
-from model.results import Encoding
+from model.results import Encoding, Floats
 from service.api import schemas
 from service.api.images import image_options, score_fields, score_options
 from service.api.state import Service
 from service.codecs import registry
 from service.codecs.accept import negotiate
 from service.codecs.options import Pixels
-from service.codecs.responses import to_json
+from service.codecs.responses import Result, to_json
 from service.errors import ServiceError
 from service.http.compression import COMPRESS_BYTES, is_accepted
-from service.http.direct import Plan, Planner
+from service.http.direct import Answer, Plan, Planner, lines_of
 from service.http.fast_routes import parse_query
 from service.inference.admission import ScoresWithPValues
 
@@ -85,28 +86,34 @@ def _plan_scores(
 ) -> Plan | None:
     query = parse_query(schemas.ScoreQuery, query_string)
     options = score_options(service, query)
+    accepted = _accepted(headers)
     inference = service.inference
     usual = not (options.map or options.fdr) and inference.is_calibrated(options.name)
-    if not usual or not _wants_json(headers) or options.name in inference.engine.sampled_scores:
+    if not usual or options.name in inference.engine.sampled_scores:
         return None
     alpha = options.alpha
     threshold = inference.threshold(options.name, alpha)
     start_of_answer = to_json(score_fields(service, options, threshold))[:-1]
 
-    def write(result: ScoresWithPValues, start: int, stop: int) -> bytes:
+    def write(result: ScoresWithPValues, start: int, stop: int) -> Answer:
         (score, p_value, mse, kl), numbers = texts.of(result)
         verdicts = [p <= alpha for p in numbers[start:stop]]
         service.metrics.count_scored(len(verdicts), sum(verdicts))
-        return b'%b,"score":[%b],"p_value":[%b],"is_anomaly":[%b],"mse":[%b],"kl":[%b]}' % (
-            start_of_answer,
-            b",".join(score[start:stop]),
-            b",".join(p_value[start:stop]),
-            b",".join([b"true" if verdict else b"false" for verdict in verdicts]),
-            b",".join(mse[start:stop]),
-            b",".join(kl[start:stop]),
+        if accepted != registry.JSON:
+            return _array_answer(accepted, result.score[start:stop])
+        return _json_answer(
+            b'%b,"score":[%b],"p_value":[%b],"is_anomaly":[%b],"mse":[%b],"kl":[%b]}'
+            % (
+                start_of_answer,
+                b",".join(score[start:stop]),
+                b",".join(p_value[start:stop]),
+                b",".join([b"true" if verdict else b"false" for verdict in verdicts]),
+                b",".join(mse[start:stop]),
+                b",".join(kl[start:stop]),
+            )
         )
 
-    read = _reader(service, headers, query, SCORE_BYTES)
+    read = _reader(service, headers, query, SCORE_BYTES if accepted == registry.JSON else 0)
     return Plan(read, inference.score_run(options.name), inference.inline_images, write)
 
 
@@ -114,30 +121,49 @@ def _plan_encoding(
     service: Service, headers: Mapping[str, str], query_string: bytes
 ) -> Plan | None:
     query = parse_query(schemas.EncodeQuery, query_string)
-    if query.sample or not _wants_json(headers):
+    accepted = _accepted(headers)
+    inference = service.inference
+    if query.sample:
         return None
 
-    def write(result: Encoding, start: int, stop: int) -> bytes:
+    def write(result: Encoding, start: int, stop: int) -> Answer:
         mu, sigma = result.mu[start:stop], result.sigma[start:stop]
-        return to_json({"model": service.name, "mu": mu, "sigma": sigma})
+        if accepted != registry.JSON:
+            return _array_answer(accepted, np.stack((mu, sigma), axis=1))
+        return _json_answer(to_json({"model": service.name, "mu": mu, "sigma": sigma}))
 
-    read = _reader(service, headers, query, 2 * service.latent_size * FLOAT_BYTES)
-    inference = service.inference
+    bytes_each = 2 * service.latent_size * FLOAT_BYTES if accepted == registry.JSON else 0
+    read = _reader(service, headers, query, bytes_each)
     return Plan(read, inference.engine.encode, inference.inline_images, write)
 
 
-def _wants_json(headers: Mapping[str, str]) -> bool:
-    accepted = negotiate(headers.get("accept"), registry.ARRAY_RESPONSE_TYPES)
-    return accepted == registry.JSON
+def _accepted(headers: Mapping[str, str]) -> str:
+    return negotiate(headers.get("accept"), registry.ARRAY_RESPONSE_TYPES)
+
+
+def _json_answer(body: bytes) -> Answer:
+    vary = b"Accept" if len(body) < COMPRESS_BYTES else b"Accept, Accept-Encoding"
+    return Answer(
+        b"content-length: %d\r\ncontent-type: application/json\r\nvary: %b\r\n" % (len(body), vary),
+        body,
+    )
+
+
+def _array_answer(media_type: str, array: Floats) -> Answer:
+    response = registry.WRITERS[media_type](Result({}, array))
+    return Answer(lines_of(response.raw_headers), bytes(response.body))
 
 
 def _reader(
     service: Service, headers: Mapping[str, str], query: schemas.ImagesQuery, bytes_each: int
 ) -> Callable[[bytes], Pixels | None]:
-    """Reads as many images at once as can be answered at once: an answer has up to `bytes_each`
-    for each of them, and is not compressed."""
+    """Reads as many images at once as can be answered at once.
+
+    An answer has up to `bytes_each` for each image that could be compressed, and it is too short to
+    be.
+    """
     max_images = MAX_IMAGES
-    if is_accepted(headers.get("accept-encoding")):
+    if bytes_each and is_accepted(headers.get("accept-encoding")):
         max_images = (COMPRESS_BYTES - OTHER_BYTES) // bytes_each
     options = image_options(service, headers, query)
     read = registry.quick_reader(options)

@@ -18,7 +18,6 @@ from starlette.types import Scope
 
 from service.codecs.registry import INLINE_JSON_BYTES
 from service.errors import ServiceError
-from service.http.compression import COMPRESS_BYTES
 from service.http.lifecycle import CLIENT_LEFT, RequestLifecycle, Target, headers_of, new_id
 from service.inference.batching import MicroBatcher
 from service.inference.jobs import Job, Rows, Run
@@ -44,10 +43,16 @@ PLAIN_HEADERS: Final = frozenset(
 """Headers that a kept head may have. Any other may be unique to its request, such as a trace, or
 need what only the general way does, such as a compressed body."""
 
-ANSWER: Final = (
-    b"content-length: %d\r\ncontent-type: application/json\r\nvary: %b\r\n"
+COMMON_LINES: Final = (
     b"x-request-id: %b\r\nx-model-version: %b\r\nserver-timing: queue;dur=%.3f, infer;dur=%.3f\r\n"
 )
+
+
+class Answer(NamedTuple):
+    """The answer's own header lines, its length among them, and its body."""
+
+    lines: bytes
+    body: bytes
 
 
 class Plan(NamedTuple):
@@ -57,9 +62,9 @@ class Plan(NamedTuple):
     """Gives the rows in a body at once; None if that would take long. May raise `ServiceError`."""
     run: Run[Any]
     inline_rows: int
-    write: Callable[[Any, int, int], bytes]
-    """The answer as JSON, for the rows from a start to a stop of what `run` returned. It is sent as
-    it is, so if the caller accepts compression it must be shorter than `COMPRESS_BYTES`."""
+    write: Callable[[Any, int, int], Answer]
+    """The answer for the rows from a start to a stop of what `run` returned. It is sent as it is,
+    whatever the caller accepts."""
 
 
 Planner = Callable[[Mapping[str, str], bytes], Plan | None]
@@ -180,7 +185,7 @@ class DirectRequest(RequestContext):
     """A request that has no task. The batcher gives it its result."""
 
     head: Head
-    write: Callable[[Any, int, int], bytes]
+    write: Callable[[Any, int, int], Answer]
     connection: Connection
     lifecycle: RequestLifecycle
     batcher: MicroBatcher
@@ -191,13 +196,11 @@ class DirectRequest(RequestContext):
         self.queue_s, self.infer_s = queue_s, infer_s
         self.lifecycle.metrics.observe_queue_wait(queue_s)
         try:
-            body = self.write(result, start, stop)
+            lines, body = self.write(result, start, stop)
         except Exception as error:
             self.on_error(error)
             return
-        lines = ANSWER % (
-            len(body),
-            b"Accept" if len(body) < COMPRESS_BYTES else b"Accept, Accept-Encoding",
+        lines += COMMON_LINES % (
             self.request_id.encode("ascii"),
             self.model_version.encode("ascii"),
             queue_s * 1e3,

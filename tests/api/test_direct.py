@@ -170,7 +170,7 @@ def body_of(kind: str, images: NDArray[np.uint8]) -> tuple[bytes, str]:
 @pytest.mark.parametrize(
     "kind", ["uint8", "floats", "undeclared", "raw", "png", "out of range", "cut short", "text"]
 )
-@pytest.mark.parametrize("accept", ["", "*/*", "application/json", "application/octet-stream"])
+@pytest.mark.parametrize("accept", ["", "*/*", "application/x-npy", "application/octet-stream"])
 @pytest.mark.parametrize(
     "target",
     [
@@ -193,8 +193,7 @@ async def test_both_ways_give_the_same_answers(
     assert comparable(in_two) == comparable(whole) == comparable(general)
     is_usual = target in ("/encode", "/encode?invert=true", "/anomaly-score") or "mse" in target
     is_read_at_once = kind in ("uint8", "floats", "undeclared", "raw", "png")
-    wants_json = accept != "application/octet-stream"
-    assert len(served.direct) == 2 * (is_usual and is_read_at_once and wants_json)
+    assert len(served.direct) == 2 * (is_usual and is_read_at_once)
 
 
 @pytest.mark.parametrize("n", [1, 7, 40, 60])
@@ -220,6 +219,11 @@ async def test_however_large_the_answer_is_if_it_is_not_to_be_compressed(
     answers = [await client.ask(request) for _ in range(2)]
     assert len({repr(comparable(answer)) for answer in answers}) == 1
     assert len(served.direct) == 1
+    raw = post(
+        "/encode", images.tobytes(), "application/octet-stream", Accept="application/octet-stream"
+    )
+    assert len({repr(comparable(await client.ask(raw))) for _ in range(2)}) == 1
+    assert len(served.direct) == 2
     varies = "Accept" if n < 300 else "Accept, Accept-Encoding"
     assert answers[0][1]["vary"] == varies
 
