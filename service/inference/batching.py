@@ -6,8 +6,6 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Thread, current_thread
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +23,7 @@ from service.inference.jobs import (
     Run,
     Slice,
 )
+from service.inference.worker_thread import WorkerThread
 from service.limits.byte_budget import ByteBudget
 from service.limits.deadlines import Deadlines
 
@@ -73,10 +72,7 @@ class MicroBatcher:
         self._failed: deque[list[Slice]] = deque()  # halves of failed batches; they run first
         self._loop: asyncio.AbstractEventLoop | None = None  # while anything is queued or running
         self._batch_ended = 0.0
-        self._thread: Thread | None = None
-        self._executor = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="inference", initializer=self._store_thread
-        )
+        self._thread = WorkerThread("inference")
         self.running_since: float | None = None
         """Start of the current batch on `time.perf_counter`'s clock; None if nothing is running."""
         self.has_failed = False
@@ -204,14 +200,7 @@ class MicroBatcher:
 
     def close(self, timeout_s: float) -> bool:
         """End the thread after the current batch, and return whether it ended in time."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _store_thread(self) -> None:
-        self._thread = current_thread()
+        return self._thread.close(timeout_s)
 
     def _run_next(self) -> None:
         """Run the next batch, if there is any."""
@@ -291,15 +280,11 @@ class MicroBatcher:
         is_representative = self._queued_rows > 0 or not self._recent_work[0]
         started = self.running_since = perf_counter()
 
-        def finish(get_result: Callable[[], Columns]) -> None:
+        def finish(result: Columns | None, error: Exception | None) -> None:
             self.running_since = None
-            try:
-                result = get_result()
-            except asyncio.CancelledError:  # the service has stopped
-                return
-            except Exception as error:
+            if result is None:
                 self.has_failed = True
-                self._split(batch, error)
+                self._split(batch, error or RuntimeError("a batch has no result"))
             else:
                 self._deliver(batch, result, n, perf_counter() - started)
             began, self._batch_ended = self._batch_ended, perf_counter()
@@ -307,16 +292,15 @@ class MicroBatcher:
                 self._update_rate(n, self._batch_ended - began)
             self._continue()
 
-        if n <= batch[0].job.inline_rows:
-            finish(lambda: run(parts))
-            return
         try:
-            loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._executor, run, parts)
-        except RuntimeError as error:  # the thread has ended
-            running = loop.create_future()
-            running.set_exception(error)
-        running.add_done_callback(lambda done: finish(done.result))
+            if n > batch[0].job.inline_rows:
+                self._thread.run(run, parts, done=finish)
+                return
+            result = run(parts)
+        except Exception as error:
+            finish(None, error)
+        else:
+            finish(result, None)
 
     def _split(self, batch: list[Slice], error: Exception) -> None:
         """Have a failed batch run again in halves, so that only the request at fault fails."""

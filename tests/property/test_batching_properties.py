@@ -1,7 +1,7 @@
 """MicroBatcher under any mix of sizes, kinds, order, cancellation and failure.
 
-The event loop is real; only the executor is a fake that runs a batch when the test says so, so a
-schedule that fails is the same schedule every time.
+The event loop is real; only the inference thread is a fake that runs a batch when the test says so.
+So a schedule that fails is the same schedule every time.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import event, given, settings
@@ -23,36 +22,31 @@ from service.inference.batching import MicroBatcher
 from service.inference.jobs import Batched
 from service.limits.byte_budget import ByteBudget
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 Ids = NDArray[np.int64]
 TURNS_TO_SETTLE = 8
 """Turns of the loop in which whatever follows from an event has followed."""
 
 
 class StepLoop(asyncio.SelectorEventLoop):
-    """Work for the executor waits here until `step`."""
+    """Work for the inference thread waits here until `step`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self.waiting: deque[tuple[Callable[[], Any], Callable[..., object]]] = deque()
         self.all_tasks: list[asyncio.Task[Any]] = []
         self.set_task_factory(self._make_task)
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
-    ) -> asyncio.Future[T]:
+    def run(self, work: Callable[..., Any], *arguments: Any, done: Callable[..., object]) -> None:
+        """As `WorkerThread.run`."""
         assert not self.waiting, "two batches at once"
-        future: asyncio.Future[T] = self.create_future()
-        self.waiting.append((lambda: func(*args), future))
-        return future
+        self.waiting.append((lambda: work(*arguments), done))
 
     def step(self) -> None:
-        call, future = self.waiting.popleft()
+        call, done = self.waiting.popleft()
         try:
-            future.set_result(call())
+            self.call_soon_threadsafe(done, call(), None)
         except Exception as error:
-            future.set_exception(error)
+            self.call_soon_threadsafe(done, None, error)
 
     def _make_task(self, loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
@@ -141,6 +135,7 @@ class World:
             budget=ByteBudget(1 << 30),
             on_batch=lambda rows, _: self.measured.append(rows),
         )
+        self.batcher._thread = loop  # type: ignore[assignment] # runs what it is given
         self.runs = [self._network(kind) for kind in range(self.kinds)]
         for step in steps:
             match step:
