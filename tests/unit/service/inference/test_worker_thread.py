@@ -56,10 +56,14 @@ def test_nothing_is_kept_while_it_waits() -> None:
     thread = WorkerThread("inference")
 
     async def main() -> None:
-        argument, result = Large(), Large()
-        kept = [weakref.ref(argument), weakref.ref(result)]
-        await result_of(thread, lambda _: result, argument)
-        del argument, result
+        kept = []
+
+        def work(argument: Large) -> Large:
+            result = Large()
+            kept.extend([weakref.ref(argument), weakref.ref(result)])
+            return result
+
+        await result_of(thread, work, Large())
         await result_of(thread, threading.get_ident)
         gc.collect()
         assert [reference() for reference in kept] == [None, None]
