@@ -17,6 +17,7 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 from service.access.keys import KeysError
 from service.access.policy import Access
 from service.server.certificate import CertificateError, check_certificate
+from service.server.preload import preload
 from service.server.supervisor import Supervisor
 from service.settings import Settings
 from service.telemetry.log_writer import open_standard_streams
@@ -112,6 +113,7 @@ def _serve(argv: Sequence[str], prog: str) -> int:
         refused = workers.run()
         return 0 if refused is None else _refuse(refused)
     # Imported here because the supervisor above does not need torch.
+    preload()
     from model.bundle.bundle import BundleError
     from model.engine.device import DeviceError
     from service.server.server import serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,19 +119,25 @@ def start_and_fail(*flags: str, **environment: str) -> str:
     return reason
 
 
-def children(pid: int) -> set[int]:
-    """The live workers of a parent."""
+def children(pid: int, name: str = "vae-worker") -> set[int]:
+    """The live children of a process that have this name: by default, the workers of a service."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = stat.read_text()
-            command = (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        state, parent = text.rpartition(")")[2].split()[:2]
-        if int(parent) == pid and state != "Z" and b"spawn_main" in command:
+        before, _, after = text.rpartition(")")
+        state, parent = after.split()[:2]
+        if int(parent) == pid and state != "Z" and before.partition("(")[2] == name:
             found.add(int(stat.parent.name))
     return found
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:

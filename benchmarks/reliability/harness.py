@@ -127,7 +127,7 @@ class Service(Running):
 
     def workers(self) -> set[int]:
         """Process ids of the workers, or of the service itself if it has none."""
-        pids = {pid for pid in _children(self.pid) if b"spawn_main" in _command(pid)}
+        pids = {pid for pid in _children(self.pid) if _name(pid) == "vae-worker"}
         return pids or {self.pid}
 
     def open_files(self) -> int:
@@ -149,11 +149,11 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _command(pid: int) -> bytes:
+def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().rstrip()
     except OSError:
-        return b""
+        return ""
 
 
 @contextmanager

@@ -35,7 +35,7 @@ remaining worker the other one, so none would be left for the worker that starts
 LOAD_S: Final = 0.5
 """Seconds under load before a worker is killed, and after it has been replaced."""
 
-READY_S: Final = 3.0
+READY_S: Final = 1.0
 
 WAIT_S: Final = 20.0
 """Longest wait for a new worker."""

@@ -7,7 +7,6 @@ the accept queue of a worker that has died are served by its successor.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,33 +14,25 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from dataclasses import dataclass, field
+from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Final
 
-from service.access.keys import KeysError
 from service.access.rates import Buckets
+from service.server.fork_server import ForkServer
 from service.server.listeners import open_listeners, resume_connections
+from service.server.processes import SPAWN, ChildProcess, adopt_orphans
+from service.server.restarts import Restarts
+from service.server.spawner import Spawner
+from service.server.worker import Worker
 from service.settings import Settings
 from service.telemetry.metrics_files import SharedCounts, shared_counts
-from service.telemetry.request_log import set_up_logging
 
 log = logging.getLogger("service")
 
-SPAWN: Final = get_context("spawn")
-"""A fork would copy locks that are held by threads which it does not copy."""
-
-RESTART_DELAYS_S: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Delays before a worker is replaced. They grow with each worker in a row that dies before it is
-ready, so that failing starts do not take the machine from the workers that serve."""
-
 STOP_GRACE_S: Final = 5.0
 """Time on top of `shutdown_timeout_s` before a worker that does not stop is killed."""
-
-PR_SET_PDEATHSIG: Final = 1
-"""From Linux's <sys/prctl.h>."""
 
 
 @dataclass
@@ -50,15 +41,12 @@ class Slot:
 
     number: int
     listener: socket.socket
-    process: SpawnProcess | None = None
+    process: ChildProcess | None = None
     """None until the worker is started, and after it has died."""
     startup_pipe: Connection | None = None
     """Brings the worker's startup message. None once that has arrived or the worker has died."""
     ready: bool = False
-    failures: int = 0
-    """How many workers in a row have died before they were ready."""
-    start_at: float = 0.0
-    """When to start the next worker, on `time.monotonic`'s clock."""
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 class Supervisor:
@@ -80,21 +68,29 @@ class Supervisor:
 
     def run(self) -> str | None:
         """Serve until SIGTERM or Ctrl-C. Returns why the service could not start, or None."""
-        # A signal writes a byte to this pair, which wakes `_wait` up.
-        wake, wake_reader = socket.socketpair()
-        for end in (wake, wake_reader):
+        # A signal writes a byte to this pair, which wakes `_sleep` up.
+        wake, self._wake_reader = socket.socketpair()
+        for end in (wake, self._wake_reader):
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._forward_sighup)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake up
         with shared_counts(len(self._slots)) as self._counts:
+            listeners = [slot.listener for slot in self._slots]
+            worker = Worker(self._settings, listeners, self._counts, self._buckets)
+            self._starter = ForkServer(worker.run) if adopt_orphans() else Spawner(worker.run)
             try:
+                self._poll_starter()
                 while not self._stopping:
                     self._start_due_workers()
-                    self._wait(wake_reader)
+                    self._wait()
             finally:
-                self._stop_workers()
+                try:
+                    self._stop_workers()
+                finally:  # at a second signal
+                    self._starter.close()
                 signal.set_wakeup_fd(-1)
         return self._startup_error
 
@@ -118,41 +114,56 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     os.kill(slot.process.pid, number)
 
+    def _poll_starter(self) -> None:
+        if reason := self._starter.poll():
+            self._on_failed_start(reason)
+
     def _start_due_workers(self) -> None:
         for slot in self._slots:
-            if slot.process is None and time.monotonic() >= slot.start_at:
-                slot.startup_pipe, child_end = SPAWN.Pipe(duplex=False)
-                slot.process = SPAWN.Process(
-                    target=run_worker,
-                    args=(
-                        *(self._settings, slot.listener, child_end),
-                        *(self._counts, slot.number, self._buckets),
-                    ),
-                )
-                slot.process.start()
-                child_end.close()
+            if slot.process is None and not slot.restarts.wait_s and self._starter.is_ready:
+                self._start_worker(slot)
 
-    def _wait(self, wake_reader: socket.socket) -> None:
+    def _start_worker(self, slot: Slot) -> None:
+        try:
+            startup_pipe, child_end = SPAWN.Pipe(duplex=False)
+            with child_end:
+                slot.process = self._starter.start_worker(slot.number, child_end)
+        except OSError as error:
+            slot.restarts.on_exit(was_ready=False)
+            self._on_failed_start(f"the system cannot start a process: {error}")
+            return
+        if slot.process:
+            slot.startup_pipe = startup_pipe
+        else:
+            startup_pipe.close()
+
+    def _wait(self) -> None:
         """Wait for a startup message, an exit, a due start or a signal. Handles the first two."""
-        sentinels = [slot.process.sentinel for slot in self._slots if slot.process]
+        waits_s = [self._starter.wait_s]
+        if self._starter.is_ready:
+            waits_s += [slot.restarts.wait_s for slot in self._slots if slot.process is None]
         startup_pipes = [slot.startup_pipe for slot in self._slots if slot.startup_pipe]
-        start_times = [slot.start_at for slot in self._slots if slot.process is None]
-        timeout_s = max(0.0, min(start_times) - time.monotonic()) if start_times else None
-        ready = connection.wait([wake_reader, *sentinels, *startup_pipes], timeout_s)
-        if wake_reader in ready:
-            with suppress(BlockingIOError):
-                wake_reader.recv(4096)  # until it is empty, so that the next wait blocks
+        timeout_s = min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+        self._sleep(timeout_s, *startup_pipes, *self._starter.waits_for)
         for slot in self._slots:
-            if slot.startup_pipe in ready:
+            ended = slot.process is not None and not slot.process.is_alive()
+            if slot.startup_pipe and slot.startup_pipe.poll():
                 self._on_startup_message(slot)
-            if slot.process and slot.process.sentinel in ready and not self._stopping:
+            if slot.process and ended and not self._stopping:
                 self._on_exit(slot, slot.process)
+        self._poll_starter()
         if not self._announced and all(slot.ready for slot in self._slots):
             self._announced = True
             host, port = self._slots[0].listener.getsockname()[:2]
             url = self._settings.url(host, port)
             log.info("running on %s with %d workers", url, len(self._slots))
             log.info("open %s/docs in a browser", url)
+
+    def _sleep(self, timeout_s: float | None, *until: socket.socket | Connection) -> None:
+        """Sleep until one of these is readable, a signal arrives or a child ends."""
+        if self._wake_reader in connection.wait([self._wake_reader, *until], timeout_s):
+            with suppress(BlockingIOError):
+                self._wake_reader.recv(4096)  # until it is empty, so that the next call sleeps
 
     def _on_startup_message(self, slot: Slot) -> None:
         """Receive a worker's startup message: None if it is ready, or why it cannot start."""
@@ -165,36 +176,35 @@ class Supervisor:
             slot.startup_pipe.close()
             slot.startup_pipe = None
         if error is None:
-            slot.ready, slot.failures = True, 0
+            slot.ready = True
+            slot.restarts.on_ready()
         else:
-            if self._announced:
-                log.error("a worker cannot start: %s", error)
-            self._fail_startup(error)
+            self._on_failed_start(error)
 
-    def _on_exit(self, slot: Slot, process: SpawnProcess) -> None:
+    def _on_exit(self, slot: Slot, process: ChildProcess) -> None:
         """Clean up after a worker that has died, and schedule its successor."""
-        process.join()
         log.error("worker %d died (exit code %d)", process.pid or 0, process.exitcode or 0)
         if self._counts:
             self._counts.forget(slot.number)
         resume_connections(slot.listener)  # the worker may have stopped them before it died
-        if not slot.ready:
-            self._fail_startup(f"a worker could not start (exit code {process.exitcode})")
-            slot.failures += 1
+        if not slot.ready and not self._announced:
+            self._on_failed_start(f"a worker could not start (exit code {process.exitcode})")
+        slot.restarts.on_exit(was_ready=slot.ready)
         if slot.startup_pipe:
             slot.startup_pipe.close()
-        delay_s = RESTART_DELAYS_S[min(slot.failures, len(RESTART_DELAYS_S) - 1)]
         slot.process, slot.startup_pipe, slot.ready = None, None, False
-        slot.start_at = time.monotonic() + delay_s
 
-    def _fail_startup(self, reason: str) -> None:
-        """End the service, unless all workers have been ready once."""
-        if not self._announced:
+    def _on_failed_start(self, reason: str) -> None:
+        """Log that a worker cannot start, or end the service, if not all have been ready once."""
+        if self._announced:
+            log.error("a worker cannot start: %s", reason)
+        else:
             self._startup_error = self._startup_error or reason
             self._stopping = True
 
     def _stop_workers(self) -> None:
         """Terminate all workers, and kill those that do not stop in time."""
+        self._starter.close()  # first, as it would keep the listeners open
         for slot in self._slots:
             # While it is open, the kernel queues connections, even when no worker is left.
             slot.listener.close()
@@ -202,37 +212,11 @@ class Supervisor:
         for process in processes:
             process.terminate()
         deadline = time.monotonic() + self._settings.shutdown_timeout_s + STOP_GRACE_S
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                log.error("worker %d did not stop in time", process.pid or 0)
-                process.kill()
-                process.join()
-
-
-def run_worker(
-    settings: Settings,
-    listener: socket.socket,
-    startup_pipe: Connection,
-    counts: SharedCounts | None,
-    slot: int,
-    buckets: Buckets | None,
-) -> None:
-    """Run a worker. Its startup message is None when it is ready, or why it cannot start."""
-    if sys.platform == "linux":  # ends this process if the parent is killed
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = parent_process()
-    if parent is None or not parent.is_alive():  # killed before the line above
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    set_up_logging(settings.log_level, settings.log_format)
-    if counts:
-        counts.join(slot)
-    from model.bundle.bundle import BundleError
-    from model.engine.device import DeviceError
-    from service.server.server import serve
-
-    try:
-        serve(settings, listener, lambda: startup_pipe.send(None), buckets)
-    except (BundleError, DeviceError, KeysError) as error:
-        startup_pipe.send(str(error))
+        while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+            self._sleep(max(0.0, deadline - time.monotonic()))
+        late = [process for process in processes if process.is_alive()]
+        for process in late:
+            log.error("worker %d did not stop in time", process.pid or 0)
+            process.kill()
+        while any(process.is_alive() for process in late):
+            self._sleep(None)

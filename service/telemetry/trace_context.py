@@ -6,7 +6,7 @@ https://www.w3.org/TR/trace-context/
 from __future__ import annotations
 
 import re
-from random import Random
+from random import getrandbits
 from typing import Final, NamedTuple
 
 TRACEPARENT: Final = re.compile(
@@ -18,8 +18,6 @@ add more after another dash."""
 
 KNOWN_FLAGS: Final = 0x03
 """The flags `sampled` and `random-trace-id`. The specification has all others set to zero."""
-
-SPANS: Final = Random()  # noqa: S311 - not a secret
 
 
 class Trace(NamedTuple):
@@ -43,6 +41,6 @@ def join_trace(traceparent: str) -> Trace | None:
     version, trace_id, parent_id, flags, more = match.groups()
     if version == "00" and more is not None:
         return None
-    span_id = SPANS.getrandbits(64) or 1
+    span_id = getrandbits(64) or 1
     kept = int(flags, 16) & KNOWN_FLAGS
     return Trace(f"00-{trace_id}-{span_id:016x}-{kept:02x}", parent_id)

@@ -25,6 +25,7 @@ from tests.processes import (
     address,
     check_refused,
     children,
+    handles,
     metric,
     run_service,
     running,
@@ -50,12 +51,6 @@ def workers() -> Iterator[Server]:
 def in_memory(server: Server) -> int:
     """How many workers have been ready so far."""
     return server.log.read_text().count("is in memory")
-
-
-def handles(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def cpu_ticks(pid: int) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,8 @@ from model.bundle.bundle import find_bundle, load_bundle
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
 from service.inference.health import EXIT_STATUS
+from tests.api.helpers import uint8_body
+from tests.processes import Server, children, wait_until
 
 pytestmark = [
     pytest.mark.gpu,
@@ -137,6 +143,24 @@ def test_memory_that_runs_out_splits_the_batch(digits: NDArray[np.uint8]) -> Non
         assert engine._backend.max_rows("score fused") < 8192
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_forked_workers_use_the_gpu(
+    start_server: Callable[..., Server], engine: Engine, digits: NDArray[np.uint8]
+) -> None:
+    """The fork server must not: what has opened a GPU cannot pass it to a process it forks."""
+    server = start_server("--workers", "2", "--device", "cuda")
+    (fork_server,) = children(server.process.pid, "vae-fork-server")
+    opened = [str(file.readlink()) for file in Path(f"/proc/{fork_server}/fd").iterdir()]
+    assert not [path for path in opened if "nvidia" in path]
+    before = children(server.process.pid)
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: server.log.read_text().count("is in memory on cuda") == 3, 60)
+    expected = engine.score(digits[:8]).score
+    for _ in range(8):  # over connections of their own, to reach both workers
+        with server.client() as client:
+            scored = client.post("/anomaly-score", json=uint8_body(digits[:8])).json()["score"]
+        np.testing.assert_allclose(scored, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_poisoned_context_is_not_ready_and_then_the_end() -> None:
