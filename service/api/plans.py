@@ -30,6 +30,9 @@ from service.inference.admission import ScoresWithPValues
 MAX_IMAGES: Final = 512
 """Images whose answer is written on the event loop, in half a millisecond."""
 
+FEW_IMAGES: Final = 4
+"""Up to this many, a request's part of the texts of a batch takes less time than its own."""
+
 FLOAT_BYTES: Final = 14
 """One float32 in JSON at most, with its comma: `-1.1754944e-38,`."""
 
@@ -93,14 +96,25 @@ def _plan_scores(
         return None
     alpha = options.alpha
     threshold = inference.threshold(options.name, alpha)
-    start_of_answer = to_json(score_fields(service, options, threshold))[:-1]
+    fields = score_fields(service, options, threshold)
+    start_of_answer = to_json(fields)[:-1]
+
+    def write_many(result: ScoresWithPValues, start: int, stop: int) -> Answer:
+        score, p_value = result.score[start:stop], result.p_value[start:stop]
+        verdicts = p_value <= alpha
+        service.metrics.count_scored(stop - start, int(np.count_nonzero(verdicts)))
+        if accepted != registry.JSON:
+            return _array_answer(accepted, score)
+        columns = {"score": score, "p_value": p_value, "is_anomaly": verdicts}
+        parts = {"mse": result.mse[start:stop], "kl": result.kl[start:stop]}
+        return _json_answer(to_json(fields | columns | parts))
 
     def write(result: ScoresWithPValues, start: int, stop: int) -> Answer:
+        if stop - start > FEW_IMAGES or accepted != registry.JSON:
+            return write_many(result, start, stop)
         (score, p_value, mse, kl), numbers = texts.of(result)
         verdicts = [p <= alpha for p in numbers[start:stop]]
         service.metrics.count_scored(len(verdicts), sum(verdicts))
-        if accepted != registry.JSON:
-            return _array_answer(accepted, result.score[start:stop])
         return _json_answer(
             b'%b,"score":[%b],"p_value":[%b],"is_anomaly":[%b],"mse":[%b],"kl":[%b]}'
             % (

@@ -280,20 +280,26 @@ class MicroBatcher:
         is_representative = self._queued_rows > 0 or not self._recent_work[0]
         started = self.running_since = perf_counter()
 
+        in_thread = n > batch[0].job.inline_rows
+
         def finish(result: Columns | None, error: Exception | None) -> None:
+            seconds = perf_counter() - started
             self.running_since = None
             if result is None:
                 self.has_failed = True
                 self._split(batch, error or RuntimeError("a batch has no result"))
-            else:
-                self._deliver(batch, result, n, perf_counter() - started)
             began, self._batch_ended = self._batch_ended, perf_counter()
             if is_representative:
                 self._update_rate(n, self._batch_ended - began)
-            self._continue()
+            if in_thread and self._is_for_thread:
+                self._run_next()  # the thread goes on while these results are delivered
+            else:
+                self._continue()
+            if result is not None:
+                self._deliver(batch, result, n, seconds)
 
         try:
-            if n > batch[0].job.inline_rows:
+            if in_thread:
                 self._thread.run(run, parts, done=finish)
                 return
             result = run(parts)
@@ -301,6 +307,14 @@ class MicroBatcher:
             finish(None, error)
         else:
             finish(result, None)
+
+    @property
+    def _is_for_thread(self) -> bool:
+        """Whether the next batch is probably too large to run on the event loop."""
+        if not self._queues:
+            return False
+        first = next(iter(self._queues.values()))[0]
+        return first.inline_rows < min(first.max_rows, self._queued_rows)
 
     def _split(self, batch: list[Slice], error: Exception) -> None:
         """Have a failed batch run again in halves, so that only the request at fault fails."""

@@ -6,9 +6,15 @@ import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Generic, NamedTuple, TypeVar
+from time import sleep
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+HANDOVER_S: Final = 0.00005
+"""How long the event loop stands back so that the thread gets the interpreter lock. The thread
+needs it for a moment before each part of its work that does without. If it had to wait for the loop
+to finish its turn, the two would take turns where they could work at the same time."""
 
 Done = Callable[[T | None, Exception | None], object]
 """Takes the result, or else the error."""
@@ -46,6 +52,7 @@ class WorkerThread:
             self._thread = Thread(target=self._run_all, name=self._name, daemon=True)
             self._thread.start()
         self._work.put(_Work(work, arguments, asyncio.get_running_loop(), done))
+        sleep(HANDOVER_S)
 
     def close(self, timeout_s: float) -> bool:
         """End the thread after its current work, and return whether it ended in time."""

@@ -25,6 +25,8 @@ class Network:
 
     def __init__(self, bad_row: int | None = None) -> None:
         self.batches: list[int] = []
+        self.first_batch_of: dict[int, int] = {}
+        """The number of the first batch that had a row."""
         self.threads: set[str] = set()
         self.begun = threading.Event()
         self.gate = threading.Event()
@@ -33,6 +35,8 @@ class Network:
 
     def __call__(self, parts: Sequence[NDArray[np.int64]]) -> Doubled:
         rows = np.concatenate(parts)
+        for row in rows.tolist():
+            self.first_batch_of.setdefault(row, len(self.batches))
         self.batches.append(len(rows))
         self.threads.add(threading.current_thread().name)
         self.begun.set()
