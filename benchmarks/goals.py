@@ -138,13 +138,13 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
         Goal(
             number=1,
             what=f"requests/s, {ONE}, 32 connections, against FastAPI with a fixed answer",
-            limit=1.0,
+            limit=1.5,
             values=each(rounds, ratio(closed("ours", ONE, 32), closed("null", ONE, 32))),
         ),
         Goal(
             number=2,
             what=f"p50 latency, {ONE}, 1 connection, against FastAPI with a fixed answer",
-            limit=2.0,
+            limit=1.5,
             at_most=True,
             values=each(
                 rounds, ratio(closed("ours", ONE, 1, "p50_ms"), closed("null", ONE, 1, "p50_ms"))
@@ -181,7 +181,7 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
         Goal(
             number=11,
             what="from start to the first right answer",
-            limit=2.5,
+            limit=2.0,
             at_most=True,
             unit=" s",
             values=each(rounds, at("ours", "ready_s")),
@@ -254,7 +254,7 @@ def _goal_of_tail(rounds: Sequence[Round], schedule: str) -> Goal:
     return Goal(
         number=9,
         what=f"p99 against p50 at 80 % of capacity, open loop, {SCHEDULE_NAMES[schedule]}",
-        limit=5.0,
+        limit=3.0,
         at_most=True,
         values=each(rounds, ratio(at(*path, "p99_ms"), at(*path, "p50_ms"))),
         note=f"the generator was late in {slow:.0f} of {len(kept_up)} rounds" if slow else "",

@@ -125,7 +125,7 @@ SERVERS: Final = {
             module="service",
             path="/anomaly-score",
             packages=("vae-service", *WITH_FASTAPI),
-            flags=("--device", "cpu", "--threads", "1", "--log-level", "warning"),
+            flags=("--device", "cpu", "--threads", "1"),
         ),
         Server(
             name="asgi",

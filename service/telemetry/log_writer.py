@@ -24,9 +24,10 @@ STANDARD_STREAMS: Final = (0, 1, 2)
 MAX_LINES: Final = 16_384
 """Limit on waiting lines: two seconds of the fastest traffic, about 10 MB."""
 
-GATHER_S: Final = 0.1
+GATHER_S: Final = 0.01
 """How long lines of requests are gathered before they are written. Each time the writer's thread
-runs, it takes the interpreter from the event loop. Once per line would cost more than the line."""
+runs, it takes the interpreter from the event loop. Once per line would cost more than the line, and
+the lines of a tenth of a second would hold up requests for several milliseconds."""
 
 PIPE_BYTES: Final = select.PIPE_BUF
 """Limit on one write to a pipe. Up to this size, lines of several processes do not mix."""
