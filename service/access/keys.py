@@ -73,6 +73,13 @@ def digest_of(key: str) -> bytes:
     return sha256(key.encode("latin-1", "replace")).digest()
 
 
+def digest_of_header(authorization: str | None) -> bytes | None:
+    """The digest of the key in an `Authorization` header's value; None if there is none."""
+    if authorization is None or authorization[:7].lower() != BEARER:
+        return None
+    return digest_of(authorization[7:].strip())
+
+
 class Keys:
     """The keys of `file`, which is reloaded when it changes, and of the `api_keys` setting.
 
@@ -90,17 +97,14 @@ class Keys:
             self._file_identity, file_keys = _read_file(file)
             self._keys = _by_digest([*self._setting_keys, *file_keys])
 
-    def find(self, authorization: str) -> Key | None:
-        """The key in an `Authorization` header's value; None if there is none or it is unknown.
+    def of_digest(self, digest: bytes) -> Key | None:
+        """The key with this SHA-256; None if it is unknown.
 
-        The look-up is by SHA-256. Its duration can at most reveal something about the hash of a
-        guess, which does not help to find a better guess.
+        The duration of the look-up can at most reveal something about the hash of a guess, which
+        does not help to find a better guess.
         """
         if self._file is not None and monotonic() >= self._next_check_at:
             self._reload_if_changed(self._file)
-        if authorization[:7].lower() != BEARER:
-            return None
-        digest = digest_of(authorization[7:].strip())
         key = self._keys.get(digest)
         return key if key is not None and hmac.compare_digest(key.digest, digest) else None
 

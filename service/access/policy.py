@@ -75,11 +75,11 @@ class Access:
         """Whether callers need a key."""
         return self._keys is not None
 
-    def find(self, authorization: str | None) -> Key | None:
-        """The key in an `Authorization` header; None if there is none or it is unknown."""
-        if self._keys is None or authorization is None:
+    def find(self, digest: bytes | None) -> Key | None:
+        """The key with a digest, as `digest_of_header` finds it; None if there is none."""
+        if self._keys is None or digest is None:
             return None
-        return self._keys.find(authorization)
+        return self._keys.of_digest(digest)
 
     def quota_of(self, key: Key) -> Quota | None:
         """The rate limit of a key; None if it has none."""

@@ -1,23 +1,24 @@
 """Small requests that are answered without a task: from the parser to the batch to the answer.
 
-A request that arrives in one piece, and whose head is known to the byte, needs no parsing, no
-routing and no coroutine. What there is to do follows from its head alone, and is kept as a `Plan`.
-All other requests take the general way, through `service.http.lifecycle`. So does any request that
-turns out to be unusual before it is queued: a full queue, a body that is wrong or slow to read.
-Both ways give the same answers, headers, metrics and log lines.
+A small request whose head is known to the byte needs no parsing, no routing and no coroutine. What
+there is to do follows from its head alone, and is kept as a `Plan`. All other requests take the
+general way, through `service.http.lifecycle`. So does any request that turns out to be unusual
+before it is queued: a full queue, a body that is wrong or slow to read. Both ways give the same
+answers, headers, metrics and log lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from hashlib import blake2b
+from secrets import token_bytes
 from typing import Any, Final, NamedTuple, Protocol
 
 from starlette.types import Scope
 
+from service.access.keys import digest_of_header
 from service.codecs.registry import INLINE_JSON_BYTES
-from service.errors import ServiceError
 from service.http.lifecycle import CLIENT_LEFT, RequestLifecycle, Target, headers_of, new_id
 from service.inference.batching import MicroBatcher
 from service.inference.jobs import Job, Rows, Run
@@ -43,6 +44,8 @@ PLAIN_HEADERS: Final = frozenset(
 """Headers that a kept head may have. Any other may be unique to its request, such as a trace, or
 need what only the general way does, such as a compressed body."""
 
+DIGEST_KEY: Final = token_bytes(32)
+
 COMMON_LINES: Final = (
     b"x-request-id: %b\r\nx-model-version: %b\r\nserver-timing: queue;dur=%.3f, infer;dur=%.3f\r\n"
 )
@@ -59,7 +62,7 @@ class Plan(NamedTuple):
     """What to do with the bodies of requests that have the same head."""
 
     read: Callable[[bytes], Rows | None]
-    """Gives the rows in a body at once; None if that would take long. May raise `ServiceError`."""
+    """Gives the rows in a body at once; None if that would take long. May raise anything."""
     run: Run[Any]
     inline_rows: int
     write: Callable[[Any, int, int], Answer]
@@ -77,7 +80,10 @@ class Head(NamedTuple):
     content_length: int
     scope: Scope
     """Its method and path."""
+    key_digest: bytes | None
+    """Of the API key, which is not kept itself."""
     headers: Mapping[str, str]
+    """Those of the head, except for `authorization`."""
     target: Target
     plan: Plan | None
     """None if its requests take the general way."""
@@ -103,16 +109,22 @@ class DirectRequests:
         self._batcher = batcher
         self._planners: Mapping[str, Planner] = {}
         self._heads: dict[bytes, Head] = {}
-        self.find = self._heads.get
-        """The `Head` for the bytes of a head; None if it is not known."""
 
     def use(self, planners: Mapping[str, Planner]) -> None:
         """Plan the requests that begin from now on with these, by path."""
         self._planners = planners
         self._heads.clear()
 
+    def find(self, head: bytes) -> Head | None:
+        """What is known of the bytes of a head."""
+        return self._heads.get(_without_secrets(head))
+
+    def may_begin(self, head: Head) -> bool:
+        """Whether the sender of a head may make its request now."""
+        return self._lifecycle.may_begin(head.scope, head.key_digest)
+
     def learn(self, head: bytes, scope: Mapping[str, Any]) -> None:
-        """Keep the head of a complete request, as parsed into `scope`, if it is a usual one."""
+        """Keep a head, as parsed into `scope`, if it is a usual one of an authorized caller."""
         planner = self._planners.get(scope["path"])
         if planner is None or scope["method"] != "POST" or len(head) > MAX_HEAD_BYTES:
             return
@@ -121,37 +133,43 @@ class DirectRequests:
         is_plain = len(names) == lines and names <= PLAIN_HEADERS
         # The parser may skip line breaks before a head, or take others than CRLF for the end of it.
         is_whole = head.startswith(b"POST ") and head.count(b"\n") == lines + 2
-        if not (is_plain and is_whole) or head in self._heads:
+        kept_as = _without_secrets(head)
+        if not (is_plain and is_whole) or kept_as in self._heads:
             return
         headers = headers_of(scope)
         length = int(headers.get("content-length", MAX_BODY_BYTES + 1))
         if length > MAX_BODY_BYTES:
             return
-        if len(self._heads) >= MAX_HEADS:
-            self._heads.clear()
         path = scope["path"]
-        self._heads[head] = Head(
-            length,
-            {"method": "POST", "path": path},
-            headers,
-            Target("POST", path, path),
-            planner(headers, scope["query_string"]),
+        known = Head(
+            content_length=length,
+            scope={"method": "POST", "path": path},
+            key_digest=digest_of_header(headers.pop("authorization", None)),
+            headers=headers,
+            target=Target("POST", path, path),
+            plan=planner(headers, scope["query_string"]),
         )
+        if self.may_begin(known):
+            if len(self._heads) >= MAX_HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[kept_as] = known
 
-    def begin(self, head: Head, body: bytes, connection: Connection) -> DirectRequest | None:
+    def begin(
+        self, head: Head, body: bytes, connection: Connection, started: float
+    ) -> DirectRequest | None:
         """Queue a request's rows; its answer goes to `connection`, later.
 
-        None, and nothing has happened, if the request has to take the general way.
+        `started` is when its head arrived. None, and nothing has happened, if the request has to
+        take the general way. That has the answer to whatever is wrong with it, too.
         """
-        started = perf_counter()
-        plan = head.plan
+        plan, lifecycle = head.plan, self._lifecycle
         if plan is None or self._batcher.is_full:
             return None
+        request = None
         try:
             rows = plan.read(body)
             if rows is None:
                 return None
-            lifecycle = self._lifecycle
             request = DirectRequest(
                 new_id(),
                 lifecycle.model_version,
@@ -166,18 +184,28 @@ class DirectRequests:
                 lifecycle=lifecycle,
                 batcher=self._batcher,
             )
-            lifecycle.authorize(head.scope, request)
             request.images = len(rows)
+            lifecycle.admit(head.scope, request, head.key_digest)
             lifecycle.check_queue_capacity(len(rows), len(body) + rows.nbytes)
-            if request.quota is not None:
-                request.quota.take(len(rows))
-        except ServiceError:
+            request.reserve_answer(len(body))
+            request.job = self._enqueue(plan, rows, request)
+        except Exception:
+            if request is not None:
+                request.release()
             return None
-        request.reserve_answer(len(body))
-        request.job = self._batcher.enqueue(
-            plan.run, rows, request, request.deadline, inline_rows=plan.inline_rows
-        )
         return request
+
+    def _enqueue(self, plan: Plan, rows: Rows, request: DirectRequest) -> Job:
+        if request.quota is not None:
+            request.quota.take(request.images)
+        try:
+            return self._batcher.enqueue(
+                plan.run, rows, request, request.deadline, inline_rows=plan.inline_rows
+            )
+        except BaseException:
+            if request.quota is not None:
+                request.quota.refund(request.images)
+            raise
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,3 +256,10 @@ class DirectRequest(RequestContext):
 def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as the lines of a head."""
     return b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+
+
+def _without_secrets(head: bytes) -> bytes:
+    """The bytes of a head, or a digest of them if there is an API key among them."""
+    if b"authorization:" in head.lower():
+        return blake2b(head, key=DIGEST_KEY).digest()
+    return head

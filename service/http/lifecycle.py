@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.keys import digest_of_header
 from service.access.policy import Access
 from service.codecs.responses import BODY, START, ChunkedResponse
 from service.errors import ServiceError
@@ -159,13 +160,27 @@ class RequestLifecycle:
 
         Raises what `Access.check` raises, and `InvalidContentError` for a wrong timeout.
         """
-        key = self._access.find(context.headers.get("authorization"))
+        self.admit(scope, context, digest_of_header(context.headers.get("authorization")))
+
+    def admit(
+        self, scope: Mapping[str, Any], context: RequestContext, key_digest: bytes | None
+    ) -> None:
+        """As `authorize`, for a caller whose key has this digest."""
+        key = self._access.find(key_digest)
         if key is not None:
             context.key_name = key.name
             context.quota = self._access.quota_of(key)
         self._access.check(key, scope["method"], scope["path"])
         if (timeout := context.headers.get("x-request-timeout")) is not None:
             context.shorten_timeout(timeout)
+
+    def may_begin(self, scope: Mapping[str, Any], key_digest: bytes | None) -> bool:
+        """Whether a request would be admitted now."""
+        try:
+            self._access.check(self._access.find(key_digest), scope["method"], scope["path"])
+        except ServiceError:
+            return False
+        return True
 
     def _problem(self, error: Exception, scope: Scope, context: RequestContext) -> Response:
         """The answer to a request that failed, which is also counted if it was refused."""

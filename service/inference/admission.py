@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -225,6 +226,8 @@ class Inference:
         max_rows: int | None = None,
     ) -> R:
         inline_rows = self.inline_images if inline else 0
+        if perf_counter() >= context.deadline:
+            raise TimeoutError  # before it is charged
         if context.quota is not None:
             context.quota.take(context.images)
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from service.errors import QueueFullError
 from service.inference.jobs import (
+    Batch,
     Batched,
     Columns,
     FutureReceiver,
@@ -26,6 +29,8 @@ from service.inference.jobs import (
 from service.inference.worker_thread import WorkerThread
 from service.limits.byte_budget import ByteBudget
 from service.limits.deadlines import Deadlines
+
+log = logging.getLogger("service")
 
 RATE_WINDOW_S = 1.0
 """Time constant of the measured rate, in seconds of work. The rate of a fixed number of batches
@@ -204,22 +209,17 @@ class MicroBatcher:
 
     def _run_next(self) -> None:
         """Run the next batch, if there is any."""
-        batch: list[Slice] = []
-        if self._failed:
-            batch = [part for part in self._failed.popleft() if not part.job.ended]
-        elif self._queues:
-            batch = self._next_batch()
-        if batch:
-            self._run_batch(batch)
-        else:
-            self._continue()
+        self._start(self._take_next())
 
-    def _continue(self) -> None:
-        """Run the next batch after other work of the event loop, or stop if nothing is queued."""
-        if self._failed or self._queues:
-            asyncio.get_running_loop().call_soon(self._run_next)
-        else:
-            self._loop = None
+    def _take_next(self) -> list[Slice]:
+        """The next batch. Empty if nothing is queued."""
+        batch: list[Slice] = []
+        while not batch and (self._failed or self._queues):
+            if self._failed:
+                batch = [part for part in self._failed.popleft() if not part.job.ended]
+            else:
+                batch = self._next_batch()
+        return batch
 
     def _next_batch(self) -> list[Slice]:
         """Take the next batch from the queue whose turn it is. Empty if all its jobs have expired.
@@ -259,11 +259,10 @@ class MicroBatcher:
     def _take(self, job: Job, max_rows: int, batch: list[Slice]) -> int:
         """Put up to `max_rows` of a job's rows into the batch, and return how many."""
         n = min(job.left, max_rows)
-        rows = job.rows
+        rows, at = job.rows, len(job.rows) - job.left
         if n < len(rows):
-            start = len(rows) - job.left
-            rows = rows[start : start + n]
-        batch.append(Slice(job, rows))
+            rows = rows[at : at + n]
+        batch.append(Slice(job, rows, at))
         self._dequeue_rows(job, n)
         return n
 
@@ -272,86 +271,105 @@ class MicroBatcher:
         if not job.always:
             self._queued_rows -= n
 
-    def _run_batch(self, batch: list[Slice]) -> None:
-        run = batch[0].job.run
-        parts = [part.rows for part in batch]
-        n = sum(map(len, parts))
-        # A lone request says little about the rate under load.
+    def _start(self, slices: list[Slice]) -> None:
+        """Run a batch, in the thread or here. If there is none, wait for the next request."""
+        if not slices:
+            self._loop = None
+            return
+        run, parts = slices[0].job.run, [part.rows for part in slices]
         is_representative = self._queued_rows > 0 or not self._recent_work[0]
-        started = self.running_since = perf_counter()
-
-        in_thread = n > batch[0].job.inline_rows
-
-        def finish(result: Columns | None, error: Exception | None) -> None:
-            seconds = perf_counter() - started
-            self.running_since = None
-            if result is None:
-                self.has_failed = True
-                self._split(batch, error or RuntimeError("a batch has no result"))
-            began, self._batch_ended = self._batch_ended, perf_counter()
-            if is_representative:
-                self._update_rate(n, self._batch_ended - began)
-            if in_thread and self._is_for_thread:
-                self._run_next()  # the thread goes on while these results are delivered
-            else:
-                self._continue()
-            if result is not None:
-                self._deliver(batch, result, n, seconds)
-
+        batch = Batch(slices, perf_counter(), _is_large(slices), is_representative)
+        self.running_since = batch.started
+        result = error = None
         try:
-            if in_thread:
-                self._thread.run(run, parts, done=finish)
+            if batch.in_thread:
+                self._thread.run(run, parts, done=partial(self._end_batch, batch))
                 return
             result = run(parts)
-        except Exception as error:
-            finish(None, error)
+        except Exception as raised:
+            error = raised
+        self._end_batch(batch, result, error)
+
+    def _end_batch(self, batch: Batch, result: Columns | None, error: Exception | None) -> None:
+        """Begin the next batch, and give each job of this one its rows of the result, or divide it.
+
+        The order of the two is for the thread's sake: it goes on while results are delivered. A
+        batch for the event loop comes after that, and after the loop's other work.
+        """
+        ended = perf_counter()
+        self.running_since = None
+        if batch.is_representative:
+            self._update_rate(batch.n_rows, ended - self._batch_ended)
+        self._batch_ended = ended
+        if result is None:
+            self.has_failed = True
+            self._split(batch.slices, error or RuntimeError("a batch has no result"))
+        loop = asyncio.get_running_loop()
+        if result is not None and batch.in_thread and self._is_much_queued:
+            following = self._take_next()
+            if _is_large(following):
+                self._start(following)
+            else:
+                loop.call_soon(self._start_again, following)
         else:
-            finish(result, None)
+            loop.call_soon(self._run_next)
+        if result is not None:
+            self._deliver(batch, result, ended)
 
     @property
-    def _is_for_thread(self) -> bool:
-        """Whether the next batch is probably too large to run on the event loop."""
-        if not self._queues:
-            return False
-        first = next(iter(self._queues.values()))[0]
-        return first.inline_rows < min(first.max_rows, self._queued_rows)
+    def _is_much_queued(self) -> bool:
+        """Whether the next batch is probably too large for the event loop."""
+        first = next((queue[0] for queue in self._queues.values()), None)
+        return first is not None and self._queued_rows > first.inline_rows
 
-    def _split(self, batch: list[Slice], error: Exception) -> None:
+    def _start_again(self, slices: list[Slice]) -> None:
+        """Run a batch that was taken a turn of the event loop ago, without what has ended since."""
+        unfinished = [part for part in slices if not part.job.ended]
+        self._start(unfinished or self._take_next())
+
+    def _split(self, slices: list[Slice], error: Exception) -> None:
         """Have a failed batch run again in halves, so that only the request at fault fails."""
-        if len(batch) == 1:
-            self._fail(batch, error)
+        if len(slices) == 1:
+            self._end_with_error(slices[0].job, error)
         else:
-            middle = len(batch) // 2
-            self._failed.extendleft((batch[middle:], batch[:middle]))
+            middle = len(slices) // 2
+            self._failed.extendleft((slices[middle:], slices[:middle]))
 
-    def _fail(self, batch: list[Slice], error: Exception) -> None:
-        for part in batch:
-            self._end_with_error(part.job, error)
-
-    def _deliver(self, batch: list[Slice], result: Columns, n: int, seconds: float) -> None:
-        """Give each job of a batch its rows of the result."""
+    def _deliver(self, batch: Batch, result: Columns, ended: float) -> None:
+        """Give each job its rows. Whatever goes wrong with one is no other's fault."""
+        seconds = ended - batch.started
         try:
-            self._on_batch(n, seconds)
-            now = perf_counter()
-            start = 0
-            for job, rows in batch:
-                stop = start + len(rows)
-                job.infer_s += seconds
-                receiver = job.receiver
-                if receiver is None:
-                    pass
-                elif stop - start == len(job.rows):
-                    self._end(job)
-                    queue_s = now - job.queued_at - job.infer_s
-                    receiver.on_result(result, start, stop, max(0.0, queue_s), job.infer_s)
-                elif job.add_rows(result, start, stop):
-                    whole, size = job.result, job.done
-                    self._end(job)
-                    queue_s = now - job.queued_at - job.infer_s
-                    receiver.on_result(whole, 0, size, max(0.0, queue_s), job.infer_s)
-                start = stop
-        except Exception as error:  # otherwise the requests would wait for ever
-            self._fail(batch, error)
+            self._on_batch(batch.n_rows, seconds)
+        except Exception:
+            log.exception("a batch was not counted")
+        start = 0
+        for part in batch.slices:
+            try:
+                self._deliver_part(part, result, start, seconds, ended)
+            except Exception as error:
+                self._end_with_error(part.job, error)
+            start += len(part.rows)
+
+    def _deliver_part(
+        self, part: Slice, result: Columns, start: int, seconds: float, ended: float
+    ) -> None:
+        """Give a job its rows, which are those of `result` from `start` on."""
+        job, stop = part.job, start + len(part.rows)
+        job.infer_s += seconds
+        receiver = job.receiver
+        if receiver is None:
+            return
+        if len(part.rows) < len(job.rows):
+            if not job.add_rows(part.at, result, start, stop):
+                return
+            assert job.result is not None  # noqa: S101 - for mypy
+            result, start, stop = job.result, 0, job.done
+        self._end(job)
+        queue_s = max(0.0, ended - job.queued_at - job.infer_s)
+        try:
+            receiver.on_result(result, start, stop, queue_s, job.infer_s)
+        except Exception as error:
+            _tell_error(receiver, error)
 
     def _expire(self, job: Job) -> None:
         self._end_with_error(job, TimeoutError())
@@ -360,7 +378,7 @@ class MicroBatcher:
         receiver = job.receiver
         if receiver is not None:
             self._end(job)
-            receiver.on_error(error)
+            _tell_error(receiver, error)
 
     def _end(self, job: Job) -> None:
         """Give back all that a job holds."""
@@ -382,3 +400,16 @@ class MicroBatcher:
             decay * self._recent_work[0] + rows,
             decay * self._recent_work[1] + seconds,
         )
+
+
+def _is_large(slices: list[Slice]) -> bool:
+    """Whether a batch is too large to run on the event loop."""
+    return bool(slices) and sum(len(part.rows) for part in slices) > slices[0].job.inline_rows
+
+
+def _tell_error(receiver: Receiver, error: Exception) -> None:
+    """Tell a receiver of an error; it may have one of its own, which ends there."""
+    try:
+        receiver.on_error(error)
+    except Exception:
+        log.exception("a request was not told of %r", error)

@@ -96,14 +96,17 @@ class Job:
         """Whether nothing is to be done for it any more."""
         return self.receiver is None or self.receiver.left
 
-    def add_rows(self, columns: Columns, start: int, stop: int) -> bool:
-        """Keep one batch's part of the result. Returns whether `result` is complete."""
+    def add_rows(self, at: int, columns: Columns, start: int, stop: int) -> bool:
+        """Keep one batch's part of the result, whose first row is the job's row `at`.
+
+        Returns whether `result` is complete.
+        """
         if self.result is None:
             n = len(self.rows)
             empty = (np.empty((n, *column.shape[1:]), column.dtype) for column in columns)
             self.result = type(columns)(*empty)
         for whole, part in zip(self.result, columns, strict=True):
-            whole[self.done : self.done + stop - start] = part[start:stop]
+            whole[at : at + stop - start] = part[start:stop]
         self.done += stop - start
         return self.done == len(self.rows)
 
@@ -113,3 +116,22 @@ class Slice(NamedTuple):
 
     job: Job
     rows: Rows
+    at: int
+    """Of the job's rows, the number of the first."""
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """What runs at once."""
+
+    slices: list[Slice]
+    started: float
+    in_thread: bool
+    is_representative: bool
+    """Whether its time says something about the rate under load, as that of a lone request does
+    not."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has."""
+        return sum(len(part.rows) for part in self.slices)

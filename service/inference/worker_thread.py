@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from time import sleep
@@ -49,8 +50,9 @@ class WorkerThread:
             raise RuntimeError(f"the {self._name} thread has ended")
         if self._thread is None:
             # A daemon: it must not keep the process alive if the work never ends.
-            self._thread = Thread(target=self._run_all, name=self._name, daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._run_all, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
         self._work.put(_Work(work, arguments, asyncio.get_running_loop(), done))
         sleep(HANDOVER_S)
 
@@ -70,8 +72,8 @@ class WorkerThread:
                 result = work.run(*work.arguments)
             except Exception as raised:
                 error = raised
-            try:
+            except BaseException as raised:  # such as SystemExit, which is not for this thread
+                error = RuntimeError(f"{type(raised).__name__} in the {self._name} thread")
+            with suppress(RuntimeError):  # the event loop has ended
                 work.loop.call_soon_threadsafe(work.done, result, error)
-            except RuntimeError:  # the event loop has ended
-                return
             del work, result, error  # nothing of it is kept while the thread waits

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from time import perf_counter
 from typing import Generic, TypeVar
+
+log = logging.getLogger("service")
 
 K = TypeVar("K")
 
@@ -55,4 +58,7 @@ class Deadlines(Generic[K]):
         if self._waiting:
             self._arm(asyncio.get_running_loop(), min(self._waiting.values()))
         for key in due:
-            self._expire(key)
+            try:
+                self._expire(key)
+            except Exception:  # the others have a right to their time, too
+                log.exception("a deadline was missed")

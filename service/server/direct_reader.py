@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Final, Protocol
 
 from service.http.direct import MAX_HEAD_BYTES, Connection, DirectRequest, DirectRequests, Head
@@ -39,6 +40,8 @@ class DirectReader:
         """The bytes of its head, and what there is of its body."""
         self._missing = 0
         self._reserved = 0
+        self._started = 0.0
+        """When the head arrived, on `time.perf_counter`'s clock."""
         self.request: DirectRequest | None = None
         """The request that is being answered. Nothing can be taken meanwhile."""
 
@@ -55,9 +58,10 @@ class DirectReader:
             if head is None:
                 return data
             missing = head.content_length - len(data) + end
+            self._started = perf_counter()
             if missing == 0:
                 return b"" if self._begin(head, data[end:]) else data
-            if missing < 0 or not head.may_be_collected:
+            if missing < 0 or not (head.may_be_collected and self._direct.may_begin(head)):
                 return data
             self._head, self._missing, self._pieces = head, missing, [data[:end]]
             data = data[end:]
@@ -70,7 +74,9 @@ class DirectReader:
             return b""
         head, is_complete = self._head, self._missing == 0
         pieces = self._stop()
-        if is_complete and self._begin(head, b"".join(pieces[1:])):
+        # What follows from the head may have changed meanwhile: another network was loaded.
+        is_current = self._direct.find(pieces[0]) is head
+        if is_complete and is_current and self._begin(head, b"".join(pieces[1:])):
             return b""
         return b"".join(pieces)
 
@@ -79,7 +85,7 @@ class DirectReader:
         return b"".join(self._stop())
 
     def _begin(self, head: Head, body: bytes) -> bool:
-        self.request = self._direct.begin(head, body, self._connection)
+        self.request = self._direct.begin(head, body, self._connection, self._started)
         if self.request is None:
             return False
         self._connection.await_batch()

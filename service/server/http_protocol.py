@@ -1,13 +1,14 @@
 """HTTP/1.1 connections: uvicorn's parser and request cycle, with limits on time and size.
 
-A connection reads and writes at the same time. What it reads is in a `ReadState`::
+A connection reads and writes at the same time. What its parser reads is in a `ReadState`::
 
     IDLE ── first byte of a head ──▶ HEAD ── end of the head ──▶ BODY ── end of the body ──▶ IDLE
                                       └── asks for another protocol ──▶ UPGRADE ──▶ HEAD again
     any ── not HTTP, or over a limit ──▶ BROKEN
 
-Written bytes that the client has not read are its `WriteBacklog`. These two, and whether a request
-is being answered, determine what the connection is waiting for. `Connections` limits that time.
+While that is IDLE, a `DirectReader` takes requests that need no parsing. Written bytes that the
+client has not read are the connection's `WriteBacklog`. These, and whether a request is being
+answered, determine what the connection is waiting for. `Connections` limits that time.
 """
 
 from __future__ import annotations
@@ -28,15 +29,14 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from service.http.direct import DirectRequests
 from service.http.lifecycle import new_id
-from service.http.prepared import PreparedResponse, TrustedHeaders
+from service.http.prepared import PreparedResponse
 from service.http.problems import error_response
 from service.server.connections import Connections
+from service.server.cycle import Cycle
 from service.server.direct_reader import END_OF_HEAD, DirectReader
 from service.server.write_backlog import WriteBacklog
 
 log = logging.getLogger("service")
-
-REQUEST_TIMEOUT: Final = 408
 
 MAX_HEAD_BYTES: Final = 65_536
 """Limit on a head, and on what else the parser collects before it makes progress: one line, or the
@@ -59,57 +59,6 @@ class ReadState(Enum):
     """A head that asks for another protocol. It is parsed again without that request."""
     BROKEN = auto()
     """Nothing: the connection is not read any more."""
-
-
-class Cycle(RequestResponseCycle):
-    """A request and its answer.
-
-    uvicorn writes head and body separately, each of which costs 5 to 15 µs, and checks every
-    header. A response with `TrustedHeaders` is written in one piece, unchecked.
-    """
-
-    head = b""
-    """The head of the answer until its body is written."""
-
-    async def send(self, message: Any) -> None:
-        """Send one ASGI message of the answer."""
-        if not self.response_started and type(message.get("headers")) is TrustedHeaders:
-            self._begin(message["status"], message["headers"])
-        elif self.head:
-            await self._finish(message["body"])
-        else:
-            await super().send(message)
-
-    def answer(self, response: PreparedResponse) -> None:
-        """Write the whole answer to a request that has no task."""
-        self._begin(response.status, response.headers)
-        self._write(response.body)
-
-    def _begin(self, status: int, headers: TrustedHeaders) -> None:
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        if status == REQUEST_TIMEOUT:
-            self.keep_alive = False  # do not wait for the rest of the body
-        lines = [name + b": " + value for name, value in (*self.default_headers, *headers)]
-        if not self.keep_alive:
-            lines.append(b"connection: close")
-        self.head = STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n"
-
-    async def _finish(self, body: bytes) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if not self.disconnected:
-            self._write(body)
-
-    def _write(self, body: bytes) -> None:
-        is_head = self.scope["method"] == "HEAD"  # whose answer has no body (RFC 9110, 9.3.2)
-        self.transport.write(self.head if is_head else self.head + body)
-        self.head = b""
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -167,7 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has arrived: past the parser if that is possible."""
-        if self._reader.request is not None:
+        if self._reader.request is not None or self._arrived_meanwhile:
             self._arrived_meanwhile += data
             self.flow.pause_reading()
             return
@@ -297,6 +246,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Called by the server when it stops."""
         self._parse(self._reader.give_up())
         if self._reader.request is None:  # otherwise its answer closes the connection
+            self._read_meanwhile()
             super().shutdown()
         if self.transport.is_closing():
             self._end_tls_soon()
@@ -312,11 +262,11 @@ class HttpProtocol(HttpToolsProtocol):
     def answer_directly(self, status: int, head: bytes, body: bytes) -> None:
         """Write the answer to the current request. `head` is its header lines."""
         self._reader.request = None
-        for name, value in self.server_state.default_headers:
-            head = name + b": " + value + b"\r\n" + head
-        if self._connections.closing:
-            head += b"connection: close\r\n"
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        lines = [
+            name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers
+        ]
+        end = b"connection: close\r\n\r\n" if self._connections.closing else b"\r\n"
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, head, end, body)))
         if self._connections.closing:
             self.transport.close()
         self.server_state.total_requests += 1
@@ -324,8 +274,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._watch_backlog()
             return
         self._update_timeout()
-        if self._arrived_meanwhile:
-            data, self._arrived_meanwhile = self._arrived_meanwhile, b""
+        if self._arrived_meanwhile:  # not now: other answers of the batch are still to be written
+            self.loop.call_soon(self._read_meanwhile)
+
+    def _read_meanwhile(self) -> None:
+        """Read what arrived while a direct request was being answered."""
+        data, self._arrived_meanwhile = self._arrived_meanwhile, b""
+        if data and not self.transport.is_closing():
             self.flow.resume_reading()
             self.data_received(data)
 
@@ -355,6 +310,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
+        if self._reader.request is not None:
+            return True
         return self.cycle is not None and not self.cycle.response_complete
 
     def _update_timeout(self) -> None:

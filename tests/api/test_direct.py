@@ -26,6 +26,7 @@ from service.http.direct import MAX_HEADS, DirectRequest
 from service.server.connections import COLLECT_S, Connections
 from service.server.http_protocol import HttpProtocol
 from service.settings import Settings
+from service.telemetry.request_log import RequestRecord, request_log
 from tests.api.helpers import HANG_S, client_of, engine_of, hold, image_file, metric, uint8_body
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +42,7 @@ class Served:
     def __init__(self, app: App) -> None:
         self.app = app
         self.direct: list[DirectRequest] = []
+        self.state = ServerState()
         self.connections = Connections(
             app.state.service.settings, app.state.service.metrics, app.state.budget
         )
@@ -59,7 +61,7 @@ class Served:
 
         config = uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="off")
         config.load()
-        state = ServerState()
+        state = self.state
         protocol = partial(
             HttpProtocol,
             config=config,
@@ -74,10 +76,12 @@ class Served:
             patch.setattr(self.app.direct, "begin", noted)
             async with await loop.create_server(protocol, "127.0.0.1", 0) as server:
                 self._port = server.sockets[0].getsockname()[1]
-                yield self
-                for client in self._clients:
-                    client.writer.close()
-                await until(lambda: not state.connections)
+                try:
+                    yield self
+                finally:
+                    for client in self._clients:
+                        client.writer.close()
+                    await until(lambda: not state.connections)
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self._port))
@@ -493,3 +497,146 @@ async def test_only_what_the_parser_would_read_the_same_way_is_known(
         assert (await client.ask(request))[0] == 200
     known = [] if before else [request.split(b'{"im')[0]]
     assert list(served.app.direct._heads) == known
+
+
+async def test_a_deadline_that_has_passed_costs_nothing(
+    served: Served, digits: NDArray[np.uint8]
+) -> None:
+    """It would hold its bytes for ever, and its neighbours in the batch would fail with it."""
+    passed = score(digits, X_Request_Timeout="1e-9")
+    clients = [await served.client() for _ in range(5)]
+    for _ in range(3):
+        assert (await clients[0].ask(passed))[0] == 504
+    assert not served.app.state.budget.reserved
+    usual = score(digits)
+    await clients[0].ask(usual)
+    for client in clients:
+        client.writer.write(usual)
+    clients[2].writer.write(passed)
+    assert [(await client.answer())[0] for client in clients] == [200] * 5
+    assert (await clients[2].answer())[0] == 504
+    assert not served.app.state.budget.reserved
+
+
+async def test_a_reader_that_fails_is_an_answer(
+    served: Served, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await served.client()
+    await client.ask(score(digits))
+    (known,) = served.app.direct._heads.values()
+    assert known.plan
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    broken = known._replace(plan=known.plan._replace(read=fail))
+    monkeypatch.setitem(served.app.direct._heads, next(iter(served.app.direct._heads)), broken)
+    assert (await client.ask(score(digits)))[0] == 200
+    assert not served.direct
+    assert not served.app.state.budget.reserved
+
+
+async def test_a_body_that_arrives_while_another_network_is_loaded(
+    served: Served, digits: NDArray[np.uint8]
+) -> None:
+    client = await served.client()
+    request = score(digits)
+    await client.ask(request)
+    client.writer.write(request[:-1])
+    await until(lambda: served.app.state.budget.reserved > 0)
+    served.forget_heads()  # as a reload does
+    client.writer.write(request[-1:])
+    assert (await client.answer())[0] == 200
+    assert not served.direct, "what followed from the old head is not used"
+
+
+async def test_a_stop_while_a_body_arrives_waits_for_it(
+    served: Served, digits: NDArray[np.uint8]
+) -> None:
+    client = await served.client()
+    request = score(digits)
+    await client.ask(request)
+    client.writer.write(request[:-1])
+    await until(lambda: served.app.state.budget.reserved > 0)
+    (connection,) = served.connections._all
+    served.connections.close_after_answers()
+    assert isinstance(connection, HttpProtocol)
+    connection.shutdown()
+    client.writer.write(request[-1:])
+    status, headers, _ = await client.answer()
+    assert (status, headers["connection"]) == (200, "close")
+
+
+async def test_time_counts_from_the_end_of_the_head(
+    served: Served, digits: NDArray[np.uint8]
+) -> None:
+    client = await served.client()
+    request = score(digits)
+    await client.ask(request)
+    name, of = "vae_request_duration_seconds_sum", {"route": "/anomaly-score"}
+    async with client_of(served.app) as seen:
+        before = await metric(seen, name, **of)
+        client.writer.write(request[:-1])
+        await asyncio.sleep(0.1)
+        client.writer.write(request[-1:])
+        assert (await client.answer())[0] == 200
+        assert await metric(seen, name, **of) - before >= 0.1
+    assert served.direct
+
+
+async def test_both_ways_are_logged_alike(
+    served: Served, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[RequestRecord] = []
+    monkeypatch.setattr(request_log, "add", logged.append)
+    client = await served.client()
+    for _ in range(2):
+        _, headers, _ = await client.ask(score(digits, 3))
+        assert logged[-1].request_id == headers["x-request-id"]
+    assert len(served.direct) == 1
+    general, direct = (
+        record._replace(time=0, request_id="", seconds=0, queue_s=0, infer_s=0) for record in logged
+    )
+    assert direct == general
+    assert (direct.status, direct.images, direct.route) == (200, 3, "/anomaly-score")
+    assert all(record.infer_s > 0 and record.seconds > 0 for record in logged)
+
+
+async def test_strangers_teach_it_nothing(digits: NDArray[np.uint8], tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"one {digest_of('a' * 40).hex()}\n")
+    app = create_app(Settings(threads=1, api_keys_file=str(file)))
+    async with Served(app).running() as served:
+        client = await served.client()
+        for request in (score(digits), score(digits, Authorization=f"Bearer {'x' * 40}")):
+            assert (await client.ask(request))[0] == 401
+        assert not app.direct._heads
+        assert (await client.ask(score(digits, Authorization=f"Bearer {'a' * 40}")))[0] == 200
+        assert len(app.direct._heads) == 1
+        assert "a" * 40 not in repr(app.direct._heads), "keys are not kept"
+
+
+async def test_a_rate_is_given_back_if_the_queue_refuses(
+    digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"one {digest_of('a' * 40).hex()} rate=10\n")
+    app = create_app(Settings(threads=1, api_keys_file=str(file)))
+    async with Served(app).running() as served:
+        client = await served.client()
+        request = score(digits, Authorization=f"Bearer {'a' * 40}", X_Request_Timeout="1e-9")
+        for _ in range(3):
+            _, headers, _ = await client.ask(request)
+            assert "r=10" in headers["ratelimit"]
+
+
+async def test_a_service_that_sends_more_headers_sends_them_in_order(
+    served: Served, digits: NDArray[np.uint8]
+) -> None:
+    more = [(b"date", b"today"), (b"server", b"ours")]
+    served.state.default_headers = more
+    client = await served.client()
+    general, direct = [(await client.ask(score(digits)))[1] for _ in range(2)]
+    assert list(direct) == list(general)
+    assert list(direct)[:2] == ["date", "server"]
+    assert served.direct

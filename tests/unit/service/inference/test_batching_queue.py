@@ -183,7 +183,7 @@ def test_a_request_cancelled_in_its_last_batch_does_not_take_its_mates_along(
 def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
     make_batcher: Callable[..., MicroBatcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(10_000))  # each look at it is 1 s after the last: a batch takes four
+    clock = iter(range(10_000))  # each look at it is 1 s after the last: a batch takes three
     monkeypatch.setattr("service.inference.batching.perf_counter", lambda: float(next(clock)))
     network = Network()
     batcher = make_batcher(max_batch_rows=1, max_queue_rows=1_000)
@@ -195,10 +195,10 @@ def test_retry_after_is_what_the_queue_needs_at_the_measured_rate(
 
     async def main() -> None:
         assert asked_to_wait() == 1, "nothing was measured yet"
-        await batcher.submit(network, rows(0))  # one row took 4 s
+        await batcher.submit(network, rows(0))  # one row took 3 s
         assert asked_to_wait() == 1, "nothing waits"
         tasks = await hold_a_batch(batcher, network, *map(rows, range(4)))
-        assert asked_to_wait() == 12, "three rows wait"
+        assert asked_to_wait() == 9, "three rows wait"
         tasks += await wait_in_queue(batcher, network, rows(0, 500))
         assert asked_to_wait() == MAX_RETRY_AFTER_S
         for task in tasks:

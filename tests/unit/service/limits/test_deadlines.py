@@ -83,3 +83,21 @@ def test_one_loop_after_another() -> None:
 
     asyncio.run(leave_one_waiting())
     asyncio.run(wait(0.06))  # later than the one before, whose loop is closed
+
+
+def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
+    expired: list[int] = []
+
+    def expire(key: int) -> None:
+        expired.append(key)
+        if key == 1:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        deadlines = Deadlines(expire)
+        for key in range(3):
+            deadlines.add(key, perf_counter() + 0.01)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert expired == [0, 1, 2]
