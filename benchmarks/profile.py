@@ -4,7 +4,8 @@
 
     python -m benchmarks.profile >benchmarks/results/profile.md
 
-The service runs in a process of its own, started by the same `serve` as `python -m service`. This
+The requests are direct ones (`service.http.direct`), except for the first of each kind. The service
+runs in a process of its own, started by the same `serve` as `python -m service`. This
 process sends requests one at a time over one connection. A stage ends where one part of the service
 calls the next: each such call notes the time, which costs 0.1 µs. Both processes read the same
 clock (CLOCK_MONOTONIC). Figures are medians over the requests, so their sum differs a little from
@@ -54,21 +55,15 @@ BACKLOG: Final = 16
 
 STAGES: Final = (
     ("sent", "the client writes, and the kernel wakes the service"),
-    ("parsed", "the socket is read; HTTP is parsed and a task started, unless it is direct"),
-    ("begun", "context, authorization, route and query"),
-    ("body", "the body is read"),
+    ("parsed", "the socket is read, the head recognized and the body collected"),
     ("pixels", "bytes to pixels"),
-    ("queued", "into the queue, until the batch begins"),
+    ("queued", "context, authorization, and into the queue, until the batch begins"),
     ("computed", "network, score and p-values"),
     ("resumed", "back to the request"),
     ("answered", "verdict, answer and headers are written, and the kernel wakes the client"),
 )
 """The mark that ends each stage, in the order of a request. The first stage begins, and the last
 one ends, by the client's clock."""
-
-NOT_DIRECT: Final = frozenset({"begun", "body"})
-"""Stages that direct requests (`service.http.direct`) do not have: their head is known and their
-body is there. They get a context on their way into the queue."""
 
 END: Final = "end"
 """The mark that ends a request in the service."""
@@ -122,22 +117,16 @@ class Marks:
 
 def instrument(marks: Marks) -> None:
     """Set marks where one part of the service calls the next."""
-    from service.api import images
-    from service.codecs import json_bodies, registry
+    from service.http import direct
     from service.http.direct import DirectRequest, DirectRequests
     from service.http.lifecycle import RequestLifecycle
     from service.inference.admission import Inference
-    from service.inference.batching import MicroBatcher
     from service.server.http_protocol import HttpProtocol
 
     marks.around(HttpProtocol, "data_received", before="sent")
-    marks.around(RequestLifecycle, "serve", before="parsed")
     marks.around(DirectRequests, "begin", before="parsed")
-    marks.around(json_bodies, "plain_images", after="pixels")
-    marks.around(images, "read_body", before="begun", after="body")
-    marks.around(registry, "read_images", after="pixels")
+    marks.around(direct, "new_id", before="pixels")  # what comes after the pixels are read
     marks.around(Inference, "_score_with_p_values", before="queued", after="computed")
-    marks.around(MicroBatcher, "submit", after="resumed")
     marks.around(DirectRequest, "on_result", before="resumed")
     marks.around(RequestLifecycle, "end", after=END)
 
@@ -249,8 +238,6 @@ def stages(
     """Median µs of each stage, and of the total. Raises `ProfileError` if a mark is missing."""
     rows = []
     for (began, answered), marked in zip(times, marks, strict=True):
-        if "parsed" in marked:
-            marked = {**dict.fromkeys(NOT_DIRECT, marked["parsed"]), **marked}
         if missing := [name for name, _ in STAGES[:-1] if name not in marked]:
             raise ProfileError(
                 f"a request passed no mark named {', '.join(missing)}: the service no longer makes "

@@ -1,8 +1,8 @@
 """The fork server: a process that has imported all that a worker needs, and forks workers.
 
 Importing torch takes more than a second; forking a process that has done so takes milliseconds. The
-fork server computes nothing, starts no thread and leaves CUDA alone. So no lock is copied while
-another thread holds it, and workers can still use a GPU.
+fork server computes nothing and leaves CUDA alone. So its only other threads, numpy's for matrix
+products, are idle and hold no lock that would be copied, and workers can still use a GPU.
 
 ::
 
