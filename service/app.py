@@ -49,8 +49,8 @@ DECODER_THREADS = 2
 """Threads that decode large bodies, each of which may need several hundred megabytes meanwhile. One
 more thread decodes small bodies."""
 
-DECODER_NICENESS = 5
-"""Niceness of these threads. On a contended core, one of them gets about a quarter of the time."""
+DECODER_NICENESS = 10
+"""Niceness of these threads. On a contended core, one of them gets about a tenth of the time."""
 
 MAX_NICENESS = 19
 """The maximum on Linux."""

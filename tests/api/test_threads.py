@@ -120,7 +120,7 @@ async def test_decoders_of_large_bodies_stand_back(app: App) -> None:
     own = priority()
     large = app.state.service.decoders.submit(priority).result()
     small = app.state.service.small_decoders.submit(priority).result()
-    assert large == min(19, own + 5)
+    assert large == min(19, own + 10)
     assert small == own
 
 
