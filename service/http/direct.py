@@ -25,7 +25,7 @@ from service.inference.jobs import Job, Rows, Run
 from service.request import RequestContext
 
 MAX_HEADS: Final = 1024
-"""Heads to keep. When there are more, all are dropped: the common ones are soon back."""
+"""Heads to keep. When there are more, the oldest one is dropped; a common one is soon back."""
 
 MAX_HEAD_BYTES: Final = 1024
 """Longer heads are not kept, so that callers cannot fill the memory with them."""
@@ -223,11 +223,7 @@ class DirectRequest(RequestContext):
         """Answer with these rows of the result."""
         self.queue_s, self.infer_s = queue_s, infer_s
         self.lifecycle.metrics.observe_queue_wait(queue_s)
-        try:
-            lines, body = self.write(result, start, stop)
-        except Exception as error:
-            self.on_error(error)
-            return
+        lines, body = self.write(result, start, stop)  # if it fails, the batcher calls `on_error`
         lines += COMMON_LINES % (
             self.request_id.encode("ascii"),
             self.model_version.encode("ascii"),
