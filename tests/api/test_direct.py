@@ -406,14 +406,21 @@ async def test_heads_are_bounded(served: Served, digits: NDArray[np.uint8]) -> N
     assert not served.app.direct._heads
 
 
+KEYS = "keys.txt"
+
+
+def app_with_keys(directory: Path, *lines: str) -> App:
+    file = directory / KEYS
+    file.write_text("\n".join(lines))
+    return create_app(Settings(threads=1, api_keys_file=str(file)))
+
+
 async def test_keys_are_checked_each_time(
     digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.access.keys.CHECK_INTERVAL_S", 0.0)
-    file = tmp_path / "keys"
     lines = [f"one {digest_of('a' * 40).hex()} rate=3", f"two {digest_of('b' * 40).hex()}"]
-    file.write_text("\n".join(lines))
-    app = create_app(Settings(threads=1, api_keys_file=str(file)))
+    app = app_with_keys(tmp_path, *lines)
     async with Served(app).running() as served:
         client = await served.client()
         limited = score(digits, Authorization=f"Bearer {'a' * 40}")
@@ -425,7 +432,7 @@ async def test_keys_are_checked_each_time(
         free = score(digits, Authorization=f"Bearer {'b' * 40}")
         assert [(await client.ask(free))[0] for _ in range(3)] == [200] * 3
         assert len(served.direct) == 4
-        file.write_text(lines[0])
+        (tmp_path / KEYS).write_text(lines[0])
         assert (await client.ask(free))[0] == 401
         assert (await client.ask(score(digits)))[0] == 401
 
@@ -603,9 +610,7 @@ async def test_both_ways_are_logged_alike(
 
 
 async def test_strangers_teach_it_nothing(digits: NDArray[np.uint8], tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_text(f"one {digest_of('a' * 40).hex()}\n")
-    app = create_app(Settings(threads=1, api_keys_file=str(file)))
+    app = app_with_keys(tmp_path, f"one {digest_of('a' * 40).hex()}")
     async with Served(app).running() as served:
         client = await served.client()
         for request in (score(digits), score(digits, Authorization=f"Bearer {'x' * 40}")):
@@ -616,12 +621,10 @@ async def test_strangers_teach_it_nothing(digits: NDArray[np.uint8], tmp_path: P
         assert "a" * 40 not in repr(app.direct._heads), "keys are not kept"
 
 
-async def test_a_rate_is_given_back_if_the_queue_refuses(
-    digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_request_past_its_deadline_is_not_charged(
+    digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    file = tmp_path / "keys"
-    file.write_text(f"one {digest_of('a' * 40).hex()} rate=10\n")
-    app = create_app(Settings(threads=1, api_keys_file=str(file)))
+    app = app_with_keys(tmp_path, f"one {digest_of('a' * 40).hex()} rate=10")
     async with Served(app).running() as served:
         client = await served.client()
         request = score(digits, Authorization=f"Bearer {'a' * 40}", X_Request_Timeout="1e-9")
