@@ -12,6 +12,7 @@ from torch import Tensor
 from model.bundle.bundle import Bundle
 from model.engine.backend import Backend
 from model.engine.forward import ForwardOutput, choose_forward
+from model.engine.half_conv import use_half_conv
 from model.engine.passes import Passes
 from model.engine.rows import Rows, concatenate_scaled
 from model.engine.sampled_passes import SampledPasses, as_numpy
@@ -40,6 +41,7 @@ class CpuBackend(Backend):
         self._config = bundle.config
         self._passes = Passes(bundle, device, dtype)
         self._network = self._passes.network
+        use_half_conv(self._network)
         self._forward = choose_forward(self._network)
         self._native = NativeScores.of(bundle.config, bundle.statistics)
         errors = (
