@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 from benchmarks.machine import RESULTS, cpu_model
 from model.commands.common import today
 from model.config import VAEConfig
-from model.training.data import Split, load_images
+from model.datasets.load import Split, load_images
 from model.vae import VAE
 
 SAMPLES: Final = 5_000

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,3 +71,12 @@ def commit() -> str:
         return name + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def made_with() -> dict[str, str]:
+    """The machine and the versions that produced the figures."""
+    return {
+        "cpu": cpu_model(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,14 +24,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.machine import RESULTS, cpu_model
+from benchmarks.machine import RESULTS, made_with
 from benchmarks.quality_tables import markdown
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import today
 from model.commands.train import RECIPES as RECIPE_FILES
 from model.config import VAEConfig, conv_sizes
+from model.datasets.load import load_images
 from model.engine.engine import Engine
-from model.training.data import load_images, load_labels
+from model.training.cross_fit import as_bundle
 from model.training.goodness_of_fit import evaluate_fit
 from model.training.train import TrainOptions, train
 
@@ -99,8 +99,9 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
     """Train, then compute the AUROC of every deterministic score for each set of anomalies."""
     torch.set_num_threads(1)
     directory = data / task.data_set
-    images = load_images(directory, "train", image_shape=SHAPE).images
-    test = load_images(directory, "test", image_shape=SHAPE).images
+    of_training = load_images(directory, "train", image_shape=SHAPE)
+    of_test = load_images(directory, "test", image_shape=SHAPE)
+    images, test = of_training.images, of_test.images
     anomalies: dict[str, Images]
     if task.kind == "full":
         anomalies = {
@@ -110,7 +111,7 @@ def measure(task: Task, data: Path) -> dict[str, Any]:
         anomalies["upside down"] = test[:, :, ::-1].copy()
         anomalies["mirrored"] = test[:, :, :, ::-1].copy()
     else:
-        labels, test_labels = load_labels(directory, "train"), load_labels(directory, "test")
+        labels, test_labels = of_training.labels, of_test.labels
         if labels is None or test_labels is None:
             raise ValueError(f"{directory} has no labels, which {task.kind} tasks need")
         wanted = task.kind == "one-class"
@@ -142,14 +143,7 @@ def _trained(task: Task, images: Images) -> Bundle:
         hidden_sizes=conv_sizes(SHAPE) if conv else VAEConfig().hidden_sizes,
         latent_size=32 if conv else VAEConfig().latent_size,
     )
-    trained = train(config, images, options_of(task))
-    return Bundle(
-        name=task.name,
-        config=config,
-        weights=trained.network.state_dict(),
-        pixel_variance=trained.pixel_variance,
-        statistics=trained.statistics,
-    )
+    return as_bundle(train(config, images, options_of(task)), task.name)
 
 
 def _scores(engine: Engine, images: Images, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -175,15 +169,6 @@ def _aurocs(
 
 def _flat(images: Images) -> Images:
     return images.reshape(len(images), -1)
-
-
-def made_with() -> dict[str, str]:
-    """The machine and the versions that produced the figures."""
-    return {
-        "cpu": cpu_model(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def is_done(task: Task) -> bool:

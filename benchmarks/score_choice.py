@@ -30,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.machine import RESULTS
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.datasets.load import load_images
 from model.scores.deterministic import (
     fused,
     latent_density,
@@ -39,8 +40,7 @@ from model.scores.deterministic import (
     relative_errors,
     worst_pixels,
 )
-from model.training.data import load_images
-from model.training.train import split_indices
+from model.training.split import split_indices
 
 Images = NDArray[np.uint8]
 Features = Mapping[str, NDArray[np.float64]]

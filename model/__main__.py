@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from model.bundle.bundle import BundleError
+from model.bundle.checks import BundleError
 from model.commands import calibrate, download, evaluate, import_checkpoint, train
 from model.commands.common import INTERRUPTED, HelpFormatter
+from model.datasets.download import DownloadError
+from model.datasets.load import DataError
 from model.engine.device import DeviceError
 from model.training.checkpoint import CheckpointError
-from model.training.data import DataError
-from model.training.download import DownloadError
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m model") -> int:

@@ -114,7 +114,7 @@ def _serve(argv: Sequence[str], prog: str) -> int:
         return 0 if refused is None else _refuse(refused)
     # Imported here because the supervisor above does not need torch.
     preload()
-    from model.bundle.bundle import BundleError
+    from model.bundle.checks import BundleError
     from model.engine.device import DeviceError
     from service.server.server import serve
 

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from model.bundle.bundle import find_bundle, load_bundle
+from model.datasets.load import Split, load_images
 from model.engine.engine import Engine
-from model.training.data import Split, load_images
 from tests.processes import STOP_TIMEOUT_S, restore_interrupts, running, start
 from tests.processes import Server as Server
 

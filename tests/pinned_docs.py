@@ -139,6 +139,10 @@ def false_alarms() -> str:
     return table(("bundle", "test images", "α = 0.05", "α = 0.01"), rows, 2)
 
 
+def own_images() -> str:
+    return (RESULTS / "false_alarms.md").read_text(encoding="utf-8").strip()
+
+
 def quality() -> str:
     return _tables("quality.md")[0]
 
@@ -206,6 +210,7 @@ PINNED: Final[Mapping[str, Callable[[], str]]] = {
     "log": log,
     "bundles": bundles,
     "false alarms": false_alarms,
+    "own images": own_images,
     "quality": quality,
     "body types": body_types,
     "goals": goals,

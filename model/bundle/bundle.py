@@ -5,9 +5,11 @@
     config.json                format, name, architecture, preprocessing, provenance, metrics, and
                                under `known` the self-test; bundles made before it was recorded are
                                tested against torch when they are loaded
-    model.safetensors          the weights, and the training images' statistics for scores; float32
+    model.safetensors          the weights, and statistics of images for scores; float32
     calibration.safetensors    scores of clean images, sorted, a table for each score and each type
                                that they are computed in (`bfloat16:mse`); may be missing
+    trained_on.safetensors     a hash of the pixels of each image that trained the network or chose
+                               its weights, sorted; may be missing
     README.md                  the model card, with pictures in plots/
 """
 
@@ -27,8 +29,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.bundle.checks import (
+    MAX_MIXTURE,
+    STATISTICS_PREFIX,
+    BundleError,
+    check_headers,
+    check_statistics,
+    check_weights,
+)
 from model.bundle.self_test import SelfTest, run_self_test
 from model.config import VAEConfig
+from model.images.copies import Hashes
 from model.images.preprocessing import PREPROCESSING
 from model.scores.calibration import DTYPES, Calibration, Floats
 from model.scores.deterministic import ScoreStatistics
@@ -41,13 +52,12 @@ T = TypeVar("T")
 FORMAT: Final = 2
 """Raised when an older version of this code could misread a newer bundle. 1 had no calibration."""
 
-STATISTICS_PREFIX: Final = "statistics."
-"""Marks the tensors in model.safetensors that are not weights."""
-
-MAX_MIXTURE: Final = 256
-"""Components of a density over latents; training fits at most 30."""
-
 CALIBRATION_FILE: Final = "calibration.safetensors"
+
+TRAINED_ON_FILE: Final = "trained_on.safetensors"
+
+MAX_TRAINED_ON_BYTES: Final = 1 << 28
+"""Room for 33 million images."""
 
 MAX_CALIBRATION_BYTES: Final = 1 << 28
 """Room for nine tables of 7 million images."""
@@ -60,16 +70,13 @@ VERSION_DIGITS: Final = 16
 practice."""
 
 
-class BundleError(Exception):
-    """The bundle is missing, damaged or of a newer format. The message is one line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A network with its weights and their origin.
 
     `pixel_variance` is σ² of the Gaussian likelihood p(x|z) = N(x̂, σ² I), or None if the network
-    was trained without one. `self_test` is the recorded output for a known image. `statistics` and
+    was trained without one. `self_test` is the recorded output for a known image. `trained_on` are
+    hashes of images by `model.images.copies`, (M,), ascending. `trained_on`, `statistics` and
     `calibration` are None if there were no images to compute them from, as for imported weights.
     `provenance` and `metrics` are plain JSON values.
     """
@@ -81,6 +88,7 @@ class Bundle:
     statistics: ScoreStatistics | None = None
     calibration: Calibration | None = None
     self_test: SelfTest | None = None
+    trained_on: Hashes | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,6 +115,7 @@ class Bundle:
         self._check()
         data = self._safetensors()
         tables = self._calibration_tables()
+        hashes = self._trained_on_table()
         content = {
             "format": FORMAT,
             "name": self.name,
@@ -119,8 +128,12 @@ class Bundle:
             and {
                 "data_set": self.calibration.data_set,
                 "date": self.calibration.date,
+                "folds": self.calibration.folds,
                 "sha256": _sha256(tables),
             },
+            "trained_on": None
+            if self.trained_on is None
+            else {"n": len(self.trained_on), "sha256": _sha256(hashes)},
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
@@ -128,19 +141,21 @@ class Bundle:
         files = {
             "model.safetensors": data,
             CALIBRATION_FILE: tables,
+            TRAINED_ON_FILE: hashes,
             "README.md": card.encode(),
             "config.json": config.encode(),
         }
-        if self.calibration is None:
-            del files[CALIBRATION_FILE]
+        missing = [name for name in (CALIBRATION_FILE, TRAINED_ON_FILE) if not files[name]]
+        for name in missing:
+            del files[name]
         directory.mkdir(parents=True, exist_ok=True)
         try:
             for name, text in files.items():
                 (directory / f".{name}.part").write_bytes(text)
             for name in files:
                 (directory / f".{name}.part").replace(directory / name)
-            if self.calibration is None:
-                (directory / CALIBRATION_FILE).unlink(missing_ok=True)
+            for name in missing:
+                (directory / name).unlink(missing_ok=True)
         finally:
             for name in files:
                 (directory / f".{name}.part").unlink(missing_ok=True)
@@ -154,7 +169,7 @@ class Bundle:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
         check_weights(self.weights, self.config)
         if self.statistics is not None:
-            _check_statistics(self.statistics.tensors(), self.config)
+            check_statistics(self.statistics.tensors(), self.config)
 
     def _tensors(self) -> dict[str, Tensor]:
         statistics = self.statistics.tensors() if self.statistics else {}
@@ -170,6 +185,11 @@ class Bundle:
         for dtype, scores in self.calibration.other_dtypes.items():
             tables |= {f"{dtype}:{name}": table for name, table in scores.items()}
         return safetensors.numpy.save(tables)
+
+    def _trained_on_table(self) -> bytes:
+        if self.trained_on is None:
+            return b""
+        return safetensors.numpy.save({"pixels": self.trained_on})
 
 
 def find_bundle(name_or_directory: str) -> Path:
@@ -243,6 +263,7 @@ def _load(directory: Path) -> Bundle:
         statistics=statistics,
         calibration=_load_calibration(directory, calibration, names),
         self_test=SelfTest.from_json(content["known"]) if "known" in content else None,
+        trained_on=_load_trained_on(directory, content.get("trained_on")),
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )
@@ -263,7 +284,7 @@ def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tenso
     limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
 
     def check(headers: Mapping[str, TensorHeader]) -> None:
-        _check_headers(headers, config)
+        check_headers(headers, config)
 
     return _read(path, sha256, limit, check, safetensors.torch.load)
 
@@ -277,7 +298,7 @@ def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistic
     }
     if not statistics:
         return None
-    _check_statistics(statistics, config)
+    check_statistics(statistics, config)
     return ScoreStatistics(**statistics)
 
 
@@ -309,12 +330,34 @@ def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Ca
         return {name: tables[prefix + name] for name in names if prefix + name in tables}
 
     others = {dtype: tables_of(f"{dtype}:") for dtype in DTYPES[1:]}
+    folds = content.get("folds", 0)  # bundles made before there were any have none
+    if type(folds) is not int or folds < 0:
+        raise BundleError(f"calibration has {folds!r} folds, expected a whole number from 0")
     return Calibration(
         scores=tables_of(""),
         data_set=content["data_set"],
         date=content["date"],
+        folds=folds,
         other_dtypes={dtype: scores for dtype, scores in others.items() if scores},
     )
+
+
+def _load_trained_on(directory: Path, content: Any) -> Hashes | None:
+    """The hashes of the images trained on; None if the bundle has none, as older ones."""
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("sha256"), str):
+        raise BundleError("trained_on is no object with the string sha256")
+
+    def check(headers: Mapping[str, TensorHeader]) -> None:
+        shapes = {name: (dtype, len(shape)) for name, (dtype, shape) in headers.items()}
+        if shapes != {"pixels": ("U64", 1)}:
+            raise BundleError(f"{TRAINED_ON_FILE} holds {shapes}, expected U64 pixels only")
+
+    path = directory / TRAINED_ON_FILE
+    load = safetensors.numpy.load
+    hashes: Hashes = _read(path, content["sha256"], MAX_TRAINED_ON_BYTES, check, load)["pixels"]
+    return hashes
 
 
 def _read(
@@ -341,61 +384,6 @@ def _read(
         return parse(data)
     except Exception as error:  # SafetensorError derives from Exception directly
         raise BundleError(f"{path.name} is damaged: {error}") from error
-
-
-def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
-    """Raise `BundleError` unless these are float32, finite, and exactly those `config` needs."""
-    _check_tensors(weights, weight_shapes(config))
-
-
-def _check_headers(headers: Mapping[str, TensorHeader], config: VAEConfig) -> None:
-    """The same for types and shapes in a header, which may include statistics."""
-    for name, tensor in headers.items():
-        if tensor.dtype != "F32":
-            raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected F32")
-    shapes = {name: tensor.shape for name, tensor in headers.items()}
-    weights = {n: shape for n, shape in shapes.items() if not n.startswith(STATISTICS_PREFIX)}
-    _check_shapes(weights, weight_shapes(config))
-    if len(weights) < len(shapes):
-        statistics = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
-        _check_shapes(statistics, _statistics_shapes(statistics, config))
-
-
-def _statistics_shapes(
-    shapes: Mapping[str, tuple[int, ...]], config: VAEConfig
-) -> Mapping[str, tuple[int, ...]]:
-    """The right shapes, for as many components as `mixture_log_weights` has in `shapes`."""
-    components = next(iter(shapes.get("mixture_log_weights", ())), 1)
-    return ScoreStatistics.shapes(config.latent_size, min(max(components, 1), MAX_MIXTURE))
-
-
-def _check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_tensors(tensors, _statistics_shapes(shapes, config))
-    diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
-    for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
-        if not (scale > 0).all():
-            raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
-
-
-def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    if odd := sorted(set(shapes) ^ set(expected)):
-        kind = "lacks" if odd[0] in expected else "has an unknown"
-        raise BundleError(f"the weights' file {kind} tensor {odd[0][:64]!r}")
-    for name, shape in shapes.items():
-        if shape != expected[name]:
-            raise BundleError(f"{name} has shape {shape}, not {expected[name]}")
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected)
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise BundleError(f"{name} is {tensor.dtype}, expected torch.float32")
-        if not tensor.isfinite().all():
-            raise BundleError(f"{name} holds NaN or infinity")
 
 
 def _sha256(data: bytes) -> str:

@@ -7,24 +7,28 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from rich.console import Console
 
-from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle
+from model.bundle.bundle import PRETRAINED, Bundle, find_bundle, load_bundle
 from model.commands.common import (
     BUNDLE_HELP,
     DATA_HELP,
     HelpFormatter,
     check_target,
     find_data,
-    show_skipped,
+    standard_output,
     today,
     warn_if_few,
     was_trained_on,
 )
+from model.commands.reading import show_read
+from model.datasets.folder import numbered, some
+from model.datasets.load import DataError, ImageSet, Split, load_images, load_unseen, take_label
+from model.evaluation.card import model_card
+from model.images.copies import pixel_hashes, without_copies
 from model.scores.calibration import COMMON_ALPHAS
 from model.training.calibrate import calibrated
-from model.training.card import model_card
-from model.training.data import Split, load_images, load_unseen
 
 
 def add(commands: Any) -> None:
@@ -54,11 +58,17 @@ def add(commands: Any) -> None:
         choices=get_args(Split),
         help="which images of a data set to use (default: the test images, or all if it has none)",
     )
+    parser.add_argument(
+        "--normal-label",
+        type=int,
+        metavar="N",
+        help="use only the images with this label, in data sets that have labels",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, and write the bundle."""
-    console = Console(markup=False, highlight=False)
+    console = standard_output()
     directory = find_bundle(arguments.bundle)
     out: Path = arguments.out or directory
     if out.resolve() != directory.resolve():
@@ -74,12 +84,17 @@ def run(arguments: argparse.Namespace) -> int:
         data = load_images(path, split, image_shape=shape)
     else:
         data, split = load_unseen(path, image_shape=shape)
-    show_skipped(console, data)
-    if split == "train" and was_trained_on(bundle, data):
+    if arguments.normal_label is not None:
+        data = take_label(data, arguments.normal_label)
+    show_read(console, data)
+    data = _unseen(console, bundle, data)
+    if bundle.trained_on is None and split == "train" and was_trained_on(bundle, data):
         console.print(
             "warning: the network was trained on these images, so p-values of other images will be "
             "too small and false alarms too frequent"
         )
+    if (old := bundle.calibration) is not None:
+        console.print(f"replaces the calibration on {old.n:,} images: {old.data_set}")
     bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
     bundle.save(out, model_card(bundle))
     if out != directory and (directory / "plots").is_dir():  # the model card shows them
@@ -90,6 +105,38 @@ def run(arguments: argparse.Namespace) -> int:
     for alpha in COMMON_ALPHAS:
         threshold = bundle.calibration.threshold(name, alpha)
         if threshold is not None:
-            console.print(f"at alpha {alpha:g}, {name} is an anomaly above {threshold:.4g}")
-    console.print(f"wrote {out}, calibrated on {len(data.images):,} images of {data.name}")
+            console.print(
+                f"at alpha {alpha:g}, an image with {name} above {threshold:.4g} is an anomaly"
+            )
+    console.print(
+        f"wrote {out}, calibrated on {numbered(len(data.images), 'image')} of {data.name}"
+    )
     return 0
+
+
+def _unseen(console: Console, bundle: Bundle, data: ImageSet) -> ImageSet:
+    """The images that the network was not trained on, each once. Says how many are left out.
+
+    Raises `DataError` if there are none.
+    """
+    hashes = pixel_hashes(data.images)
+    kept = without_copies(hashes)
+    if copies := len(hashes) - len(kept):
+        console.print(f"left out {numbered(copies, 'duplicate')}, the same pixel by pixel")
+    if bundle.trained_on is None:
+        console.print(
+            "warning: this bundle does not record which images it was trained on, so any of them "
+            "among these are not left out"
+        )
+        return data.take(kept)
+    known = np.isin(hashes[kept], bundle.trained_on)
+    if known.all():
+        raise DataError(
+            f"the network was trained on every image of {data.name}; calibrate it on others"
+        )
+    if known.any():
+        console.print(
+            f"left out {numbered(int(known.sum()), 'image')} that the network was trained on "
+            f"({some([data.names[i] for i in kept[known]])})"
+        )
+    return data.take(kept[~known])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
 from model.bundle.bundle import Bundle
+from model.datasets.load import ImageSet
 from model.scores.calibration import too_small_for
-from model.training.data import ImageSet
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
@@ -43,6 +45,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def standard_output(file: IO[str] | None = None) -> Console:
+    """Where commands print. Lines are wrapped for a terminal, and left whole for a file or pipe.
+
+    Text for a `file` is as standard output would have it.
+
+    File names may hold what rich takes for a style or an emoji, so it looks for neither.
+    """
+    wraps = sys.stdout.isatty()
+    return Console(file=file, markup=False, emoji=False, highlight=False, soft_wrap=not wraps)
+
+
 def find_data(path: Path) -> Path:
     """`path`, or the entry of that name in VAE_DATA_DIR, as in `--data mnist`."""
     parent = os.environ.get("VAE_DATA_DIR")
@@ -70,14 +83,6 @@ def check_name(name: str | None) -> None:
     """Raise `ValueError` for a blank name."""
     if name is not None and not name.strip():
         raise ValueError(f"--name is {name!r}, which is blank")
-
-
-def show_skipped(console: Console, data: ImageSet) -> None:
-    """Print the name of each file that could not be read, and how many there were."""
-    for line in data.skipped:
-        console.print(f"skipped {line}")
-    if data.skipped:
-        console.print(f"{len(data.skipped)} files skipped, {len(data.images):,} read")
 
 
 def was_trained_on(bundle: Bundle, data: ImageSet) -> bool:

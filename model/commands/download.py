@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.commands.common import HelpFormatter
-from model.training.download import DATA_SETS, download
+from model.datasets.download import DATA_SETS, download
 
 
 def add(commands: Any) -> None:

@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.status import Status
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import (
     BUNDLE_HELP,
     DATA_HELP,
     HelpFormatter,
-    find_data,
-    show_skipped,
+    standard_output,
     today,
     was_trained_on,
 )
+from model.commands.evaluation_inputs import Inputs, read_inputs
+from model.commands.evaluation_tables import show_comparison, show_evaluation, show_judgement
+from model.datasets.folder import numbered
 from model.engine.engine import Engine
-from model.scores.calibration import COMMON_ALPHAS
-from model.training.card import model_card
-from model.training.data import (
-    DataError,
-    ImageSet,
-    Split,
-    load_images,
-    load_labels,
-    load_unseen,
-)
-from model.training.evaluation import Anomalies, Evaluation
-from model.training.report import number, report
+from model.evaluation.card import model_card
+from model.evaluation.figures import Evaluation
+from model.evaluation.judgement import excess_of_alarms, judgement
+from model.evaluation.report import report
+from model.images.copies import pixel_hashes
+
+if TYPE_CHECKING:  # it needs the extra
+    from model.evaluation.observations import Observations
 
 EXTRA: Final = ("matplotlib", "scipy", "sklearn")
 """Packages that no other command needs."""
 
+EVALUATIONS: Final = Path("runs") / "evaluate"
+
 TRAINED_ON = (
-    "The network was trained on these images, or on some of them: on other images its errors are "
-    "larger and its false alarms more frequent."
+    "The network was trained on {which}: on other images its errors are larger and its false "
+    "alarms more frequent."
 )
 CALIBRATED_ON = (
     "The clean images are the calibration images: their false-alarm rates are right by "
@@ -56,12 +57,19 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure errors, false alarms and anomaly detection, with plots",
-        description="Measure a bundle on clean images and on sets of anomalies, next to simple "
-        "scores that need no network. Writes evaluation.json, evaluation.md and plots/*.png.",
+        description="Measure bundles on clean images and on sets of anomalies, next to simple "
+        "scores that need no network. Writes evaluation.md, evaluation.json, scores.csv and "
+        "plots/*.png; for several bundles also comparison.md and comparison.json.",
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
-    parser.add_argument("--bundle", required=True, help=BUNDLE_HELP)
+    parser.add_argument(
+        "--bundle",
+        required=True,
+        nargs="+",
+        metavar="BUNDLE",
+        help=f"{BUNDLE_HELP}; several are compared",
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -70,31 +78,50 @@ def add(commands: Any) -> None:
         help=f"clean images, only the test images if the set has any: {DATA_HELP}",
     )
     parser.add_argument(
+        "--normal-label",
+        type=int,
+        metavar="N",
+        help="take only those of the clean images that have this label",
+    )
+    parser.add_argument(
         "--anomalies",
         type=Path,
         nargs="+",
+        default=[],
         metavar="PATH",
-        help="sets of anomalies, in the same formats; the clean images upside down and mirrored "
-        "are added as two more",
+        help="sets of anomalies, in the same formats; each subfolder is measured as a kind of its "
+        "own too, and the clean images upside down and mirrored are added",
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="masks of the defects, named like the images, to measure where the defects are found; "
+        "masks beside the images are found without this",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="directory to write to (default: runs/evaluate/NAME-OF-BUNDLE)",
+        help="directory to write to; for several bundles, each has a directory in it (default: "
+        "runs/evaluate/NAME-OF-BUNDLE, for several runs/evaluate)",
     )
     parser.add_argument(
         "--update-card",
         action="store_true",
-        help="also put the results and plots into the bundle's own model card",
+        help="also put the results and plots into each bundle's own model card",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write the results."""
     try:  # imported here, so that the other commands work without the extra
-        from model.training.evaluate import evaluate, is_calibration_set, observe
-        from model.training.plots import save_plots
+        from model.evaluation.comparison import Contender, compare
+        from model.evaluation.observations import observe
+        from model.evaluation.plots import save_plots
+        from model.evaluation.score_table import write_scores
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -102,139 +129,138 @@ def run(arguments: argparse.Namespace) -> int:
             f"evaluate needs {error.name}, which is not installed: "
             "pip install 'vae-service[evaluate]'"
         ) from error
-    console = Console(markup=False, highlight=False)
-    directory = find_bundle(arguments.bundle)
-    bundle = load_bundle(directory)
-    out = arguments.out or Path("runs") / "evaluate" / directory.resolve().name
-    path = find_data(arguments.data)
-    clean, split = _load(console, path, bundle)
-    labels = _labels(path, split, len(clean.images))
-    anomalies = [_load(console, find_data(given), bundle)[0] for given in arguments.anomalies or []]
-    notes = [TRAINED_ON] if split == "train" and was_trained_on(bundle, clean) else []
-    with console.status("") as status:
-        observations = observe(
-            Engine(bundle, device="cpu"),
-            clean,
-            anomalies,
-            training=_training_images(path, split, bundle),
-            labels=labels,
-            on_set=lambda name: status.update(f"measuring {name} …"),
-        )
-        calibration = bundle.calibration
-        if calibration and is_calibration_set(calibration, observations.clean.scores):
-            notes.append(CALIBRATED_ON)
-        evaluation = evaluate(observations, date=today(), notes=notes)
-        status.update("drawing …")
-        places = [out, directory] if arguments.update_card else [out]
-        save_plots([place / "plots" for place in places], observations, evaluation)
-    content = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "evaluation.json").write_text(content + "\n", encoding="utf-8")
-    (out / "evaluation.md").write_text(report(evaluation), encoding="utf-8")
-    if arguments.update_card:
-        bundle = replace(bundle, metrics={**bundle.metrics, "evaluation": evaluation.to_json()})
-        bundle.save(directory, model_card(bundle))
-    _show(console, evaluation)
-    console.print(
-        f"wrote {out}" + (f", and the card of {directory}" if arguments.update_card else "")
-    )
+    console = standard_output()
+    directories = [find_bundle(given) for given in arguments.bundle]
+    bundles = [load_bundle(directory) for directory in directories]
+    names = _names(directories)
+    out, places = _places(names, arguments.out)
+    # The judgement comes first, so what was read is printed after it, or before an error.
+    reading = StringIO()
+    contenders = []
+    try:
+        inputs = _read(standard_output(reading), arguments, bundles)
+        for name, directory, bundle, place in zip(names, directories, bundles, places, strict=True):
+            found = inputs[bundle.config.image_shape]
+            with console.status("") as status:
+                observations = observe(
+                    Engine(bundle, device="cpu"),
+                    found.clean,
+                    found.anomalies,
+                    training=found.training,
+                    labels=found.clean.labels,
+                    masks=found.masks,
+                    on_set=partial(_report, status, bundle.name),
+                )
+                evaluation = _evaluate(observations, found)
+                status.update(f"{bundle.name}: drawing …")
+                targets = [place, directory] if arguments.update_card else [place]
+                save_plots([target / "plots" for target in targets], observations, evaluation)
+            write_scores(place / "scores.csv", observations)
+            _write_json(place / "evaluation.json", evaluation.to_json())
+            (place / "evaluation.md").write_text(report(evaluation), encoding="utf-8")
+            if arguments.update_card:
+                metrics = {**bundle.metrics, "evaluation": evaluation.to_json()}
+                carded = replace(bundle, metrics=metrics)
+                carded.save(directory, model_card(carded))
+            contenders.append(Contender.of(name, observations, evaluation))
+    except Exception:
+        print(reading.getvalue(), end="")
+        raise
+    if len(contenders) == 1:
+        evaluation = contenders[0].evaluation
+        show_judgement(console, judgement(evaluation))
+        print(reading.getvalue())
+        show_evaluation(console, evaluation)
+    else:
+        comparison = compare(contenders)
+        _write_json(out / "comparison.json", comparison.to_json())
+        (out / "comparison.md").write_text(comparison.markdown(), encoding="utf-8")
+        show_judgement(console, comparison.judgements())
+        print(reading.getvalue())
+        show_comparison(console, comparison)
+    cards = ", ".join(map(str, directories))
+    noun = "card" if len(directories) == 1 else "cards"
+    console.print(f"wrote {out}" + f", and the {noun} of {cards}" * arguments.update_card)
     return 0
 
 
-def _load(console: Console, path: Path, bundle: Bundle) -> tuple[ImageSet, Split]:
-    data, split = load_unseen(path, image_shape=bundle.config.image_shape)
-    show_skipped(console, data)
-    return data, split
+def _names(directories: Sequence[Path]) -> list[str]:
+    """The bundles' directories' names, made unique. Raises `ValueError` for one given twice."""
+    names: list[str] = []
+    seen: set[Path] = set()
+    for directory in directories:
+        resolved = directory.resolve()
+        if resolved in seen:
+            raise ValueError(f"--bundle names {directory} twice")
+        seen.add(resolved)
+        name, number = resolved.name, 1
+        while name in names:
+            number += 1
+            name = f"{resolved.name}-{number}"
+        names.append(name)
+    return names
 
 
-def _labels(path: Path, split: Split, n: int) -> NDArray[np.uint8] | None:
-    labels = load_labels(path, split)
-    if labels is not None and len(labels) != n:
-        raise DataError(f"{path} holds {n:,} {split} images, but {len(labels):,} labels for them")
-    return labels
+def _places(names: Sequence[str], out: Path | None) -> tuple[Path, list[Path]]:
+    """Where results go: all of them, and each bundle's.
+
+    Raises `ValueError` if one of several bundles lies where its results would.
+    """
+    if len(names) == 1:
+        place = out or EVALUATIONS / names[0]
+        return place, [place]
+    out = out or EVALUATIONS
+    places = [out / name for name in names]
+    for place in places:
+        if (place / "config.json").exists():
+            raise ValueError(f"{place} holds a bundle, not results: choose another --out")
+    return out, places
 
 
-def _training_images(path: Path, split: Split, bundle: Bundle) -> NDArray[np.uint8] | None:
-    if split == "train":
-        return None
-    try:
-        return load_images(path, "train", image_shape=bundle.config.image_shape).images
-    except DataError:
-        return None  # the test images alone are enough for an evaluation
-
-
-def _show(console: Console, evaluation: Evaluation) -> None:
-    """Print the results as tables."""
-    clean, fit, elbo = evaluation.clean, evaluation.fit, evaluation.negative_elbo
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("bundle", f"{evaluation.bundle}, version {evaluation.version}"),
-        ("clean images", f"{clean.n:,} of {clean.name}"),
-        ("MSE", f"{fit.mse:.5f} at z = μ, {fit.mse_sampled:.5f} with z drawn"),
-        ("−ELBO", "no pixel variance" if elbo is None else f"{elbo:.1f} nats"),
-        ("KL", f"{fit.kl:.2f} nats"),
-        ("active latents", f"{evaluation.active_units} of {evaluation.latent_size}"),
-    ):
-        facts.add_row(name, value)
-    console.print(facts)
-    console.print()
-    console.print(_alarms_table(evaluation))
-    for anomalies in evaluation.anomalies:
-        console.print(_detections_table(anomalies))
-    console.print(
-        "* share of clean images above the score that 95 % of the anomalies reach\n"
-        "↑ ↓ baselines, which need no network: larger (↑) or smaller (↓) values are more anomalous"
-    )
-    for note in evaluation.notes:
-        console.print(f"warning: {note}")
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column(columns[0], min_width=26)
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _alarms_table(evaluation: Evaluation) -> Table | str:
-    alarms, n = evaluation.false_alarms, evaluation.clean.n
-    if alarms is None:
-        return "false alarms: – (the bundle has no calibration, so there are no p-values)\n"
-    table = _table(
-        "False alarms: share of clean images with p ≤ α",
-        "score",
-        *(f"α = {alpha:g}" for alpha in COMMON_ALPHAS),
-    )
-    for i, score in enumerate(dict.fromkeys(rate.score for rate in alarms.rates)):
-        rates = [f"{rate.rate:.4f}" for rate in alarms.rates if rate.score == score]
-        table.add_row(score, *rates, style="" if i else "bold")
-    table.add_section()
-    spreads = [f"{alpha:.4f} ± {alarms.spread(alpha, n):.4f}" for alpha in COMMON_ALPHAS]
-    table.add_row("exchangeable sets, 95 %", *spreads)
-    if alarms.exchangeable:
-        halves = [f"{rate.mean:.4f} ± {rate.std:.4f}" for rate in alarms.exchangeable]
-        table.add_row("calibration halved, mean ± sd", *halves)
-    return table
-
-
-def _detections_table(anomalies: Anomalies) -> Table:
-    table = _table(
-        f"{anomalies.images.name}: {anomalies.images.n:,} images",
-        *("score", "AUROC", "95 % interval", "FPR*", "95 % interval"),
-    )
-    for i, detection in enumerate(anomalies.detections):
-        if detection.is_baseline and not anomalies.detections[i - 1].is_baseline:
-            table.add_section()
-        name = detection.score
-        if detection.is_baseline:
-            name += " ↓" if detection.reversed else " ↑"
-        area, rate = detection.auroc, detection.fpr_at_95_tpr
-        table.add_row(
-            name,
-            number(area.value),
-            f"{number(area.low)}–{number(area.high)}",
-            number(rate.value),
-            f"{number(rate.low)}–{number(rate.high)}",
-            style="" if i else "bold",
+def _read(
+    console: Console, arguments: argparse.Namespace, bundles: Sequence[Bundle]
+) -> dict[tuple[int, int, int], Inputs]:
+    """The images in each shape that a bundle needs. What was read is printed once."""
+    inputs: dict[tuple[int, int, int], Inputs] = {}
+    for shape in dict.fromkeys(bundle.config.image_shape for bundle in bundles):
+        inputs[shape] = read_inputs(
+            Console(file=StringIO()) if inputs else console,
+            shape,
+            data=arguments.data,
+            anomalies=arguments.anomalies,
+            masks=arguments.masks,
+            normal_label=arguments.normal_label,
         )
-    return table
+    if len(inputs) > 1:
+        shapes = " and ".join("×".join(map(str, shape)) for shape in inputs)
+        console.print(f"the same files for all bundles, as {shapes} (C×H×W)")
+    return inputs
+
+
+def _report(status: Status, bundle: str, name: str) -> None:
+    status.update(f"{bundle}: measuring {name} …")
+
+
+def _evaluate(observations: Observations, inputs: Inputs) -> Evaluation:
+    from model.evaluation.evaluate import evaluate, is_calibration_set
+
+    bundle, calibration = observations.engine.bundle, observations.engine.bundle.calibration
+    notes = []
+    clean = inputs.clean
+    if bundle.trained_on is not None:
+        known = int(np.isin(pixel_hashes(clean.images), bundle.trained_on).sum())
+        if known:
+            which = f"{known:,} of these {numbered(len(clean.images), 'image')}"
+            notes.append(TRAINED_ON.format(which=which))
+    elif inputs.split == "train" and was_trained_on(bundle, clean):
+        notes.append(TRAINED_ON.format(which="these images, or on some of them"))
+    if calibration and is_calibration_set(calibration, observations.clean.scores):
+        notes.append(CALIBRATED_ON)
+    evaluation = evaluate(observations, date=today(), notes=notes)
+    excess = excess_of_alarms(evaluation)
+    return replace(evaluation, notes=(*notes, excess)) if excess else evaluation
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    content = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(content + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from model.commands.common import HelpFormatter, check_name, check_target
 from model.config import Head
-from model.training.card import model_card
+from model.evaluation.card import model_card
 from model.training.import_checkpoint import import_checkpoint
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from model.bundle.bundle import Bundle
 from model.commands.common import (
@@ -27,20 +26,38 @@ from model.commands.common import (
     check_name,
     check_target,
     find_data,
-    show_skipped,
+    standard_output,
     today,
     warn_if_few,
 )
-from model.config import Architecture, Head, VAEConfig, conv_sizes
+from model.commands.progress import TrainingProgress
+from model.commands.training_images import (
+    TrainingImages,
+    group_of_each,
+    plan,
+    read_training_images,
+    warn_of_near_copies,
+)
+from model.config import MAX_WIDTH, Architecture, Head, VAEConfig
+from model.datasets.folder import numbered
 from model.engine.device import resolve_device
-from model.training.calibrate import calibrated
-from model.training.card import model_card
-from model.training.data import DataError, ImageSet, load_images, stored_shape
-from model.training.goodness_of_fit import Fit, evaluate_fit
-from model.training.train import Step, Trained, TrainOptions, train
+from model.evaluation.card import model_card
+from model.images.copies import pixel_hashes
+from model.training.calibrate import calibrated, calibration_by_dtype
+from model.training.chosen import CONV_LATENT_SIZE, PHOTO_SIDE, SMALL_SIDE, suitable_config
+from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, train_folds
+from model.training.goodness_of_fit import evaluate_fit
+from model.training.split import MAX_CROSS_FITTED, Split
+from model.training.train import BATCH_SIZES, MIN_STEPS, Trained, TrainOptions, train
+from model.training.verdict import Verdict, as_metrics, judge
+
+MAX_SIDE: Final = 2048
+"""Longest side of a network's images."""
 
 LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "size": (1, 2048),
+    "folds": (1, 1_000),
+    "latent_size": (1, MAX_WIDTH),
+    "steps": (1, 100_000_000),
     "epochs": (1, 1_000_000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (1e-9, 1),
@@ -48,7 +65,7 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "seed": (0, 2**32 - 1),
     "threads": (1, 1024),
 }
-"""Minimum and maximum of the numeric options; `VAEConfig` checks those of the network."""
+"""Minimum and maximum of the numeric options; `VAEConfig` checks the other sizes of the network."""
 
 RECIPES: Final = Path(__file__).parents[1] / "training" / "recipes"
 """The options that the shipped bundles were trained with, one file each."""
@@ -61,9 +78,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a network on images and write a bundle",
-        description="Train a network on images and write a bundle, calibrated on images that "
-        "training does not see. Ctrl-C stops the training and keeps the best weights so far; "
-        "--resume continues from the last complete epoch.",
+        description="Train a network on normal images and write a bundle, calibrated on images "
+        "that it was not trained on. Options that are left out are chosen to suit the images, and "
+        "printed. Ctrl-C stops the training and keeps the best weights so far; --resume continues.",
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
@@ -91,26 +108,55 @@ def add(commands: Any) -> None:
         "--recipe",
         choices=recipes,
         metavar="NAME",
-        help="the options that a bundle that ships was trained with, each overridden by its flag: "
+        help="use the options that a shipped bundle was trained with; flags override them: "
         f"{', '.join(recipes)}",
+    )
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--group",
+        metavar="HOW",
+        help="keep all images of one part together, so that none of them calibrates a network "
+        "trained on another: 'folder' takes each subfolder as a part; anything else is a regular "
+        "expression for file names, with the part in parentheses, as in 'part(\\d+)_'",
+    )
+    group.add_argument(
+        "--normal-label",
+        type=int,
+        metavar="N",
+        help="train only on the images with this label, in data sets that have labels",
+    )
+    group.add_argument(
+        "--folds",
+        type=int,
+        metavar="N",
+        help="train N networks, each without a different Nth of the images, so that every image "
+        "calibrates; 1 holds out a sixth instead (default: by the number of images; 1 above "
+        f"{MAX_CROSS_FITTED:,})",
     )
     group = parser.add_argument_group("network")
     group.add_argument(
         "--arch",
         choices=get_args(Architecture),
-        default=config.architecture,
-        help="mlp: fully connected; conv: convolutional, for sides of 16 to 256 pixels",
+        help="mlp: fully connected; conv: convolutional, for sides of 16 to 256 pixels (default: "
+        f"mlp for grey pictures up to {SMALL_SIDE} pixels, conv for others)",
     )
     group.add_argument(
-        "--size", type=int, metavar="N", help="side that image files are resized to (default: 28)"
+        "--size",
+        metavar="N",
+        help="longer side to resize image files to, at their median aspect ratio, or both sides as "
+        f"HEIGHTxWIDTH (default: the images' own, but at most {PHOTO_SIDE})",
     )
-    group.add_argument("--channels", type=int, choices=(1, 3), help="1: grey; 3: RGB (default: 1)")
+    group.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="1: grey; 3: RGB (default: 3 if any image has colour)",
+    )
     group.add_argument(
         "--latent-size",
         type=int,
-        default=config.latent_size,
         metavar="D",
-        help="latent dimensions",
+        help=f"latent dimensions (default: {config.latent_size}; for conv, {CONV_LATENT_SIZE})",
     )
     group.add_argument(
         "--hidden",
@@ -128,11 +174,21 @@ def add(commands: Any) -> None:
         help="head of the encoder; relu is that of the tutorial, with its loss, and collapses",
     )
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=int, default=options.epochs, metavar="N", help="passes over the images"
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"maximum number of steps (default: by the number of images, at least {MIN_STEPS:,})",
+    )
+    length.add_argument(
+        "--epochs", type=int, metavar="N", help="the same in passes over the images"
     )
     group.add_argument(
-        "--batch-size", type=int, default=options.batch_size, metavar="N", help="images per step"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images per step (default: {} to {}, by the number of images)".format(*BATCH_SIZES),
     )
     group.add_argument(
         "--learning-rate",
@@ -168,108 +224,155 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and write the bundle."""
     if arguments.recipe:
         arguments = with_recipe(arguments, arguments.argv)
-    console = Console(markup=False, highlight=False)  # file names may contain brackets
+    console = standard_output()
     check_name(arguments.name)
     check_limits(arguments, LIMITS)
+    arguments.size = None if arguments.size is None else _size(arguments.size)
     arguments.data = find_data(arguments.data)
     arguments.out = arguments.out or Path("runs") / arguments.data.resolve().stem
-    resumes = arguments.resume and (arguments.out / CHECKPOINT_NAME).exists()
+    checkpoint = arguments.out / CHECKPOINT_NAME
+    resumes = arguments.resume and checkpoint.exists()
     check_target(arguments.out, overwrite=arguments.overwrite or resumes)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    config = _config(arguments)
+    data = read_training_images(console, arguments)
+    config = suitable_config(
+        data.image_shape,
+        architecture=arguments.arch,
+        hidden_sizes=tuple(arguments.hidden or ()) or None,
+        latent_size=arguments.latent_size,
+        head=arguments.head,
+    )
     options = TrainOptions(
-        epochs=arguments.epochs,
+        steps=arguments.steps,
+        epochs=None if arguments.steps else arguments.epochs,  # the recipe's, with a flag --steps
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         augment=arguments.augment,
         seed=arguments.seed,
     )
-    data = load_images(arguments.data, "train", image_shape=config.image_shape)
-    show_skipped(console, data)
+    groups = group_of_each(console, data, arguments.group)
+    splits = plan(groups, config.architecture, arguments.folds, arguments.seed)
+    warn_of_near_copies(console, data, splits, arguments.group)
+    console.print(_network(config))
+    console.print(_training(options.resolved(len(splits[0].train)), splits))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = arguments.out / CHECKPOINT_NAME
     if arguments.resume and not checkpoint.exists():
         console.print(f"there is no {checkpoint} to resume from: starting from scratch")
-    with _progress(console) as progress:
-        task = progress.add_task("", total=None, loss="", mse="", kl="", epoch="")
-
-        def show(step: Step) -> None:
-            progress.update(
-                task,
-                total=step.steps,
-                completed=step.step,
-                epoch=f"{step.epoch}/{options.epochs}",
-                loss=f"{step.loss:.1f}" if abs(step.loss) >= 1 else f"{step.loss:.4f}",
-                mse=f"{step.mse:.4f}",
-                kl=f"{step.kl:.1f}",
-            )
-
-        trained = train(
+    with TrainingProgress(console, len(splits)) as progress:
+        first = train(
             config,
             data.images,
             options,
+            splits[0],
             device=device,
             checkpoint=checkpoint,
             resume=arguments.resume,
-            data_id=dict(data.files),
-            on_step=show,
+            data_id=_identity(data, splits),
+            on_step=progress.show,
         )
-    bundle = _bundle(arguments, data, options, trained)
+        networks = [first]
+        if first.finished and len(splits) > 1:
+            progress.steps_per_fold = first.step
+            networks = train_folds(
+                first, data.images, splits[1:], device=device, on_step=progress.show_fold
+            )
+            networks = on_common_scale(networks, data.images)
+    finished = first.finished and len(networks) == len(splits)
+    with console.status("scoring the images that calibrate"):  # in three dtypes: it takes a while
+        verdict = judge(networks, data.images)
+        bundle = _bundle(arguments, data, networks, verdict, finished=finished)
     bundle.save(arguments.out, model_card(bundle))
-    for split, fit in bundle.metrics.items():
+    if first.finished and first.history[-1][0] < (first.options.steps or 0):
         console.print(
-            f"{split.replace('_', ' ')} images: MSE {fit['mse']:.5f}, KL {fit['kl']:.2f} nats"
+            "training ended early, as the validation images no longer improved: the weights after "
+            f"{first.step:,} steps are kept"
         )
-    warn_if_few(console, len(trained.split.held_out))
+    console.print(verdict.figures)
+    if "test" in bundle.metrics:
+        test = bundle.metrics["test"]
+        console.print(f"test images: MSE {test['mse']:.5f}, KL {test['kl']:.2f} nats")
+    assert bundle.calibration is not None  # noqa: S101 - for mypy: it was just calibrated
+    warn_if_few(console, bundle.calibration.n)
     console.print(f"wrote {arguments.out}, version {bundle.version}")
-    if not trained.finished:
+    if finished:
+        checkpoint.unlink(missing_ok=True)
+    else:
         console.print("stopped early; the same command with --resume continues")
-        return INTERRUPTED
-    checkpoint.unlink(missing_ok=True)
-    return 0
+    console.print(verdict.judgement)
+    return 0 if finished else INTERRUPTED
 
 
-def _config(arguments: argparse.Namespace) -> VAEConfig:
-    stored = stored_shape(arguments.data) or (1, 28, 28)
-    shape = (
-        arguments.channels or stored[0],
-        arguments.size or stored[1],
-        arguments.size or stored[2],
+def _size(text: object) -> int | tuple[int, int]:
+    """`64`, the longer side, or `48x64`, height and width. Raises `ValueError`."""
+    match [int(side) if side.isdecimal() else 0 for side in re.split("[xX×]", str(text))]:
+        case [longer] if 1 <= longer <= MAX_SIDE:
+            return longer
+        case [height, width] if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
+            return height, width
+    raise ValueError(
+        f"--size is {text}, expected the longer side, 1 to {MAX_SIDE:,} pixels, or height and "
+        "width, as in 48x64"
     )
-    usual = conv_sizes(shape) if arguments.arch == "conv" else VAEConfig().hidden_sizes
-    return VAEConfig(
-        architecture=arguments.arch,
-        image_shape=shape,
-        hidden_sizes=tuple(arguments.hidden or usual),
-        latent_size=arguments.latent_size,
-        head=arguments.head,
+
+
+def _network(config: VAEConfig) -> str:
+    channels, height, width = config.image_shape
+    layers = ", ".join(map(str, config.hidden_sizes))
+    return (
+        f"network: {config.architecture} ({layers}), latent size {config.latent_size}, for "
+        f"{'grey' if channels == 1 else 'RGB'} images of {width}×{height} (width×height)"
     )
+
+
+def _training(options: TrainOptions, splits: Sequence[Split]) -> str:
+    line = f"training: at most {options.steps:,} steps of {options.batch_size} images"
+    n = sum(len(split.held_out) for split in splits)
+    if len(splits) == 1:
+        return f"{line}; calibrated on {numbered(n, 'image')} held out"
+    return (
+        f"{line}; calibrated on all {n:,} images, each scored by the one of {len(splits)} networks "
+        "that was not trained on it"
+    )
+
+
+def _identity(data: TrainingImages, splits: Sequence[Split]) -> dict[str, Any]:
+    """What --resume must find unchanged, beside the options of the training.
+
+    Otherwise the network would go on with other images, and some of those that it has been trained
+    on would calibrate it.
+    """
+    return {
+        **data.files,
+        "folds": len(splits),
+        **{key: data.facts[key] for key in ("label", "grouped_by") if key in data.facts},
+    }
 
 
 def _bundle(
-    arguments: argparse.Namespace, data: ImageSet, options: TrainOptions, trained: Trained
+    arguments: argparse.Namespace,
+    data: TrainingImages,
+    networks: Sequence[Trained],
+    verdict: Verdict,
+    *,
+    finished: bool,
 ) -> Bundle:
-    pixels = trained.network.config.pixels
-    split = trained.split
-
-    def figures(fit: Fit, n: int) -> dict[str, Any]:
-        variance = trained.pixel_variance
-        elbo = None if variance is None else fit.negative_elbo(pixels, variance)
-        return {"n": n, **asdict(fit), "negative_elbo": elbo}
-
-    metrics = {"held_out": figures(trained.fit, len(split.held_out))}
+    first = networks[0]
+    split = first.split
+    seen = np.concatenate([split.train, split.validation])
+    metrics = {"held_out": as_metrics(verdict)}
     provenance: dict[str, Any] = {
         "data_set": data.name,
         "files_sha256": dict(data.files),
-        "skipped_files": len(data.skipped),
+        **data.facts,
         "images_trained_on": len(split.train),
         "images_validated_on": len(split.validation),
         "images_held_out": len(split.held_out),
-        **asdict(options),
-        "best_epoch": trained.epoch,
-        "finished": trained.finished,
+        "networks": len(networks),
+        **{key: value for key, value in asdict(first.options).items() if value is not None},
+        "best_step": first.step,
+        "finished": finished,
         "threads": torch.get_num_threads(),
         "device": arguments.device,
         "date": today(),
@@ -280,37 +383,30 @@ def _bundle(
             "numpy": np.__version__,
         },
     }
-    try:
-        test = load_images(arguments.data, "test", image_shape=trained.network.config.image_shape)
-    except DataError:
-        pass  # no test images, as in any folder of image files: the held-out images are enough
-    else:
+    if (test := data.test_images) is not None:
         flat = torch.from_numpy(test.images.reshape(len(test.images), -1))
-        metrics["test"] = figures(evaluate_fit(trained.network, flat), len(flat))
+        fit = evaluate_fit(first.network, flat)
+        variance = first.pixel_variance
+        pixels = first.network.config.pixels
+        elbo = None if variance is None else fit.negative_elbo(pixels, variance)
+        metrics["test"] = {"n": len(flat), **asdict(fit), "negative_elbo": elbo}
         provenance["files_sha256"] |= test.files
-    bundle = Bundle(
-        name=arguments.name or arguments.out.resolve().name,
-        config=trained.network.config,
-        weights=trained.network.state_dict(),
-        pixel_variance=trained.pixel_variance,
-        statistics=trained.statistics,
+    bundle = as_bundle(
+        first,
+        arguments.name or arguments.out.resolve().name,
+        trained_on=np.sort(pixel_hashes(data.images[seen])),
         provenance=provenance,
         metrics=metrics,
     )
-    return calibrated(
-        bundle,
-        data.images[split.held_out],
-        data_set=f"{data.name}, training images held out",
+    if len(networks) == 1:
+        held_out = data.images[split.held_out]
+        return calibrated(
+            bundle, held_out, data_set=f"{data.name}, training images held out", date=today()
+        )
+    calibration = calibration_by_dtype(
+        cross_scores(networks, data.images),
+        data_set=f"{data.name}, across {len(networks)} folds",
         date=today(),
+        folds=len(networks),
     )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("loss {task.fields[loss]}  MSE {task.fields[mse]}  KL {task.fields[kl]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    return replace(bundle, calibration=calibration)

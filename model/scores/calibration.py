@@ -37,7 +37,8 @@ class Calibration:
     """Scores of n clean images that the network was not trained on, for p-values.
 
     If a new clean image is exchangeable with these, then P(p-value ≤ α) ≤ α, whatever the network
-    and the score. The smallest p-value is 1 / (n + 1).
+    and the score. The smallest p-value is 1 / (n + 1). See `folds` for calibrations without that
+    guarantee.
     """
 
     scores: Mapping[str, Floats]
@@ -45,6 +46,15 @@ class Calibration:
     data_set: str
     date: str
     """ISO 8601."""
+    folds: int = 0
+    """0 if all scores are the network's own. Otherwise the images were divided into this number of
+    folds, and each has its score from a network that was trained in the same way on the other
+    folds. The bundle's network is the first of these. P(p-value ≤ α) is then near α if the training
+    is stable, that is if it hardly matters to the scores of new images which fold was left out, but
+    no bound holds for every training. If each new image were scored by all these networks, 2 α
+    would bound it, up to a term that vanishes with n (Vovk 2015, "Cross-conformal predictors"; Vovk
+    and Wang 2020, "Combining p-values via averaging"; Barber, Candès, Ramdas and Tibshirani 2021,
+    "Predictive inference with the jackknife+", theorem 4)."""
     other_dtypes: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """The same for products in other types than float32, whose scores differ a little."""
 
@@ -113,6 +123,7 @@ def calibration_of(
     *,
     data_set: str,
     date: str,
+    folds: int = 0,
     other_dtypes: Mapping[str, Mapping[str, Floats]] | None = None,
 ) -> Calibration:
     """A calibration of clean images' scores, (n,) by name, in any order.
@@ -124,7 +135,9 @@ def calibration_of(
         return {name: np.sort(np.asarray(v, np.float32)) for name, v in unsorted.items()}
 
     others = {dtype: tables(scores) for dtype, scores in (other_dtypes or {}).items()}
-    return Calibration(scores=tables(scores), data_set=data_set, date=date, other_dtypes=others)
+    return Calibration(
+        scores=tables(scores), data_set=data_set, date=date, folds=folds, other_dtypes=others
+    )
 
 
 def too_small_for(n: int) -> list[float]:

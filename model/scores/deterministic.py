@@ -49,7 +49,7 @@ TINY: Final = 1e-30
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreStatistics:
-    """Statistics of the training images that scores compare with. Stored beside the weights.
+    """Statistics of normal images that scores compare with. Stored beside the weights.
 
     They are finite for any training set, even a single image. M mixture components.
     """
@@ -114,7 +114,7 @@ def negative_elbo(pixel_variance: float) -> Score:
 
 
 def latent_mahalanobis(statistics: ScoreStatistics) -> Score:
-    """Mahalanobis distance of μ from the mean of the training images' μ, (N,)."""
+    """Mahalanobis distance of μ from the mean μ of images that were not trained on, (N,)."""
 
     def score(_: Tensor, output: Reconstruction) -> Tensor:
         offset = output.posterior.mean - statistics.latent_mean  # (N, D)
@@ -136,10 +136,10 @@ def latent_density(statistics: ScoreStatistics) -> Score:
 def fused(statistics: ScoreStatistics) -> Score:
     """The largest of both `relative_errors` and `latent_density`, on a common scale, (N,).
 
-    Each part is shifted and scaled so that the median of the training images is 0 and its quantile
-    in `TAILS` is 1. The largest of the three then acts as the smallest of three weighted p-values,
-    but does not stop at the smallest empirical p-value. Calibration turns the result into a p-value
-    again.
+    Each part is shifted and scaled so that, over images that were not trained on, its median is 0
+    and its quantile in `TAILS` is 1. The largest of the three then acts as the smallest of three
+    weighted p-values, but does not stop at the smallest empirical p-value. Calibration turns the
+    result into a p-value again.
     """
     density = latent_density(statistics)
 

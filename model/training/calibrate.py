@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
 from model.engine.engine import Engine
-from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Floats, calibration_of
+from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Calibration, Floats, calibration_of
 
 CHUNK_IMAGES = 128
 """Images per pass, as in the service."""
@@ -21,13 +22,31 @@ def calibrated(bundle: Bundle, images: NDArray[np.uint8], *, data_set: str, date
     The weights do not change. The calibration has a table for each score in each dtype that the
     network can compute in. Raises `CalibrationError` if there are no images.
     """
-    scores = {
-        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images) for dtype in DTYPES
-    }
-    calibration = calibration_of(
-        scores.pop(DTYPES[0]), data_set=data_set, date=date, other_dtypes=scores
+    calibration = calibration_by_dtype(
+        scores_by_dtype(bundle, images), data_set=data_set, date=date
     )
     return replace(bundle, calibration=calibration)
+
+
+def calibration_by_dtype(
+    scores: Mapping[str, Mapping[str, Floats]], *, data_set: str, date: str, folds: int = 0
+) -> Calibration:
+    """A calibration of clean images' scores, (n,) by name, by dtype. Raises `CalibrationError`."""
+    first, *others = DTYPES
+    return calibration_of(
+        scores[first],
+        data_set=data_set,
+        date=date,
+        folds=folds,
+        other_dtypes={dtype: scores[dtype] for dtype in others},
+    )
+
+
+def scores_by_dtype(bundle: Bundle, images: NDArray[np.uint8]) -> dict[str, dict[str, Floats]]:
+    """Every score of uint8 `images`, (N, C, H, W), in each of `DTYPES`: (N,) by name."""
+    return {
+        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images) for dtype in DTYPES
+    }
 
 
 def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict[str, Floats]:

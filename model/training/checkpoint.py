@@ -24,10 +24,13 @@ class Checkpoint:
     """State after `epoch` epochs. Each epoch has its own seed, so no generator is saved."""
 
     epoch: int
+    step: int
+    history: tuple[tuple[int, float], ...]
+    """The validation loss after so many steps."""
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     """Adam's tensors, named by state and parameter index, such as `exp_avg.0`."""
-    best_epoch: int
+    best_step: int
     best_loss: float
     best_weights: Mapping[str, Tensor]
 
@@ -41,7 +44,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) 
     }
     state = {
         "epoch": checkpoint.epoch,
-        "best_epoch": checkpoint.best_epoch,
+        "step": checkpoint.step,
+        "history": checkpoint.history,
+        "best_step": checkpoint.best_step,
         "best_loss": checkpoint.best_loss,
     }
     metadata = {"state": json.dumps(state), "run": json.dumps(run, sort_keys=True)}
@@ -85,7 +90,9 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> Checkpoint:
         epoch=state["epoch"],
         weights=groups["weights"],
         optimizer=groups["optimizer"],
-        best_epoch=state["best_epoch"],
+        step=state["step"],
+        history=tuple((step, loss) for step, loss in state["history"]),
+        best_step=state["best_step"],
         best_loss=state["best_loss"],
         best_weights=groups["best_weights"],
     )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from model.vae import VAE
+
+ACTIVE_VARIANCE: Final = 0.01
+"""A latent dimension is active if the variance of its mean over images is above this (Burda,
+Grosse and Salakhutdinov 2016, "Importance weighted autoencoders", section 5.2)."""
 
 CHUNK_PIXELS: int = 2_000 * 784
 """Maximum number of pixels in one pass: enough to be fast, few enough to need little memory."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.bundle.bundle import Bundle, BundleError, check_weights
+from model.bundle.bundle import Bundle
+from model.bundle.checks import BundleError, check_weights
 from model.config import Head, VAEConfig
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.scores.deterministic import RIDGE
@@ -34,13 +36,18 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
     n, size = z.shape
     components = max(1, min(MAX_COMPONENTS, n // (LATENTS_PER_DIMENSION * size)))
     ridge = RIDGE * torch.eye(size, dtype=torch.float64)
+    if components == 1:  # few latents, whose plain covariance may be singular
+        covariance = torch.from_numpy(shrunk_covariance(z.numpy())) + ridge
+        return GaussianMixture(
+            torch.zeros(1), z.mean(dim=0, keepdim=True).float(), _roots(covariance[None]).float()
+        )
     whole = torch.cov(z.T, correction=0).reshape(size, size) + ridge
     mixture = GaussianMixture(
         torch.full((components,), 1 / components, dtype=torch.float64).log(),
         z[:components],  # `chosen` is in random order
         _roots(whole.expand(components, size, size)),
     )
-    for _ in range(ITERATIONS if components > 1 else 1):
+    for _ in range(ITERATIONS):
         joint = mixture.log_joint(z)
         shares = (joint - joint.logsumexp(dim=1, keepdim=True)).exp()  # (N, K)
         counts = shares.sum(dim=0) + 1e-9  # keeps a component without latents finite
@@ -63,3 +70,20 @@ def _roots(covariances: Tensor) -> Tensor:
         torch.cholesky_inverse(torch.linalg.cholesky(covariances))
     )
     return roots
+
+
+def shrunk_covariance(latents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of `latents`, (N, D), shrunk towards a multiple of the identity: (D, D).
+
+    The fewer the latents, the larger the weight of the identity, by the oracle approximating
+    shrinkage of Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance
+    estimation".
+    """
+    n, size = latents.shape
+    covariance = np.cov(latents, rowvar=False, bias=True).reshape(size, size)
+    scale = np.trace(covariance) / size
+    power = np.square(covariance).mean()
+    excess = (n + 1) * (power - scale**2 / size)
+    weight = 1.0 if excess <= 0 else min(1.0, (power + scale**2) / excess)
+    shrunk: NDArray[np.float64] = (1 - weight) * covariance + weight * scale * np.eye(size)
+    return shrunk

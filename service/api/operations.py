@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from model.bundle.bundle import BundleError
+from model.bundle.checks import BundleError
 from model.engine.device import DeviceError
 from service.access.policy import RELOAD
 from service.api import schemas
@@ -56,7 +56,12 @@ async def model(request: Request) -> dict[str, Any]:
         "latent_size": bundle.config.latent_size,
         "scores": engine.scores,
         "calibration": calibration
-        and {"data_set": calibration.data_set, "n": calibration.n, "date": calibration.date},
+        and {
+            "data_set": calibration.data_set,
+            "n": calibration.n,
+            "date": calibration.date,
+            "folds": calibration.folds,
+        },
         "device": engine.device,
         "dtype": engine.dtype,
         "metrics": {split: fit for split, fit in bundle.metrics.items() if split != "evaluation"},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from model.bundle.bundle import BundleError, find_bundle, load_bundle
+from model.bundle.bundle import find_bundle, load_bundle
+from model.bundle.checks import BundleError
 from model.engine.engine import Engine
 from service.settings import Settings
 

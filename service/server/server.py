@@ -19,7 +19,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.datastructures import State
 
-from model.bundle.bundle import BundleError
+from model.bundle.checks import BundleError
 from model.engine.device import DeviceError
 from service.access.rates import Buckets
 from service.app import create_app

@@ -45,7 +45,7 @@ class Worker:
         if self.counts:
             self.counts.join(slot)
         # Imported here because the supervisor, which starts workers, does not need torch.
-        from model.bundle.bundle import BundleError
+        from model.bundle.checks import BundleError
         from model.engine.device import DeviceError
         from service.server.server import serve
 

@@ -106,6 +106,7 @@ async def test_model_names_the_scores_and_the_calibration(
     assert answer["calibration"] == {
         "data_set": engine.bundle.calibration.data_set,
         "n": engine.bundle.calibration.n,
+        "folds": 0,
         "date": engine.bundle.calibration.date,
     }
 

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
 from model.engine.engine import Engine
+from model.evaluation.card import model_card
 from model.results import Scores
 from model.scores.calibration import DTYPES, calibration_of
-from model.training.card import model_card
-from model.training.train import split_indices
+from model.training.split import split_indices
 
 every_bundle = pytest.mark.parametrize("name", pretrained_names())
 
@@ -127,7 +127,7 @@ def test_no_path_of_a_machine_is_revealed() -> None:
 def test_only_formats_that_cannot_run_code() -> None:
     files = {path for path in PRETRAINED.rglob("*") if path.is_file()}
     kinds = {path.name if path.suffix != ".png" else "*.png" for path in files}
-    tensors = {"model.safetensors", "calibration.safetensors"}
+    tensors = {"model.safetensors", "calibration.safetensors", "trained_on.safetensors"}
     assert kinds == {"config.json", "README.md", "*.png", *tensors}
     for path in files:
         pickles = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))

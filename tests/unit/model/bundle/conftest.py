@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.training.card import model_card
+from model.evaluation.card import model_card
 from tests.unit.model.bundle.helpers import WHOLE, Saved
 
 

@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle.bundle import CALIBRATION_FILE, Bundle, BundleError, load_bundle
+from model.bundle.bundle import CALIBRATION_FILE, TRAINED_ON_FILE, Bundle, load_bundle
+from model.bundle.checks import BundleError
 from model.scores.calibration import Calibration
 from tests.unit.samples import assert_one_line, whole_bundle
 
 UNCALIBRATED_FILES = {"README.md", "config.json", "model.safetensors"}
-BUNDLE_FILES = UNCALIBRATED_FILES | {CALIBRATION_FILE}
+BUNDLE_FILES = UNCALIBRATED_FILES | {CALIBRATION_FILE, TRAINED_ON_FILE}
 
 FIELDS = {
     *("format", "name", "weights_sha256", "config", "calibration"),
     *("preprocessing", "pixel_variance", "provenance", "metrics"),
 }
-"""Without `known`, which bundles of older versions have not."""
+"""Without `known` and `trained_on`, which bundles of older versions have not."""
+
+HASHES = np.array([3, 2**40, 2**64 - 1], np.uint64)
 
 WHOLE = whole_bundle(
+    trained_on=HASHES,
     provenance={"data_set": "digits", "seed": 7, "files_sha256": {"a.gz": "00ff"}},
     metrics={"test": {"n": 3, "mse": 0.5, "mse_sampled": 0.6, "kl": 1.5, "negative_elbo": None}},
 )
@@ -59,11 +63,17 @@ def replace_calibration(directory: Path, data: bytes) -> None:
     edit(directory, calibration=facts | {"sha256": hashlib.sha256(data).hexdigest()})
 
 
+def replace_trained_on(directory: Path, data: bytes) -> None:
+    """Other bytes for trained_on.safetensors, with their hash in config.json."""
+    (directory / TRAINED_ON_FILE).write_bytes(data)
+    edit(directory, trained_on={"n": 3, "sha256": hashlib.sha256(data).hexdigest()})
+
+
 def same_calibration(one: Calibration | None, other: Calibration | None) -> bool:
     assert one is not None
     assert other is not None
     return (
-        (one.data_set, one.date) == (other.data_set, other.date)
+        (one.data_set, one.date, one.folds) == (other.data_set, other.date, other.folds)
         and list(one.scores) == list(other.scores)
         and all(np.array_equal(table, other.scores[name]) for name, table in one.scores.items())
     )

@@ -8,26 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
 
-from model.bundle.bundle import (
-    FORMAT,
-    Bundle,
-    BundleError,
-    find_bundle,
-    load_bundle,
-    pretrained_names,
-)
+from model.bundle.bundle import FORMAT, Bundle, find_bundle, load_bundle, pretrained_names
+from model.bundle.checks import BundleError
 from model.config import VAEConfig
+from model.evaluation.card import model_card
 from model.images.preprocessing import PREPROCESSING
 from model.scores.deterministic import ScoreStatistics
-from model.training.card import model_card
 from model.vae import VAE
 from tests.unit.model.bundle.helpers import (
     BUNDLE_FILES,
+    HASHES,
     UNCALIBRATED_FILES,
     WHOLE,
     edit,
@@ -35,6 +31,8 @@ from tests.unit.model.bundle.helpers import (
     same_weights,
 )
 from tests.unit.samples import TINY, assert_one_line, some_statistics, tiny_bundle, whole_bundle
+
+OTHERS = np.array([4], np.uint64)
 
 
 def files(directory: Path) -> set[str]:
@@ -130,7 +128,7 @@ def test_a_bundle_of_format_1_still_loads(tmp_path: Path) -> None:
 
 
 def test_saved_without_calibration_it_keeps_none_of_an_earlier_one(directory: Path) -> None:
-    replace(WHOLE, calibration=None).save(directory, "")
+    replace(WHOLE, calibration=None, trained_on=None).save(directory, "")
     assert files(directory) == UNCALIBRATED_FILES
     assert load_bundle(directory).calibration is None
 
@@ -190,6 +188,7 @@ class Stop(BaseException):
     [
         *((tiny_bundle(seed=1), steps) for steps in range(6)),
         *((whole_bundle(seed=1), steps) for steps in range(8)),
+        *((replace(WHOLE, trained_on=OTHERS, name="others"), steps) for steps in range(10)),
         *((replace(whole_bundle(n=9), name="anew"), steps) for steps in range(8)),
     ],
     ids=lambda value: value if isinstance(value, int) else value.name,
@@ -233,6 +232,8 @@ def test_a_save_cut_short_does_not_load_as_something_else(
         return
     assert (tmp_path / "README.md").read_text() == model_card(loaded)
     assert same_calibration(loaded.calibration, WHOLE.calibration)
+    assert loaded.trained_on is not None
+    assert np.array_equal(loaded.trained_on, HASHES)
 
 
 @pytest.mark.parametrize(

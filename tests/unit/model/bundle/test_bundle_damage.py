@@ -15,7 +15,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.bundle.bundle import CALIBRATION_FILE, MAX_CALIBRATION_BYTES, BundleError, load_bundle
+from model.bundle.bundle import CALIBRATION_FILE, MAX_CALIBRATION_BYTES, load_bundle
+from model.bundle.checks import BundleError
 from model.tensor_file import MAX_HEADER_BYTES
 from tests.unit.model.bundle.helpers import (
     FIELDS,

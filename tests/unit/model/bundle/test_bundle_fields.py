@@ -71,7 +71,10 @@ def test_a_config_that_is_not_one(directory: Path, text: bytes) -> None:
 
 
 def test_the_config_has_these_fields(directory: Path) -> None:
-    assert set(json.loads((directory / "config.json").read_text())) == FIELDS | {"known"}
+    assert set(json.loads((directory / "config.json").read_text())) == FIELDS | {
+        "known",
+        "trained_on",
+    }
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
@@ -125,6 +128,10 @@ def test_a_missing_field_is_named(directory: Path, field: str) -> None:
         ("calibration", {"data_set": None, "date": "2026", "sha256": "00"}, "data_set, date"),
         ("calibration", {"data_set": "d", "date": "2026"}, "data_set, date and sha256"),
         ("calibration", {"data_set": "d", "date": "2026", "sha256": "00"}, "is damaged"),
+        ("trained_on", [], "trained_on is no object"),
+        ("trained_on", {"n": 3}, "trained_on is no object with the string sha256"),
+        ("trained_on", {"n": 3, "sha256": 0}, "trained_on is no object with the string sha256"),
+        ("trained_on", {"n": 3, "sha256": "00"}, "trained_on.safetensors is damaged"),
     ],
 )
 def test_a_wrong_field_is_reported(directory: Path, field: str, value: object, reason: str) -> None:

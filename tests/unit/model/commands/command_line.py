@@ -12,16 +12,20 @@ from model.__main__ import main
 OPTIONS = {
     "train": {
         *("--data", "--out", "--name", "--overwrite", "--resume", "--recipe"),
+        *("--group", "--normal-label", "--folds", "--steps"),
         *("--arch", "--size", "--channels", "--latent-size", "--hidden", "--head"),
         *("--epochs", "--batch-size", "--learning-rate", "--augment"),
         *("--seed", "--threads", "--device"),
     },
-    "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split"},
+    "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split", "--normal-label"},
     "import": {"FILE", "--out", "--name", "--overwrite", "--head", "--image-shape"},
     "download": {"NAME", "--data"},
 }
 
-BUNDLE_FILES = {"README.md", "config.json", "model.safetensors", "calibration.safetensors"}
+BUNDLE_FILES = {
+    *("README.md", "config.json", "model.safetensors", "calibration.safetensors"),
+    "trained_on.safetensors",
+}
 
 N_TRAIN = 600
 
@@ -31,9 +35,18 @@ EPOCHS = 30
 
 NETWORK = ["--hidden", "24", "12", "--latent-size", "4"]
 
-LONG = [*NETWORK, "--epochs", str(EPOCHS), "--batch-size", "16", "--threads", "1"]
+LONG = [
+    *(*NETWORK, "--folds", "1"),
+    *("--epochs", str(EPOCHS), "--batch-size", "16", "--threads", "1"),
+]
+"""One network, and a sixth of the images held out."""
 
-SHORT = [*NETWORK, "--epochs", "1", "--threads", "1"]
+STEPS = 20
+
+QUICK = ["--steps", str(STEPS), "--folds", "3", "--threads", "1"]
+"""Three networks, so that every image calibrates."""
+
+SHORT = [*NETWORK, *QUICK]
 
 PATIENCE_S = 60
 
@@ -53,6 +66,17 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Result:
         status = stop.code
     captured = capsys.readouterr()
     return Result(status, captured.out, captured.err)
+
+
+def lines(result: Result) -> list[str]:
+    """The lines of standard output that say something."""
+    return [line.strip() for line in result.out.splitlines() if line.strip()]
+
+
+def line(result: Result, start: str) -> str:
+    """The one line that starts so."""
+    (found,) = (line for line in lines(result) if line.startswith(start))
+    return found
 
 
 def output(result: Result) -> str:

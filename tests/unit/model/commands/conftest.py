@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, idx: Path) -> Path:
     out = tmp_path_factory.mktemp("trained") / "mine"
     assert main(["train", "--data", str(idx), "--out", str(out), *LONG]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def tiles() -> Path:
+    """Photographs of magnetic tiles: `train`, `test-normal`, `test-anomalous` and `masks`."""
+    directory = Path(__file__).parents[5] / "shared" / "photos" / "tiles"
+    if not directory.is_dir():
+        reason = f"the photographs are not at {directory}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return directory
 
 
 @pytest.fixture

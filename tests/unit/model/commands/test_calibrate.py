@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import PRETRAINED, load_bundle
 from model.config import VAEConfig
+from model.datasets.load import load_images
 from model.engine.engine import Engine
+from model.evaluation.card import model_card
+from model.images.copies import pixel_hashes, without_copies
 from model.training.calibrate import all_scores
-from model.training.card import model_card
 from model.vae import VAE
 from tests.unit.model.commands.command_line import (
     N_TEST,
@@ -24,10 +28,14 @@ from tests.unit.model.commands.command_line import (
     SHORT,
     contents,
     files,
+    line,
     output,
     run,
 )
+from tests.unit.model.commands.photographs import folder_of
 from tests.unit.samples import assert_one_line, write_idx
+
+UNRECORDED = "does not record which images it was trained on"
 
 WARNING = "trained on these images"
 
@@ -57,7 +65,9 @@ def test_calibrate_changes_the_calibration_and_nothing_else(
     assert "calibrated on 150 images of fresh" in output(result)
     for alpha in (0.05, 0.01):
         threshold = calibration.threshold("fused", alpha)
-        assert f"at alpha {alpha:g}, fused is an anomaly above {threshold:.4g}" in output(result)
+        assert line(result, f"at alpha {alpha:g}, ") == (
+            f"at alpha {alpha:g}, an image with fused above {threshold:.4g} is an anomaly"
+        )
     assert "warning" not in result.out
 
 
@@ -107,7 +117,7 @@ def test_an_imported_bundle_has_no_calibration_until_it_gets_one(
     assert "calibration.safetensors" not in files(out)
     result = run(capsys, "calibrate", "--bundle", out, "--data", idx)
     assert (result.status, result.err) == (0, "")
-    assert "mse_top5 is an anomaly above" in output(result)
+    assert "an image with mse_top5 above" in output(result)
     bundle = load_bundle(out)
     assert bundle.calibration is not None
     assert list(bundle.calibration.scores) == ["mse_top5", "mse", "kl"]
@@ -120,41 +130,130 @@ def test_an_imported_bundle_has_no_calibration_until_it_gets_one(
 def test_the_test_images_calibrate_where_there_are_any(
     mine: Path, idx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Though of the same data set, the network was not trained on them; on the others it was."""
-    for split, n, warned in (
-        ([], N_TEST, False),
-        (["test"], N_TEST, False),
-        (["train"], 600, True),
-    ):
+    """And of the others, those that the network was not trained on."""
+    held_out = load_bundle(mine).provenance["images_held_out"]
+    for split, n in (([], N_TEST), (["test"], N_TEST), (["train"], held_out)):
         flags = ["--split", *split] if split else []
         result = run(capsys, "calibrate", "--bundle", mine, "--data", idx, *flags)
         assert (result.status, result.err) == (0, "")
-        assert (WARNING in output(result)) == warned
+        left_out = f"left out {N_TRAIN - held_out} images that the network was trained on"
+        assert (left_out in result.out) == (split == ["train"])
+        assert WARNING not in result.out
         calibration = load_bundle(mine).calibration
         assert calibration is not None
         assert calibration.n == n
 
 
-def test_images_that_were_trained_on_are_known_again(
+def test_images_that_were_trained_on_and_duplicates_are_left_out(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a folder and in an .npz file; other images of the same kind are not taken for them."""
-    noise = np.random.default_rng(0)
-    train_images, test = noise.integers(0, 256, (2, 30, 8, 8), dtype=np.uint8)
-    np.savez(tmp_path / "both.npz", x_train=train_images, x_test=test)
-    np.savez(tmp_path / "other.npz", x_train=test)
-    for data, size in ((pictures, ["--size", "12"]), (tmp_path / "both.npz", [])):
-        out = tmp_path / f"out {data.stem}"
-        assert run(capsys, "train", "--data", data, "--out", out, *SHORT, *size).status == 0
-    calibrate = ["calibrate", "--bundle", str(tmp_path / "out pictures"), "--data"]
-    assert WARNING in output(run(capsys, *calibrate, pictures))
-    assert "1 files skipped, 24 read" in run(capsys, *calibrate, pictures).out
+    """In a folder under other names, and among others in an .npz file."""
+    out = tmp_path / "out"
+    size = ["--size", "12x12", "--arch", "mlp", "--name", "mine"]
+    assert run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size).status == 0
+    before = load_bundle(out)
+    held_out = before.provenance["images_held_out"]
+    assert before.trained_on is not None
+    moved = pictures.rename(tmp_path / "moved")
+    (moved / "00.png").rename(moved / "renamed.png")
+    shutil.copy(moved / "renamed.png", moved / "again.png")
+    result = run(capsys, "calibrate", "--bundle", out, "--data", moved)
+    assert (result.status, result.err) == (0, "")
+    assert line(result, "read ") == f"read 25 images from {moved}"
+    assert line(result, "left out 1 ") == "left out 1 duplicate, the same pixel by pixel"
+    known = line(result, f"left out {24 - held_out} images that the network was trained on (")
+    assert known.endswith(f" and {24 - held_out - 3} more)")
+    named = known.partition("(")[2].partition(" and ")[0].split(", ")
+    assert all((moved / name).is_file() for name in named)
+    assert line(result, "wrote ") == f"wrote {out}, calibrated on {held_out} images of moved"
+    calibration = load_bundle(out).calibration
+    assert calibration is not None
+    assert (calibration.n, calibration.data_set, calibration.folds) == (held_out, "moved", 0)
+    images = load_images(moved, "train", image_shape=(3, 12, 12)).images
+    images = images[without_copies(pixel_hashes(images))]
+    unseen = images[~np.isin(pixel_hashes(images), before.trained_on)]
+    scores = all_scores(Engine(before, device="cpu", threads=1), unseen)
+    for name, values in scores.items():
+        np.testing.assert_allclose(calibration.scores[name], np.sort(values), rtol=1e-4, atol=1e-4)
+
+    fresh = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    both = np.concatenate([fresh, images.transpose(0, 2, 3, 1)])
+    np.savez(tmp_path / "both.npz", images=both)
+    result = run(capsys, "calibrate", "--bundle", out, "--data", tmp_path / "both.npz")
+    assert f"calibrated on {held_out + 2} images of both" in result.out
+
+
+def test_only_images_that_were_trained_on_are_refused(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    size = ["--size", "12x12", "--arch", "mlp"]
+    assert run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size).status == 0
+    bundle, before = load_bundle(out), contents(out)
+    data = load_images(pictures, "train", image_shape=(3, 12, 12))
+    assert data.folder is not None
+    assert bundle.trained_on is not None
+    for image, pixels in zip(data.folder.images, pixel_hashes(data.images), strict=True):
+        if pixels not in bundle.trained_on:
+            image.path.unlink()
+    result = run(capsys, "calibrate", "--bundle", out, "--data", pictures)
+    assert result.status == 2
+    assert_one_line(ValueError(result.err.strip()), "trained on every image of pictures")
+    assert contents(out) == before
+
+
+def test_a_bundle_that_does_not_record_its_images_is_warned_of(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of older versions; then the whole set of images can be known again by its files."""
+    out, older = tmp_path / "out", tmp_path / "older"
+    size = ["--size", "12x12", "--arch", "mlp"]
+    assert run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size).status == 0
+    assert UNRECORDED not in run(capsys, "calibrate", "--bundle", out, "--data", pictures).out
+    bundle = replace(load_bundle(out), trained_on=None)
+    bundle.save(older, model_card(bundle))
+    calibrate = ["calibrate", "--bundle", str(older), "--data", str(pictures)]
+    result = run(capsys, *calibrate)
+    assert (result.status, result.err) == (0, "")
+    assert UNRECORDED in line(result, "warning: this bundle")
+    assert WARNING in result.out
+    assert "calibrated on 24 images of pictures" in result.out
     (pictures / "00.png").unlink()
-    assert WARNING not in output(run(capsys, *calibrate, pictures))
-    calibrate = ["calibrate", "--bundle", str(tmp_path / "out both"), "--data"]
-    assert WARNING not in output(run(capsys, *calibrate, tmp_path / "both.npz"))
-    assert WARNING in output(run(capsys, *calibrate, tmp_path / "both.npz", "--split", "train"))
-    assert WARNING not in output(run(capsys, *calibrate, tmp_path / "other.npz"))
+    result = run(capsys, *calibrate)
+    assert UNRECORDED in result.out
+    assert WARNING not in result.out
+
+
+def test_one_label_calibrates(
+    mine: Path, tmp_path: Path, digits: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "my.npz"
+    np.savez(data, x_test=digits[N_TRAIN:][:120], y_test=np.arange(120) % 4)
+    calibrate = ["calibrate", "--bundle", str(mine), "--data", str(data)]
+    assert line(run(capsys, *calibrate), "labels").startswith("labels  4 (0 to 3), ignored")
+    result = run(capsys, *calibrate, "--normal-label", "3")
+    assert (result.status, result.err) == (0, "")
+    assert line(result, "labels") == "labels  3 alone"
+    assert "calibrated on 30 images of my" in result.out
+    before = contents(mine)
+    result = run(capsys, *calibrate, "--normal-label", "4")
+    assert result.status == 2
+    assert_one_line(ValueError(result.err.strip()), "label 4", "0, 1, 2, 3")
+    assert contents(mine) == before
+
+
+def test_a_root_with_a_test_set_is_refused_with_its_normal_images(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["train/good/0.png", "test/good/1.png", "test/good/2.png", "test/crack/3.png"]
+    root = folder_of(tmp_path / "bottle", names)
+    before = contents(mine)
+    result = run(capsys, "calibrate", "--bundle", mine, "--data", root)
+    assert result.status == 2
+    assert_one_line(ValueError(result.err.strip()), "test set", f"--data {root / 'test' / 'good'}")
+    assert contents(mine) == before
+    meant = run(capsys, "calibrate", "--bundle", mine, "--data", root / "test" / "good")
+    assert "calibrated on 2 images of good" in meant.out
 
 
 @pytest.mark.parametrize(

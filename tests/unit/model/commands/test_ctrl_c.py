@@ -7,22 +7,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.bundle.bundle import load_bundle
+from model.commands.progress import TrainingProgress
+from model.training.train import Step
 from tests.unit.model.commands.command_line import (
     BUNDLE_FILES,
     LONG,
     N_TRAIN,
+    NETWORK,
     PATIENCE_S,
     SHORT,
+    contents,
     files,
+    lines,
     run,
 )
-from tests.unit.samples import write_idx
+from tests.unit.model.commands.photographs import folder_of
+from tests.unit.samples import assert_one_line, write_idx
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -36,7 +44,11 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def test_ctrl_c_keeps_what_was_learnt_and_resume_ends_it(
-    idx: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    idx: Path,
+    trained: Path,
+    tmp_path: Path,
+    digits: NDArray[np.uint8],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "mine"
     command = ["train", "--data", str(idx), "--out", str(out), *LONG]
@@ -61,13 +73,15 @@ def test_ctrl_c_keeps_what_was_learnt_and_resume_ends_it(
     assert "seed" in other.err
     assert load_bundle(out).version == early.version
 
-    images = np.full((N_TRAIN, 1, 28, 28), 7, np.uint8)
-    other = run(
-        capsys, "train", "--data", write_idx(tmp_path / "x", images), *command[3:], "--resume"
-    )
-    assert other.status == 2
-    assert "data" in other.err
-    assert load_bundle(out).version == early.version
+    negatives = write_idx(tmp_path / "x", 255 - digits[:N_TRAIN])
+    for command_line in (
+        ["train", "--data", str(negatives), *command[3:]],
+        [*command, "--folds", "2"],
+    ):
+        other = run(capsys, *command_line, "--resume")
+        assert other.status == 2
+        assert_one_line(ValueError(other.err.strip()), "was trained with", "use the same value")
+        assert load_bundle(out).version == early.version
 
     assert run(capsys, *command, "--resume").status == 0
     assert files(out) == BUNDLE_FILES
@@ -82,8 +96,69 @@ def test_ctrl_c_before_the_first_step_is_quiet(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model.commands.train.load_images", interrupted)
+    monkeypatch.setattr("model.commands.training_images.load_images", interrupted)
     result = run(capsys, "train", "--data", idx, "--out", tmp_path / "out", *SHORT)
     assert result.status == 130
     assert len(result.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "step", "complete"),
+    [(0, 60, 1), (1, 3, 1), (2, 30, 2), (3, 1, 3)],
+    ids=["first", "second", "third", "last"],
+)
+def test_ctrl_c_during_one_of_several_networks(
+    network: int,
+    step: int,
+    complete: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The images that the complete ones held out calibrate, and --resume ends as if unbroken."""
+    data = folder_of(tmp_path / "data", [f"{number:02}.png" for number in range(40)])
+    options = [*NETWORK, "--folds", "4", "--steps", "150", "--threads", "1", "--name", "mine"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(capsys, "train", "--data", data, "--out", whole, *options).status == 0
+
+    command = ["train", "--data", str(data), "--out", str(out), *options]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "show", interrupting(network, step))
+        result = run(capsys, *command)
+    assert (result.status, result.err) == (130, "")
+    said = lines(result)
+    early = load_bundle(out)
+    assert said[-1] == early.metrics["held_out"]["verdict"]
+    assert said[-2] == "stopped early; the same command with --resume continues"
+    assert files(out) == BUNDLE_FILES | {"checkpoint.safetensors"}
+    assert early.provenance["finished"] is False
+    assert early.provenance["networks"] == complete
+    assert early.calibration is not None
+    assert early.calibration.n == early.metrics["held_out"]["n"] == 10 * complete
+
+    for other in (["--folds", "2"], ["--group", "([0-9])$"]):
+        refused = run(capsys, *command, "--resume", *other)
+        assert refused.status == 2
+        assert_one_line(ValueError(refused.err.strip()), "was trained with data")
+    assert run(capsys, *command, "--resume").status == 0
+    assert contents(out) == contents(whole)
+
+
+def interrupting(network: int, step: int) -> Callable[..., None]:
+    """As `TrainingProgress.show`, with Ctrl-C at this step of this network."""
+
+    def show(_: TrainingProgress, at: Step, of: int = 0) -> None:
+        if (of, at.step) == (network, step):
+            raise KeyboardInterrupt
+
+    return show
+
+
+def test_resume_without_a_checkpoint_starts_from_scratch(
+    idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    result = run(capsys, "train", "--data", idx, "--out", out, *SHORT, "--resume")
+    assert (result.status, result.err) == (0, "")
+    assert f"there is no {out / 'checkpoint.safetensors'} to resume from" in result.out

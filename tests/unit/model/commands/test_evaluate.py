@@ -18,11 +18,12 @@ from PIL import Image
 from model.__main__ import main
 from model.bundle.bundle import load_bundle
 from model.config import VAEConfig
+from model.datasets.load import load_images, load_unseen
+from model.evaluation.card import model_card
+from model.evaluation.figures import Evaluation
+from model.evaluation.report import picture_names
+from model.images.copies import pixel_hashes
 from model.training.calibrate import calibrated
-from model.training.card import model_card
-from model.training.data import load_images, load_labels, load_unseen
-from model.training.evaluation import Evaluation
-from model.training.report import picture_names
 from tests.unit.samples import tiny_bundle, write_idx
 
 CONFIG = VAEConfig(hidden_sizes=(8,), latent_size=2)
@@ -58,7 +59,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         for directory in directories:
             directory.mkdir(parents=True)
 
-    monkeypatch.setattr("model.training.plots.save_plots", make)
+    monkeypatch.setattr("model.evaluation.plots.save_plots", make)
 
 
 def write_labels(directory: Path, labels: NDArray[np.uint8], split: str = "t10k") -> None:
@@ -91,7 +92,9 @@ def test_it_writes_figures_report_and_pictures(
     out, before = tmp_path / "out", (bundle / "config.json").read_bytes()
     assert evaluate("--bundle", bundle, "--data", idx, "--anomalies", letters, "--out", out) == 0
     found = Evaluation.from_json(evaluation_in(out))
-    assert {path.name for path in out.iterdir()} == {"evaluation.json", "evaluation.md", "plots"}
+    assert {path.name for path in out.iterdir()} == {
+        *("evaluation.json", "evaluation.md", "scores.csv", "plots")
+    }
     pictures = {path.name for path in (out / "plots").iterdir()}
     assert pictures == {f"{name}.png" for name in picture_names(found)}
     assert "manifold.png" in pictures
@@ -157,10 +160,25 @@ def test_broken_files_are_named_and_counted(
     out = tmp_path / "out"
     assert evaluate("--bundle", bundle, "--data", clean, "--anomalies", letters, "--out", out) == 0
     printed = capsys.readouterr().out
-    assert "skipped broken.png" in printed
-    assert "1 files skipped, 12 read" in printed
+    assert "read 12 images" in printed
+    assert "broken.png" in printed
     clean_facts = evaluation_in(out)["clean"]
     assert (clean_facts["n"], clean_facts["skipped"]) == (12, 1)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_it_counts_the_images_that_the_network_was_trained_on(
+    digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    clean = write_images(tmp_path / "clean", digits[:12])
+    images = load_images(clean, "train", image_shape=(1, 28, 28)).images
+    seen = np.sort(pixel_hashes(np.concatenate([images[:5], digits[100:110]])))
+    made = tiny_bundle(config=CONFIG, trained_on=seen)
+    made.save(tmp_path / "mine", model_card(made))
+    out = tmp_path / "out"
+    assert evaluate("--bundle", tmp_path / "mine", "--data", clean, "--out", out) == 0
+    (note,) = evaluation_in(out)["notes"]
+    assert "trained on 5 of these 12 images" in note
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -284,21 +302,7 @@ def test_the_other_commands_do_without_the_extra(bundle: Path, idx: Path) -> Non
     assert run("calibrate").returncode == 0
 
 
-# Labels, and images not trained on
-
-
-def test_labels_are_read_where_they_lie_beside_images(
-    idx: Path, digits: NDArray[np.uint8], tmp_path: Path
-) -> None:
-    labels = load_labels(idx, "test")
-    assert labels is not None
-    assert labels.tolist() == [i % 10 for i in range(50)]
-    assert load_labels(idx, "train") is None
-    folder = write_images(tmp_path / "folder", digits[:2])
-    write_labels(folder, np.zeros(2, np.uint8), split="train")
-    assert load_labels(folder, "train") is None
-    np.savez(tmp_path / "set.npz", images=digits[:2])
-    assert load_labels(tmp_path / "set.npz", "train") is None
+# Images not trained on
 
 
 def test_test_images_are_taken_where_there_are_some(

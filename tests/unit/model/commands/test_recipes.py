@@ -17,7 +17,7 @@ from tests.unit.samples import write_idx
 
 RECIPE_FILES = sorted(train_command.RECIPES.glob("*.toml"))
 
-FEW = ["--epochs", "1", "--threads", "1"]
+FEW = ["--epochs", "1", "--folds", "3", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,17 @@ def test_flags_win_over_the_recipe_wherever_they_stand(
         assert bundle.config.latent_size == 3
 
 
+def test_steps_replace_a_recipe_s_epochs(
+    thirty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    recipe = ["--recipe", "mnist-2d", "--steps", "7", "--folds", "3"]
+    assert run(capsys, "train", "--data", thirty, "--out", out, *recipe).status == 0
+    provenance = load_bundle(out).provenance
+    assert provenance["steps"] == 7
+    assert "epochs" not in provenance
+
+
 def test_a_recipe_does_not_stay_for_the_next_command(
     thirty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +104,7 @@ def test_the_threads_are_as_many_as_asked_for(
     before = torch.get_num_threads()
     try:
         command = ["train", "--data", str(idx), "--out", str(tmp_path / "out"), *SHORT]
-        assert run(capsys, *command, "--threads", "2").status == 0
+        assert run(capsys, *command, "--threads", "2", "--folds", "1").status == 0
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import load_bundle
 from model.config import VAEConfig
+from model.datasets.load import load_images
 from model.engine.engine import Engine
+from model.evaluation.card import model_card
 from model.training.calibrate import all_scores
-from model.training.card import model_card
-from model.training.data import load_images
-from model.training.train import split_indices
+from model.training.split import split_indices
 from tests.unit.model.commands.command_line import (
     BUNDLE_FILES,
     EPOCHS,
     N_TEST,
     N_TRAIN,
     SHORT,
+    STEPS,
     files,
+    line,
     output,
     run,
 )
@@ -64,12 +66,16 @@ def test_it_says_where_it_comes_from(trained: Path, idx: Path) -> None:
     assert provenance["images_validated_on"] == N_TRAIN // 20
     assert provenance["images_trained_on"] == N_TRAIN - N_TRAIN // 6 - N_TRAIN // 20
     assert provenance["augment"] == 0
+    assert provenance["networks"] == 1
     assert provenance["epochs"] == EPOCHS
+    assert provenance["steps"] == EPOCHS * -(-provenance["images_trained_on"] // 16)
+    assert provenance["copies_left_out"] == 0
+    assert provenance["finished"] is True
     assert provenance["batch_size"] == 16
     assert provenance["seed"] == 0
     assert provenance["threads"] == 1
     assert provenance["skipped_files"] == 0
-    assert 1 <= provenance["best_epoch"] <= EPOCHS
+    assert 1 <= provenance["best_step"] <= provenance["steps"]
     assert {"python", "torch", "numpy"} <= set(provenance["versions"])
     assert str(idx.parent) not in (trained / "config.json").read_text()
 
@@ -114,7 +120,7 @@ def test_it_tells_the_figures(
     bundle = load_bundle(tmp_path / "out")
     for name in ("held_out", "test"):
         assert f"{bundle.metrics[name]['mse']:.5f}" in result.out
-    for word in ("epoch 1/1", "loss", "MSE", "KL", bundle.version):
+    for word in (f"step {STEPS}/{STEPS}", "loss", "MSE", "KL", bundle.version):
         assert word in result.out
 
 
@@ -133,11 +139,11 @@ def test_a_folder_of_pictures(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    size = ["--channels", "3", "--size", "12", "--name", "colours"]
+    size = ["--channels", "3", "--size", "12x12", "--name", "colours"]
     result = run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size)
     assert result.status == 0
     assert "broken[red].png" in result.out
-    assert "1 files skipped, 24 read" in result.out
+    assert line(result, "read ") == f"read 24 images from {pictures}"
     bundle = load_bundle(tmp_path / "out")
     assert bundle.name == "colours"
     assert bundle.config.image_shape == (3, 12, 12)
@@ -150,15 +156,18 @@ def test_convolutions_for_a_folder_of_pictures(
 ) -> None:
     """From files of any size to scores with p-values."""
     out = tmp_path / "out"
-    size = ["--arch", "conv", "--size", "64", "--channels", "3", "--epochs", "2"]
-    result = run(capsys, "train", "--data", pictures, "--out", out, *size, "--threads", "1")
+    size = ["--arch", "conv", "--size", "64x64", "--channels", "3", "--epochs", "2"]
+    held = ["--folds", "1", "--threads", "1"]
+    result = run(capsys, "train", "--data", pictures, "--out", out, *size, *held)
     assert (result.status, result.err) == (0, "")
-    assert "skipped broken[red].png" in result.out
-    assert "1 files skipped, 24 read" in result.out
+    assert "not an image, or damaged (broken[red].png)" in line(result, "left out    1 .png file")
     assert "too few for a false-alarm rate of 0.05, which needs 19" in output(result)
     bundle = load_bundle(out)
     assert bundle.config == VAEConfig(
-        architecture="conv", image_shape=(3, 64, 64), hidden_sizes=(64, 64, 128)
+        architecture="conv",
+        image_shape=(3, 64, 64),
+        hidden_sizes=(64, 64, 128),
+        latent_size=32,
     )
     assert bundle.provenance["images_held_out"] == 4
     assert bundle.calibration is not None
@@ -182,7 +191,7 @@ def test_two_pictures_are_too_few(
         path.unlink()
     result = run(capsys, "train", "--data", pictures, "--out", tmp_path / "out", *SHORT)
     assert result.status == 2
-    assert_one_line(ValueError(result.err.strip()), "error: ", "at least 3")
+    assert_one_line(ValueError(result.err.strip()), "error: ", "2 different", "3 is the minimum")
 
 
 @pytest.mark.parametrize("size", ["15", "257"])

@@ -51,8 +51,12 @@ def test_data_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("--epochs", "0"),
-        ("--epochs", "-1"),
+        ("--steps", "0"),
+        ("--steps", "-1"),
+        ("--folds", "0"),
+        ("--folds", "601"),
+        ("--normal-label", "0"),
+        ("--group", "folder"),
         ("--batch-size", "0"),
         ("--learning-rate", "0"),
         ("--learning-rate", "-0.1"),
@@ -85,10 +89,22 @@ def test_a_wrong_value_is_one_line_and_costs_nothing(
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     result = run(capsys, *command, "--overwrite", option, value)
     assert result.status == 2
-    assert "epoch 1" not in result.out
+    assert "step " not in result.out
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_epochs_below_one_and_beside_steps(
+    idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--data", str(idx), "--out", str(tmp_path / "out"), "--epochs", "0"]
+    assert_one_line(ValueError(run(capsys, *command).err.strip()), "--epochs is 0", "1 to")
+    both = run(capsys, *command, "--steps", "1")
+    assert both.status == 2
+    assert "--epochs" in both.err
+    assert "--steps" in both.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("seed", [2**32, 10**13, 2**63, 10**30])
@@ -103,11 +119,11 @@ def test_a_large_seed_is_used_or_refused_in_words(
 def test_an_output_directory_with_an_odd_name(
     idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Brackets mean something to the library that prints."""
-    out = tmp_path / "a[red]b[/]c"
+    """Brackets and colons mean something to the library that prints."""
+    out = tmp_path / "a[red]b[/]c:smile:"
     result = run(capsys, "train", "--data", idx, "--out", out, *SHORT)
     assert result.status == 0
-    assert out.name in result.out.replace("\n", "")
+    assert f"wrote {out}, version" in result.out
 
 
 @pytest.mark.parametrize(

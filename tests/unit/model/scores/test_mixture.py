@@ -9,14 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from sklearn.covariance import OAS
 from torch import Tensor
 
 from model.scores.deterministic import RIDGE
 from model.scores.mixture import GaussianMixture
 from model.training import mixture as module
-from model.training.mixture import MAX_COMPONENTS, fit_mixture
+from model.training.mixture import MAX_COMPONENTS, fit_mixture, shrunk_covariance
 
 seeds = st.integers(0, 2**31)
 
@@ -101,14 +103,40 @@ def test_it_finds_two_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(covariances(mixture)[component], covariance, atol=0.1)
 
 
-def test_one_component_is_the_maximum_likelihood_gaussian() -> None:
-    latents = two_clouds(15)  # too few for two
+@pytest.mark.parametrize("n", [2, 5, 15])
+def test_one_component_is_a_gaussian_of_shrunk_covariance(n: int) -> None:
+    """Of few latents: the plain covariance of two would be singular."""
+    latents = two_clouds(15)[:n]  # too few for two components
     mixture = fit_mixture(latents)
     z = latents.double().numpy()
     assert mixture.log_weights.tolist() == pytest.approx([0], abs=1e-6)
     np.testing.assert_allclose(mixture.means[0], z.mean(axis=0), rtol=1e-4)
-    expected = np.cov(z.T, bias=True) + RIDGE * np.eye(2)
+    expected = OAS().fit(z).covariance_ + RIDGE * np.eye(2)
     np.testing.assert_allclose(covariances(mixture)[0], expected, rtol=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 50), seeds, st.sampled_from([1e-3, 1.0, 1e3]))
+def test_covariances_are_shrunk_as_by_scikit_learn(
+    n: int, size: int, seed: int, scale: float
+) -> None:
+    latents = scale * torch.randn(n, size, generator=random(seed)).double().cumsum(dim=1).numpy()
+    found = shrunk_covariance(latents)
+    np.testing.assert_allclose(found, OAS().fit(latents).covariance_, rtol=1e-9, atol=1e-12)
+    assert np.linalg.eigvalsh(found).min() > 0
+
+
+@pytest.mark.parametrize("latents", [np.ones((1, 3)), np.ones((9, 3))], ids=["one", "alike"])
+def test_latents_that_do_not_vary_have_no_covariance(latents: NDArray[np.float64]) -> None:
+    np.testing.assert_array_equal(shrunk_covariance(latents), np.zeros((3, 3)))
+
+
+def test_few_latents_of_many_dimensions_have_a_density() -> None:
+    """20 images, 32 latents: others of the same kind are far likelier than those of another."""
+    latents = torch.randn(60, 32, generator=random(0))
+    mixture = fit_mixture(latents[:20])
+    near, far = mixture.log_density(latents[20:]), mixture.log_density(3 + latents[20:])
+    assert near.min() > far.max()
 
 
 def test_more_iterations_make_the_latents_more_likely(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.training.train import Trained, train
-from tests.unit.model.training.small_training import QUICK, SMALL
+from tests.unit.model.training.small_training import QUICK, SMALL, look_each_epoch
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +19,8 @@ def few(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def unbroken(few: NDArray[np.uint8]) -> Trained:
     """A training that nothing disturbed."""
     return train(SMALL, few, QUICK)
+
+
+@pytest.fixture
+def looks_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_each_epoch(monkeypatch)

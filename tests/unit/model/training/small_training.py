@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from model.config import VAEConfig
+from model.training import train as module
 from model.training.train import Trained, TrainOptions
 
 SMALL = VAEConfig(hidden_sizes=(12,), latent_size=3)
 CONV = VAEConfig(architecture="conv", hidden_sizes=(4, 4, 8), latent_size=3)
-QUICK = TrainOptions(epochs=4, batch_size=32)
-BATCHES = 3  # in an epoch, of the 94 images that are left of 120
+EPOCHS, BATCHES = 4, 3  # of the 80 images that are left of 120
+QUICK = TrainOptions(epochs=EPOCHS, batch_size=32)
+
+
+def look_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the validation images after each epoch, however few its steps, and never give up."""
+    monkeypatch.setattr(module, "CHECK_STEPS", 1)
+    monkeypatch.setattr(module, "PATIENCE", 1)
 
 
 def weights(trained: Trained) -> dict[str, Tensor]:

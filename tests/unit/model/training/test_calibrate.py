@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
 from model.engine.engine import Engine
-from model.scores.calibration import DEFAULT_DRAWS, CalibrationError, Floats
+from model.scores.calibration import DEFAULT_DRAWS, DTYPES, CalibrationError, Floats
 from model.training import calibrate as module
-from model.training.calibrate import all_scores, calibrated
+from model.training.calibrate import (
+    all_scores,
+    calibrated,
+    calibration_by_dtype,
+    scores_by_dtype,
+)
 from tests.unit.samples import TINY, some_statistics, tiny_bundle, whole_bundle
 
 N = 37
@@ -70,6 +75,31 @@ def test_each_score_of_each_image_is_in_its_table(
     assert (calibration.n, calibration.data_set, calibration.date) == (N, "mine", "2026-01-03")
     for name, table in calibration.scores.items():
         np.testing.assert_array_equal(table, np.sort(scores[name]))
+
+
+@each_bundle
+def test_each_dtype_has_scores_of_its_own(
+    make: Callable[[], Bundle], images: NDArray[np.uint8]
+) -> None:
+    scores = scores_by_dtype(make(), images)
+    assert list(scores) == list(DTYPES)
+    for dtype in DTYPES:
+        expected = all_scores(Engine(make(), device="cpu", dtype=dtype), images)
+        assert list(scores[dtype]) == list(expected)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(scores[dtype][name], values)
+    made = calibration_by_dtype(scores, data_set="mine", date="2026-01-03", folds=5)
+    assert (made.n, made.folds, made.data_set) == (N, 5, "mine")
+    whole = calibrated(make(), images, data_set="mine", date="2026-01-03").calibration
+    assert whole is not None
+    assert whole.folds == 0  # all are the network's own
+    for dtype in DTYPES:
+        tables, others = made.of_dtype(dtype), whole.of_dtype(dtype)
+        assert tables is not None
+        assert others is not None
+        for name, table in tables.scores.items():
+            np.testing.assert_array_equal(table, np.sort(scores[dtype][name]))
+            np.testing.assert_array_equal(table, others.scores[name])
 
 
 def test_an_older_calibration_is_replaced_and_the_rest_stays(images: NDArray[np.uint8]) -> None:

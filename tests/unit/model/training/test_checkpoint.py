@@ -41,9 +41,11 @@ def checkpoint(epoch: int = 2) -> Checkpoint:
     network, optimizer = stepped()
     return Checkpoint(
         epoch=epoch,
+        step=3 * epoch,
+        history=((3, 0.25), (3 * epoch, -0.1)),
         weights=network.state_dict(),
         optimizer=adam_tensors(optimizer),
-        best_epoch=1,
+        best_step=3,
         best_loss=-0.1,
         best_weights=tiny_bundle(seed=1).weights,
     )
@@ -53,8 +55,9 @@ SAVED = checkpoint()
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
-    def numbers(checkpoint: Checkpoint) -> tuple[float, ...]:
-        return (checkpoint.epoch, checkpoint.best_epoch, checkpoint.best_loss)
+    def numbers(checkpoint: Checkpoint) -> tuple[object, ...]:
+        best = (checkpoint.best_step, checkpoint.best_loss)
+        return (checkpoint.epoch, checkpoint.step, checkpoint.history, *best)
 
     groups = [
         (one.weights, other.weights),

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.__main__ import main
-from model.bundle.bundle import BundleError, load_bundle
+from model.bundle.bundle import load_bundle
+from model.bundle.checks import BundleError
 from model.engine.engine import Engine
 from model.training.import_checkpoint import import_checkpoint
 from model.training.loss import tutorial_loss

@@ -1,4 +1,4 @@
-"""Statistics of the training images, against numpy."""
+"""Statistics of images, against numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.covariance import OAS
 from torch import Tensor
 
 from model.config import VAEConfig
@@ -25,11 +27,11 @@ from model.scores.deterministic import (
 )
 from model.training import goodness_of_fit as fit
 from model.training.mixture import fit_mixture
-from model.training.statistics import score_statistics
+from model.training.statistics import fused_scale, score_statistics
 from model.vae import VAE
 from tests.unit.samples import TINY
 
-N = 101
+N = 301
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,9 @@ def found(network: VAE, images: Tensor) -> ScoreStatistics:
     return known_of(network, images)
 
 
-def known_of(network: VAE, images: Tensor) -> ScoreStatistics:
-    found = score_statistics(network, images)
+def known_of(network: VAE, trained: Tensor, unseen: Tensor | None = None) -> ScoreStatistics:
+    """Of the same images for both, unless `unseen` ones are given."""
+    found = score_statistics(network, trained, trained if unseen is None else unseen)
     assert found is not None
     return found
 
@@ -61,24 +64,25 @@ def means(network: VAE, images: Tensor) -> NDArray[np.float64]:
     return network.encode(images / 255).mean.double().numpy()
 
 
-def test_the_latents_mean_and_precision_are_numpys(
+def test_the_latents_mean_and_precision_are_numpys_and_scikit_learns(
     network: VAE, images: Tensor, found: ScoreStatistics
 ) -> None:
     latents = means(network, images)
     np.testing.assert_allclose(found.latent_mean, latents.mean(axis=0), rtol=1e-4, atol=1e-6)
-    covariance = np.cov(latents.T, bias=True) + RIDGE * np.eye(TINY.latent_size)
+    covariance = OAS().fit(latents).covariance_ + RIDGE * np.eye(TINY.latent_size)
     np.testing.assert_allclose(found.latent_precision, np.linalg.inv(covariance), rtol=1e-3)
 
 
-def test_the_training_images_mahalanobis_distances_are_what_they_must_be(
+def test_the_images_own_mahalanobis_distances_are_what_they_must_be(
     network: VAE, images: Tensor, found: ScoreStatistics
 ) -> None:
-    """The mean of their squares is D, less what the ridge takes of directions that hardly vary."""
+    """The mean of their squares is D, but for what shrinkage and ridge change."""
     pixels = images / 255
     distances = latent_mahalanobis(found)(pixels, network(pixels))
-    spread = np.linalg.eigvalsh(np.cov(means(network, images).T, bias=True))
-    expected = (spread / (spread + RIDGE)).sum()
-    assert 0.5 * TINY.latent_size < expected < TINY.latent_size
+    latents = means(network, images)
+    spread = OAS().fit(latents).covariance_ + RIDGE * np.eye(TINY.latent_size)
+    expected = np.trace(np.linalg.solve(spread, np.cov(latents.T, bias=True)))
+    assert expected == pytest.approx(TINY.latent_size, rel=0.1)
     assert distances.square().mean().item() == pytest.approx(expected, rel=0.01)
 
 
@@ -92,7 +96,7 @@ def test_the_contrast_is_the_mean_variance_of_an_image(
 def test_fused_puts_its_parts_on_one_scale(
     network: VAE, images: Tensor, found: ScoreStatistics
 ) -> None:
-    """The median of the training images is 0, and their quantile far up is 1."""
+    """The median of the images is 0, and their quantile far up is 1."""
     pixels = images / 255
     output = network(pixels)
     errors = relative_errors(pixels, output, found.contrast)
@@ -118,6 +122,47 @@ def test_the_mixture_is_that_of_the_latents(
     torch.testing.assert_close(found.mixture_roots, expected.roots, rtol=1e-3, atol=1e-3)
 
 
+def test_scales_are_those_of_unseen_images_and_the_density_that_of_trained_ones(
+    network: VAE, images: Tensor, found: ScoreStatistics
+) -> None:
+    other = 255 - images[:50]
+    unseen, trained = known_of(network, images, other), known_of(network, other, images)
+    before = found.tensors()
+    of_unseen = {"latent_mean", "latent_precision"}
+    scales = {"fused_median", "fused_tail"}  # of unseen images, in units that training sets
+
+    def changed(now: ScoreStatistics) -> set[str]:
+        tensors = now.tensors()
+        return {
+            n for n, t in before.items() if t.shape != tensors[n].shape or (t != tensors[n]).any()
+        }
+
+    assert changed(unseen) == of_unseen | scales
+    assert changed(trained) == set(before) - of_unseen
+
+
+@pytest.mark.parametrize("n", [2, 9, 99, 101, 199, 201, 1_000])
+def test_few_values_have_the_tail_of_a_normal_distribution(n: int) -> None:
+    """1 in 100 of 101 values lies above their quantile; fewer have no such quantile."""
+    parts = np.random.default_rng(n).gumbel(size=(n, 3)) * [1, 10, 100]
+    median, tail = fused_scale(parts)
+    np.testing.assert_allclose(median, np.median(parts, axis=0), rtol=1e-6)
+    for part, quantile, length in zip(parts.T, TAILS, tail.tolist(), strict=True):
+        few = n < {0.99: 100, 0.995: 200}[quantile]
+        expected = (
+            norm.ppf(quantile) * part.std()
+            if few
+            else np.quantile(part, quantile) - np.median(part)
+        )
+        assert length == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 50])
+def test_values_all_alike_have_a_tail_to_divide_by(n: int) -> None:
+    _, tail = fused_scale(np.ones((n, 3)))
+    assert (tail > 0).all()
+
+
 def test_shapes_and_types(found: ScoreStatistics) -> None:
     tensors = found.tensors()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -129,7 +174,7 @@ def test_shapes_and_types(found: ScoreStatistics) -> None:
 def test_more_latents_than_covariances_are_made_for_have_no_statistics(images: Tensor) -> None:
     for size in (MAX_DENSITY_LATENTS, MAX_DENSITY_LATENTS + 1):
         network = VAE(replace(TINY, latent_size=size))
-        found = score_statistics(network, images[:3])
+        found = score_statistics(network, images[:3], images[:3])
         assert (found is None) == (size > MAX_DENSITY_LATENTS)
 
 
@@ -172,7 +217,8 @@ def test_few_and_like_images_give_finite_statistics(
     torch.manual_seed(1)
     config = VAEConfig(image_shape=(1, 4, 5), hidden_sizes=(7,), latent_size=latent_size)
     network = VAE(config).requires_grad_(requires_grad=False)
-    known = known_of(network, torch.from_numpy(pixels.astype(np.uint8)))
+    images = torch.from_numpy(pixels.astype(np.uint8))
+    known = known_of(network, images, images[-1:])
     assert all(tensor.isfinite().all() for tensor in known.tensors().values())
     assert (known.fused_tail > 0).all()
     for values in (*ALIKE.values(), np.random.default_rng(0).integers(0, 256, (20, 20))):

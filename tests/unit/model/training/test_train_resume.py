@@ -16,6 +16,7 @@ from torch import Tensor
 from model.training import train as module
 from model.training.checkpoint import CheckpointError
 from model.training.goodness_of_fit import Fit
+from model.training.split import Split, split_indices
 from model.training.train import Step, Trained, train
 from tests.unit.model.training.small_training import (
     BATCHES,
@@ -24,6 +25,7 @@ from tests.unit.model.training.small_training import (
     SMALL,
     known,
     last_weights,
+    look_each_epoch,
     same,
     weights,
 )
@@ -38,6 +40,19 @@ def interrupt_at(number: int) -> Callable[[Step], None]:
             raise KeyboardInterrupt
 
     return on_step
+
+
+@pytest.fixture(autouse=True)
+def _looks(looks_each_epoch: None) -> None:
+    """And so a checkpoint after each."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(few: NDArray[np.uint8]) -> Trained:
+    """A training that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        look_each_epoch(monkeypatch)
+        return train(SMALL, few, QUICK)
 
 
 # It can be interrupted
@@ -64,7 +79,7 @@ def test_a_resumed_training_ends_as_an_unbroken_one(
     trained = go_on(0)
     assert trained.finished
     assert same(weights(trained), weights(unbroken))
-    assert (trained.epoch, trained.fit) == (unbroken.epoch, unbroken.fit)
+    assert (trained.step, trained.history) == (unbroken.step, unbroken.history)
     assert trained.pixel_variance == unbroken.pixel_variance
 
 
@@ -112,8 +127,9 @@ def test_an_interruption_gives_a_usable_network(number: int, few: NDArray[np.uin
     trained = train(SMALL, few, QUICK, on_step=interrupt_at(number))
     assert not trained.finished
     assert trained.pixel_variance is not None
-    assert trained.fit.mse < 0.3
-    assert trained.epoch <= number // BATCHES
+    assert 0 < trained.pixel_variance < 0.3
+    assert trained.step <= number
+    assert trained.history[-1][0] == number
 
 
 def test_the_best_weights_are_kept(
@@ -133,7 +149,7 @@ def test_the_best_weights_are_kept(
     monkeypatch.setattr(module, "evaluate_fit", judged)
     trained = train(SMALL, few, QUICK, checkpoint=checkpoint, on_step=keep)
     best = {f"weights/{name}": tensor for name, tensor in weights(trained).items()}
-    assert trained.epoch == 2
+    assert trained.step == 2 * BATCHES
     assert same(best, last_weights(second))
     assert not same(best, last_weights(checkpoint))
 
@@ -156,7 +172,7 @@ def test_an_interruption_keeps_the_best_weights_too(
 
     trained = train(SMALL, few, QUICK, checkpoint=checkpoint, on_step=on_step)
     assert not trained.finished
-    assert trained.epoch == 1
+    assert trained.step == BATCHES
     assert same({f"weights/{name}": t for name, t in weights(trained).items()}, first)
 
 
@@ -178,7 +194,7 @@ def test_an_interruption_after_divergence_keeps_the_best_weights(
     )
     trained = train(SMALL, few, QUICK, on_step=interrupt_at(BATCHES + 2))
     assert not trained.finished
-    assert trained.epoch == 1
+    assert trained.step == BATCHES
 
 
 @pytest.mark.parametrize(
@@ -191,6 +207,7 @@ def test_an_interruption_after_divergence_keeps_the_best_weights(
         ({"options": replace(QUICK, augment=0.1)}, "augment"),
         ({"config": replace(SMALL, latent_size=4)}, "config"),
         ({"data_id": {"other.npz": "ff"}}, "data"),
+        ({"split": split_indices(120, 7)}, "split"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
@@ -205,6 +222,21 @@ def test_a_checkpoint_of_another_training_is_refused(
     with pytest.raises(CheckpointError, match=named):
         run(**{**arguments, **change}, **keep)
     assert checkpoint.read_bytes() == before
+
+
+def test_images_that_were_trained_on_cannot_calibrate_after_a_resume(
+    few: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """As with another --group or --normal-label: as many images of the same files."""
+    checkpoint = tmp_path / "checkpoint"
+    split = split_indices(len(few), 0)
+    other = Split(split.train, split.held_out, split.validation)
+    assert [len(part) for part in split] == [len(part) for part in other]
+    train(SMALL, few, QUICK, split, checkpoint=checkpoint, on_step=interrupt_at(BATCHES + 1))
+    for images, parts in ((few, other), (few[::-1].copy(), split)):
+        with pytest.raises(CheckpointError, match="split"):
+            train(SMALL, images, QUICK, parts, checkpoint=checkpoint, resume=True)
+    assert train(SMALL, few, QUICK, split, checkpoint=checkpoint, resume=True).finished
 
 
 def test_a_damaged_checkpoint_is_refused(few: NDArray[np.uint8], tmp_path: Path) -> None:

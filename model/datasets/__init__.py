@@ -1,0 +1,1 @@
+"""Image sets: found, read, told apart from test sets, grouped and downloaded."""

@@ -1,0 +1,90 @@
+"""The network that suits the images, where nothing else is asked for."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import CONV_SIDES, Architecture, Head, VAEConfig, conv_sizes
+from model.datasets.folder import Folder
+
+SMALL_SIDE: Final = 32
+"""Grey pictures up to this side get the fully connected network, at their own size."""
+
+PHOTO_SIDE: Final = 64
+"""Longer side that larger pictures are reduced to: a training on 600 takes minutes on two cores."""
+
+CONV_LATENT_SIZE: Final = 32
+"""Latents of a convolutional network: photographs vary in more ways than digits."""
+
+GREY_MODES: Final = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
+"""Pillow's modes without colour."""
+
+
+def choose_sides(folder: Folder, longer: int | None) -> tuple[int, int]:
+    """Height and width for the images of a folder, from their headers.
+
+    The aspect ratio is the median of theirs. The longer side is `longer`; otherwise that of the
+    images, by their median, but at most `PHOTO_SIDE`. Above `SMALL_SIDE` the shorter side is at
+    least what the convolutional network takes.
+    """
+    sides = [(image.height, image.width) for image in folder.images]
+    if longer is None:
+        own = round(median(max(side) for side in sides))
+        longer = min(own, PHOTO_SIDE)
+    shape = median(math.log(height / width) for height, width in sides)
+    ratio = math.exp(-abs(shape))
+    shorter = max(CONV_SIDES[0] if longer > SMALL_SIDE else 1, round(longer * ratio))
+    return (longer, shorter) if shape > 0 else (shorter, longer)
+
+
+def choose_channels(folder: Folder) -> int:
+    """1 if all files of a folder are grey by their mode, otherwise 3."""
+    return 1 if all(image.mode in GREY_MODES for image in folder.images) else 3
+
+
+def is_grey(images: NDArray[np.uint8]) -> bool:
+    """Whether uint8 `images`, (N, 3, H, W), have no colour in any pixel: grey ones saved as RGB."""
+    return bool((images[:, :1] == images).all())
+
+
+def choose_architecture(image_shape: tuple[int, int, int]) -> Architecture:
+    """`mlp` for small grey pictures, and for those whose sides `conv` does not take."""
+    channels, *sides = image_shape
+    if channels == 1 and max(sides) <= SMALL_SIDE:
+        return "mlp"
+    smallest, largest = CONV_SIDES
+    return "conv" if all(smallest <= side <= largest for side in sides) else "mlp"
+
+
+def suitable_config(
+    image_shape: tuple[int, int, int],
+    *,
+    architecture: Architecture | None = None,
+    hidden_sizes: tuple[int, ...] | None = None,
+    latent_size: int | None = None,
+    head: Head = "log_variance",
+) -> VAEConfig:
+    """A network for images of shape (C, H, W), with the given fields as they are.
+
+    Raises `ValueError` as `VAEConfig` does.
+    """
+    if architecture is None:  # only mlp has the relu head
+        architecture = "mlp" if head == "relu" else choose_architecture(image_shape)
+    is_conv = architecture == "conv"
+    usual = VAEConfig()
+    if hidden_sizes is None:
+        hidden_sizes = conv_sizes(image_shape) if is_conv else usual.hidden_sizes
+    if latent_size is None:
+        latent_size = CONV_LATENT_SIZE if is_conv else usual.latent_size
+    return VAEConfig(
+        architecture=architecture,
+        image_shape=image_shape,
+        hidden_sizes=hidden_sizes,
+        latent_size=latent_size,
+        head=head,
+    )
