@@ -22,7 +22,7 @@ from model.datasets.load import (
     load_unseen,
     take_label,
 )
-from model.evaluation.masks import find_masks, load_masks, other_aspect
+from model.evaluation.masks import load_masks, match_masks, other_aspect
 
 INVERTED: Final = 0.5
 """Masks that mark more than this share of the pixels are probably inverted."""
@@ -122,7 +122,7 @@ def _read_masks(
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"--masks {folder} is not a directory")
-    files = find_masks(sets, [scan(folder) for folder in folders])
+    files = match_masks(sets, [scan(folder) for folder in folders])
     loaded: list[NDArray[np.bool_] | None] = []
     for data, paths in zip(sets, files.paths, strict=True):
         if not any(paths):

@@ -42,7 +42,6 @@ from model.config import MAX_WIDTH, Architecture, Head, VAEConfig
 from model.datasets.folder import numbered
 from model.engine.device import resolve_device
 from model.evaluation.card import model_card
-from model.images.copies import pixel_hashes
 from model.training.calibrate import calibrated, calibration_by_dtype
 from model.training.chosen import CONV_LATENT_SIZE, PHOTO_SIDE, SMALL_SIDE, suitable_config
 from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, train_folds
@@ -386,15 +385,13 @@ def _bundle(
     if (test := data.test_images) is not None:
         flat = torch.from_numpy(test.images.reshape(len(test.images), -1))
         fit = evaluate_fit(first.network, flat)
-        variance = first.pixel_variance
-        pixels = first.network.config.pixels
-        elbo = None if variance is None else fit.negative_elbo(pixels, variance)
+        elbo = first.negative_elbo(fit)
         metrics["test"] = {"n": len(flat), **asdict(fit), "negative_elbo": elbo}
         provenance["files_sha256"] |= test.files
     bundle = as_bundle(
         first,
         arguments.name or arguments.out.resolve().name,
-        trained_on=np.sort(pixel_hashes(data.images[seen])),
+        trained_on=np.sort(data.hashes[seen]),
         provenance=provenance,
         metrics=metrics,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from model.datasets.layout import holds_masks, is_defect, is_normal
 from model.datasets.load import (
     DataError,
     ImageSet,
-    check_normal,
     has_test_split,
     load_images,
     no_images,
@@ -28,7 +27,7 @@ from model.datasets.load import (
     take_label,
 )
 from model.datasets.near_copies import MAX_COMPARED, find_near_copies
-from model.images.copies import Indices, pixel_hashes, without_copies
+from model.images.copies import Hashes, Indices, pixel_hashes, without_copies
 from model.training.chosen import choose_channels, choose_sides, is_grey
 from model.training.cross_fit import fold_splits
 from model.training.split import Split, count_folds, split_indices
@@ -45,8 +44,8 @@ class TrainingImages:
     """The images, without copies, and what their reading came to."""
 
     data: ImageSet
-    copies: int
-    """Images left out because others have the same pixels."""
+    hashes: Hashes
+    """Of the images' pixels, (N,)."""
     facts: Mapping[str, Any]
     """For the bundle's provenance."""
     test_images: ImageSet | None
@@ -97,7 +96,8 @@ def read_training_images(console: Console, arguments: argparse.Namespace) -> Tra
     show_read(console, data)
     if _is_turned_grey(data) and arguments.channels is None:
         console.print("no image has any colour, so all are read as grey")
-    kept = without_copies(pixel_hashes(data.images))
+    hashes = pixel_hashes(data.images)
+    kept = without_copies(hashes)
     copies = len(data.images) - len(kept)
     if copies:
         console.print(
@@ -119,21 +119,20 @@ def read_training_images(console: Console, arguments: argparse.Namespace) -> Tra
         test = load_images(path, "test", image_shape=(channels, height, width))
         if arguments.normal_label is not None:
             test = take_label(test, arguments.normal_label)
-    return TrainingImages(data=data.take(kept), copies=copies, facts=facts, test_images=test)
+    return TrainingImages(data=data.take(kept), hashes=hashes[kept], facts=facts, test_images=test)
 
 
 def _read_folder(console: Console, folder: Folder, arguments: argparse.Namespace) -> ImageSet:
     if not folder.images:
         raise DataError(no_images(folder))
-    check_normal(folder)
-    _warn_of_name(console, folder.path)
     size = arguments.size
     sides = size if isinstance(size, tuple) else choose_sides(folder, size)
     channels = arguments.channels or choose_channels(folder)
     shape = (channels, *sides)
     data = load_images(folder.path, "train", image_shape=shape, folder=folder)
+    _warn_of_name(console, folder.path)
     if channels == 3 and arguments.channels is None and is_grey(data.images):
-        return load_images(folder.path, "train", image_shape=(1, *sides), folder=folder)
+        return replace(data, images=data.images[:, :1].copy())  # each channel is the grey one
     return data
 
 

@@ -46,7 +46,7 @@ class MaskFiles:
     """Names of masks that belong to no image."""
 
 
-def find_masks(sets: Sequence[ImageSet], folders: Sequence[Folder]) -> MaskFiles:
+def match_masks(sets: Sequence[ImageSet], folders: Sequence[Folder]) -> MaskFiles:
     """Match the masks in `folders`, and those that lie beside the images, with their images.
 
     A mask has its image's path relative to the folder, but for the suffix, for affixes such as

@@ -24,7 +24,7 @@ from model.training.checkpoint import (
     restore_adam,
     save_checkpoint,
 )
-from model.training.goodness_of_fit import evaluate_fit
+from model.training.goodness_of_fit import Fit, evaluate_fit
 from model.training.loss import gaussian_loss, tutorial_loss
 from model.training.split import Split, split_indices
 from model.training.statistics import score_statistics
@@ -125,6 +125,12 @@ class Trained:
     split: Split
     finished: bool
     """False if training was interrupted."""
+
+    def negative_elbo(self, fit: Fit) -> float | None:
+        """−ELBO of images with this fit, in nats an image; None without a pixel variance."""
+        if self.pixel_variance is None:
+            return None
+        return fit.negative_elbo(self.network.config.pixels, self.pixel_variance)
 
 
 def train(

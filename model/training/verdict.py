@@ -107,13 +107,13 @@ def judge(folds: Sequence[Trained], images: NDArray[np.uint8]) -> Verdict:
     for fold in folds:
         trained, held_out = images[fold.split.train], images[fold.split.held_out]
         fit = evaluate_fit(fold.network, flat[fold.split.held_out])
-        pixels = fold.network.config.pixels
-        variance = fold.pixel_variance
-        elbo = np.nan if variance is None else fit.negative_elbo(pixels, variance)
+        elbo = fold.negative_elbo(fit)
         mean = trained.mean(axis=0) / 255
         offset = np.mean([np.square(image / 255 - mean).mean() for image in held_out])
         pca = PcaError(trained)(held_out).mean()
-        rows.append([fit.mse, fit.mse_sampled, fit.kl, elbo, offset, pca])
+        rows.append(
+            [fit.mse, fit.mse_sampled, fit.kl, np.nan if elbo is None else elbo, offset, pca]
+        )
     mse, sampled, kl, elbo, mean_image, pca = np.average(rows, axis=0, weights=sizes).tolist()
     first = folds[0]
     return Verdict(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.datasets.folder import scan
 from model.datasets.load import DataError, ImageSet, load_unseen
-from model.evaluation.masks import cells_with_any, find_masks, load_mask, load_masks, other_aspect
+from model.evaluation.masks import cells_with_any, load_mask, load_masks, match_masks, other_aspect
 from tests.unit.samples import assert_one_line
 
 SHAPE = (1, 8, 8)
@@ -31,7 +31,7 @@ def read(root: Path) -> ImageSet:
 def matched(images: Path, masks: Path | None) -> dict[str, str | None]:
     """The mask's path below the parent of the images by the image's name."""
     data = read(images)
-    found = find_masks([data], [] if masks is None else [scan(masks)])
+    found = match_masks([data], [] if masks is None else [scan(masks)])
     return {
         name: None if path is None else path.relative_to(images.parent).as_posix()
         for name, path in zip(data.names, found.paths[0], strict=True)
@@ -68,17 +68,17 @@ def test_the_end_of_a_path_will_do_where_it_is_clear(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad", "crack/000.png", "dent/000.png", "dent/001.png")
     masks = write(tmp_path / "m", "crack/000.png", "dent/000.png", "dent/001.png")
     data = read(bad / "dent")
-    (paths,) = find_masks([data], [scan(masks)]).paths
+    (paths,) = match_masks([data], [scan(masks)]).paths
     assert paths == (masks / "dent/000.png", masks / "dent/001.png")
     flat = write(tmp_path / "flat", "000.png", "001.png")
-    (paths,) = find_masks([read(bad)], [scan(flat)]).paths
+    (paths,) = match_masks([read(bad)], [scan(flat)]).paths
     assert paths == (None, None, flat / "001.png")  # 000 may be of either
 
 
 def test_masks_of_several_sets_may_share_a_folder(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad", "crack/000.png", "dent/000.png")
     masks = write(tmp_path / "m", "crack/000.png", "dent/000.png", "dent/007.png")
-    found = find_masks([read(bad / "crack"), read(bad / "dent")], [scan(masks)])
+    found = match_masks([read(bad / "crack"), read(bad / "dent")], [scan(masks)])
     assert found.paths == ((masks / "crack/000.png",), (masks / "dent/000.png",))
     assert found.unused == ("dent/007.png",)
 
@@ -94,25 +94,25 @@ def test_masks_beside_the_images_need_no_option(tmp_path: Path) -> None:
 
 def test_the_folder_of_masks_may_hold_the_images_too(tmp_path: Path) -> None:
     root = write(tmp_path / "root", "test/crack/000.png", "ground_truth/crack/000_mask.png")
-    found = find_masks([read(root / "test")], [scan(root)])
+    found = match_masks([read(root / "test")], [scan(root)])
     assert found.paths == ((root / "ground_truth/crack/000_mask.png",),)
     assert found.unused == ()
     beside = write(tmp_path / "beside", "000.png", "000_mask.png")
-    found = find_masks([read(beside)], [scan(beside)])
+    found = match_masks([read(beside)], [scan(beside)])
     assert found.paths == ((beside / "000_mask.png",),)
 
 
 def test_no_match_is_an_error_that_names_both(tmp_path: Path) -> None:
     bad, masks = write(tmp_path / "bad", "crack/000.png"), write(tmp_path / "m", "crack/x1.png")
     with pytest.raises(DataError) as caught:
-        find_masks([read(bad)], [scan(masks)])
+        match_masks([read(bad)], [scan(masks)])
     assert_one_line(caught.value, "crack/000.png", "crack/x1.png", masks)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no masks"):
-        find_masks([read(bad)], [scan(tmp_path / "empty")])
+        match_masks([read(bad)], [scan(tmp_path / "empty")])
     arrays = ImageSet(name="x", images=np.zeros((2, *SHAPE), np.uint8), files={})
     with pytest.raises(DataError, match="needs anomalies in a folder"):
-        find_masks([arrays], [scan(masks)])
+        match_masks([arrays], [scan(masks)])
 
 
 # What it marks
@@ -196,5 +196,5 @@ def test_a_mask_of_another_aspect_ratio_is_noticed(tmp_path: Path) -> None:
     masks = write(tmp_path / "m", "a.png", size=(20, 10))
     write(masks, "b.png", size=(20, 20))
     data = read(bad)
-    (paths,) = find_masks([data], [scan(masks)]).paths
+    (paths,) = match_masks([data], [scan(masks)]).paths
     assert other_aspect(paths, data) == ["b.png"]
