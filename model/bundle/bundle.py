@@ -40,7 +40,7 @@ from model.bundle.checks import (
 from model.bundle.self_test import SelfTest, run_self_test
 from model.config import VAEConfig
 from model.images.copies import Hashes
-from model.images.preprocessing import PREPROCESSING
+from model.images.preprocessing import WHOLE, Preprocessing
 from model.scores.calibration import DTYPES, Calibration, Floats
 from model.scores.deterministic import ScoreStatistics
 from model.scores.sampled import score_names
@@ -84,6 +84,7 @@ class Bundle:
     name: str
     config: VAEConfig
     weights: Mapping[str, Tensor]
+    preprocessing: Preprocessing = WHOLE
     pixel_variance: float | None = None
     statistics: ScoreStatistics | None = None
     calibration: Calibration | None = None
@@ -121,7 +122,7 @@ class Bundle:
             "name": self.name,
             "weights_sha256": _sha256(data),
             "config": self.config.to_json(),
-            "preprocessing": PREPROCESSING,
+            "preprocessing": self.preprocessing.to_json(),
             "pixel_variance": self.pixel_variance,
             "known": run_self_test(self.network(), self.config)._asdict(),
             "calibration": self.calibration
@@ -243,8 +244,7 @@ def _load(directory: Path) -> Bundle:
         raise BundleError(
             f"format {content['format']} is newer than {FORMAT}, the newest that this version reads"
         )
-    if content["preprocessing"] != PREPROCESSING:
-        raise BundleError(f"preprocessing is {content['preprocessing']!r}, not {PREPROCESSING!r}")
+    preprocessing = Preprocessing.from_json(content["preprocessing"])
     if not isinstance(content["name"], str):
         raise BundleError(f"name is {content['name']!r}, expected a non-empty string")
     variance = content["pixel_variance"]
@@ -259,6 +259,7 @@ def _load(directory: Path) -> Bundle:
         name=content["name"],
         config=config,
         weights=tensors,
+        preprocessing=preprocessing,
         pixel_variance=variance,
         statistics=statistics,
         calibration=_load_calibration(directory, calibration, names),

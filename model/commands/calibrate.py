@@ -79,11 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     bundle = load_bundle(directory)
     path = find_data(arguments.data)
-    shape = bundle.config.image_shape
+    shape, preprocessing = bundle.config.image_shape, bundle.preprocessing
     if split := arguments.split:
-        data = load_images(path, split, image_shape=shape)
+        data = load_images(path, split, image_shape=shape, preprocessing=preprocessing)
     else:
-        data, split = load_unseen(path, image_shape=shape)
+        data, split = load_unseen(path, image_shape=shape, preprocessing=preprocessing)
     if arguments.normal_label is not None:
         data = take_label(data, arguments.normal_label)
     show_read(console, data)

@@ -33,6 +33,7 @@ from model.evaluation.figures import Evaluation
 from model.evaluation.judgement import excess_of_alarms, judgement
 from model.evaluation.report import report
 from model.images.copies import pixel_hashes
+from model.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # it needs the extra
     from model.evaluation.observations import Observations
@@ -41,6 +42,9 @@ EXTRA: Final = ("matplotlib", "scipy", "sklearn")
 """Packages that no other command needs."""
 
 EVALUATIONS: Final = Path("runs") / "evaluate"
+
+Reading = tuple[tuple[int, int, int], Preprocessing]
+"""The shape (C, H, W) and the rules by which a bundle's images are read."""
 
 TRAINED_ON = (
     "The network was trained on {which}: on other images its errors are larger and its false "
@@ -140,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         inputs = _read(standard_output(reading), arguments, bundles)
         for name, directory, bundle, place in zip(names, directories, bundles, places, strict=True):
-            found = inputs[bundle.config.image_shape]
+            found = inputs[bundle.config.image_shape, bundle.preprocessing]
             with console.status("") as status:
                 observations = observe(
                     Engine(bundle, device="cpu"),
@@ -219,21 +223,22 @@ def _places(names: Sequence[str], out: Path | None) -> tuple[Path, list[Path]]:
 
 def _read(
     console: Console, arguments: argparse.Namespace, bundles: Sequence[Bundle]
-) -> dict[tuple[int, int, int], Inputs]:
-    """The images in each shape that a bundle needs. What was read is printed once."""
-    inputs: dict[tuple[int, int, int], Inputs] = {}
-    for shape in dict.fromkeys(bundle.config.image_shape for bundle in bundles):
-        inputs[shape] = read_inputs(
+) -> dict[Reading, Inputs]:
+    """The images in each way that a bundle needs them. What was read is printed once."""
+    inputs: dict[Reading, Inputs] = {}
+    for reading in dict.fromkeys((b.config.image_shape, b.preprocessing) for b in bundles):
+        inputs[reading] = read_inputs(
             Console(file=StringIO()) if inputs else console,
-            shape,
+            *reading,
             data=arguments.data,
             anomalies=arguments.anomalies,
             masks=arguments.masks,
             normal_label=arguments.normal_label,
         )
-    if len(inputs) > 1:
-        shapes = " and ".join("×".join(map(str, shape)) for shape in inputs)
-        console.print(f"the same files for all bundles, as {shapes} (C×H×W)")
+    shapes = dict.fromkeys(shape for shape, _ in inputs)
+    if len(shapes) > 1:
+        listed = " and ".join("×".join(map(str, shape)) for shape in shapes)
+        console.print(f"the same files for all bundles, as {listed} (C×H×W)")
     return inputs
 
 

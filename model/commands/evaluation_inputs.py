@@ -23,6 +23,7 @@ from model.datasets.load import (
     take_label,
 )
 from model.evaluation.masks import load_masks, match_masks, other_aspect
+from model.images.preprocessing import Preprocessing
 
 INVERTED: Final = 0.5
 """Masks that mark more than this share of the pixels are probably inverted."""
@@ -45,22 +46,27 @@ class Inputs:
 def read_inputs(
     console: Console,
     image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
     *,
     data: Path,
     anomalies: Sequence[Path],
     masks: Sequence[Path],
     normal_label: int | None,
 ) -> Inputs:
-    """Load all images as (C, H, W) `image_shape`, and print what was read and what was left out.
+    """Load all images as (C, H, W) `image_shape` by a bundle's `preprocessing`.
+
+    Prints what was read and what was left out.
 
     If a path is given both for clean images and for anomalies, the anomalies are its images with
     other labels than `normal_label`. Raises `DataError`.
     """
     path = find_data(data)
-    clean, split = _read_clean(console, path, image_shape, normal_label)
+    clean, split = _read_clean(console, path, image_shape, preprocessing, normal_label)
     sets = []
     for given in map(find_data, anomalies):
-        strange, _ = load_unseen(given, image_shape=image_shape, anomalous=True)
+        strange, _ = load_unseen(
+            given, image_shape=image_shape, preprocessing=preprocessing, anomalous=True
+        )
         if normal_label is not None and given.resolve() == path.resolve():
             strange = _without_label(console, strange, normal_label)
         else:
@@ -76,9 +82,13 @@ def read_inputs(
 
 
 def _read_clean(
-    console: Console, path: Path, image_shape: tuple[int, int, int], normal_label: int | None
+    console: Console,
+    path: Path,
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    normal_label: int | None,
 ) -> tuple[ImageSet, Split]:
-    data, split = load_unseen(path, image_shape=image_shape)
+    data, split = load_unseen(path, image_shape=image_shape, preprocessing=preprocessing)
     if normal_label is None:
         show_read(console, data)
         return data, split

@@ -391,6 +391,7 @@ def _bundle(
     bundle = as_bundle(
         first,
         arguments.name or arguments.out.resolve().name,
+        preprocessing=data.preprocessing,
         trained_on=np.sort(data.hashes[seen]),
         provenance=provenance,
         metrics=metrics,

@@ -28,6 +28,7 @@ from model.datasets.load import (
 )
 from model.datasets.near_copies import MAX_COMPARED, find_near_copies
 from model.images.copies import Hashes, Indices, pixel_hashes, without_copies
+from model.images.preprocessing import SCALED, WHOLE, Preprocessing
 from model.training.chosen import choose_channels, choose_sides, is_grey
 from model.training.cross_fit import fold_splits
 from model.training.split import Split, count_folds, split_indices
@@ -55,6 +56,11 @@ class TrainingImages:
     def name(self) -> str:
         """The data set's name."""
         return self.data.name
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the images were read, for the bundle; arrays are taken as they are."""
+        return WHOLE if self.data.folder is None else SCALED
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -129,7 +135,7 @@ def _read_folder(console: Console, folder: Folder, arguments: argparse.Namespace
     sides = size if isinstance(size, tuple) else choose_sides(folder, size)
     channels = arguments.channels or choose_channels(folder)
     shape = (channels, *sides)
-    data = load_images(folder.path, "train", image_shape=shape, folder=folder)
+    data = load_images(folder.path, "train", image_shape=shape, preprocessing=SCALED, folder=folder)
     _warn_of_name(console, folder.path)
     if channels == 3 and arguments.channels is None and is_grey(data.images):
         return replace(data, images=data.images[:, :1].copy())  # each channel is the grey one

@@ -34,7 +34,13 @@ from model.datasets.layout import (
     why_not_normal,
 )
 from model.datasets.npz import has_npz_split, read_npz
-from model.images.preprocessing import ImageError, image_to_array, open_image
+from model.images.preprocessing import (
+    WHOLE,
+    ImageError,
+    Preprocessing,
+    image_to_array,
+    open_image,
+)
 
 __all__ = [
     "MAX_PIXELS",
@@ -60,6 +66,7 @@ def load_images(
     split: Split,
     *,
     image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing = WHOLE,
     anomalous: bool = False,
     unseen: bool = False,
     folder: Folder | None = None,
@@ -70,7 +77,8 @@ def load_images(
     - an .npz file with an array named in `NPZ_KEYS`, such as `images`, `x_train` or `x_test`:
       (N, H, W), (N, H, W, C) or (N, C, H, W)
     - a directory with image files at any depth. All are training images and are resized to
-      `image_shape`, (C, H, W). Broken files are left out and listed in `ImageSet.folder`, which
+      `image_shape`, (C, H, W), by the rules of `preprocessing`, which must be those of the bundle
+      if the images are for one. Broken files are left out and listed in `ImageSet.folder`, which
       may be given if the directory was scanned before. Of `anomalous` images, masks and folders of
       normal images are left out as well.
 
@@ -98,7 +106,7 @@ def load_images(
         )
     else:
         folder = folder or scan(path)
-        return _load_folder(folder, image_shape, anomalous=anomalous, unseen=unseen)
+        return _load_folder(folder, image_shape, preprocessing, anomalous=anomalous, unseen=unseen)
     if data.images.shape[1:] != image_shape:
         raise DataError(
             f"{path} holds images of shape {data.images.shape[1:]} (C, H, W), but {image_shape} is "
@@ -108,14 +116,25 @@ def load_images(
 
 
 def load_unseen(
-    path: Path, *, image_shape: tuple[int, int, int], anomalous: bool = False
+    path: Path,
+    *,
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing = WHOLE,
+    anomalous: bool = False,
 ) -> tuple[ImageSet, Split]:
     """Load the test images at `path`, or all images if there is no test split, as in a folder.
 
     Raises `DataError`, also for broken test images: training images must not silently replace them.
     """
     split: Split = "test" if has_test_split(path) else "train"
-    data = load_images(path, split, image_shape=image_shape, anomalous=anomalous, unseen=True)
+    data = load_images(
+        path,
+        split,
+        image_shape=image_shape,
+        preprocessing=preprocessing,
+        anomalous=anomalous,
+        unseen=True,
+    )
     return data, split
 
 
@@ -205,7 +224,12 @@ def _load_idx(directory: Path, paths: dict[Split, Path], split: Split) -> ImageS
 
 
 def _load_folder(
-    folder: Folder, image_shape: tuple[int, int, int], *, anomalous: bool, unseen: bool
+    folder: Folder,
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    *,
+    anomalous: bool,
+    unseen: bool,
 ) -> ImageSet:
     if not anomalous:
         check_normal(folder, unseen=unseen)
@@ -218,7 +242,7 @@ def _load_folder(
         try:
             data = file.path.read_bytes()
             image = open_image(data, max_pixels=MAX_PIXELS)
-            images.append(image_to_array(image, image_shape))
+            images.append(image_to_array(image, image_shape, preprocessing=preprocessing))
         except (ImageError, OSError) as error:
             reason = explained(error) if isinstance(error, OSError) else str(error)
             kind = file.path.suffix.lower()

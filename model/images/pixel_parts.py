@@ -50,11 +50,13 @@ class PixelParts:
     """`data` is the file without the parts that hold no pixels; a damaged file stays damaged.
 
     `size` is the width and height in its header, None if there is none. `exif` is unchecked.
+    `scans` are a JPEG's; with more than one, libjpeg holds all coefficients until the last is read.
     """
 
     data: bytes
     size: tuple[int, int] | None = None
     exif: bytes = b""
+    scans: int = 0
 
 
 def pixel_parts(data: bytes) -> PixelParts:
@@ -163,7 +165,7 @@ def _jpeg(data: bytes) -> PixelParts:
         raise PartsError(f"the JPEG file has more than {MAX_PARTS:,} segments, the maximum")
     if scans_from != sum(map(len, kept)) or at < len(data):
         data = b"".join([*kept, view[scans_from or at : at]])
-    return PixelParts(data, size, exif)
+    return PixelParts(data, size, exif, scans)
 
 
 def _webp(data: bytes) -> PixelParts:

@@ -228,8 +228,10 @@ def image_options(
     service: Service, headers: Mapping[str, str], query: schemas.ImagesQuery
 ) -> ImageOptions:
     """How to read the images of a request."""
+    bundle = service.inference.engine.bundle
     return ImageOptions(
-        shape=service.inference.engine.bundle.config.image_shape,
+        shape=bundle.config.image_shape,
+        preprocessing=bundle.preprocessing,
         max_images=service.settings.max_images_per_request,
         max_image_pixels=service.settings.max_image_pixels,
         content_type=headers.get("content-type", ""),

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.images.preprocessing import WHOLE, Preprocessing
+
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 """Images, (N, C·H·W): uint8 in 0..255, or float32 in [0, 1]."""
 
@@ -27,6 +29,7 @@ class ImageOptions:
     query."""
 
     shape: tuple[int, int, int]  # C, H, W
+    preprocessing: Preprocessing = WHOLE
     max_images: int
     max_image_pixels: int
     content_type: str = ""

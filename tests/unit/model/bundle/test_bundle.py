@@ -18,7 +18,7 @@ from model.bundle.bundle import FORMAT, Bundle, find_bundle, load_bundle, pretra
 from model.bundle.checks import BundleError
 from model.config import VAEConfig
 from model.evaluation.card import model_card
-from model.images.preprocessing import PREPROCESSING
+from model.images.preprocessing import SCALED, Preprocessing
 from model.scores.deterministic import ScoreStatistics
 from model.vae import VAE
 from tests.unit.model.bundle.helpers import (
@@ -111,7 +111,11 @@ def test_a_bundle_of_format_1_still_loads(tmp_path: Path) -> None:
             "latent_size": 3,
             "head": "log_variance",
         },
-        "preprocessing": json.loads(json.dumps(PREPROCESSING)),
+        "preprocessing": {
+            "pixels": "uint8 / 255",
+            "alpha": "composited on black",
+            "resize": "bicubic, anti-aliased, to the whole image shape",
+        },
         "pixel_variance": 0.25,
         "provenance": {"data_set": "digits"},
         "metrics": {},
@@ -120,11 +124,21 @@ def test_a_bundle_of_format_1_still_loads(tmp_path: Path) -> None:
     loaded = load_bundle(tmp_path)
     assert same_weights(loaded, WHOLE)
     assert loaded.name == "old"
+    assert loaded.preprocessing == Preprocessing()
     assert (loaded.statistics, loaded.calibration) == (None, None)
     loaded.save(tmp_path, "")  # and becomes one of today's
     again = load_bundle(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT == 2
     assert (again.version, again.calibration) == (loaded.version, None)
+
+
+def test_the_preprocessing_comes_back(directory: Path) -> None:
+    assert load_bundle(directory).preprocessing == Preprocessing()
+    recorded = json.loads((directory / "config.json").read_text())["preprocessing"]
+    replace(WHOLE, preprocessing=SCALED).save(directory, "")
+    assert load_bundle(directory).preprocessing == SCALED
+    now = json.loads((directory / "config.json").read_text())["preprocessing"]
+    assert now == recorded | {"decoding": now["decoding"]}, "older versions refuse it, as they must"
 
 
 def test_saved_without_calibration_it_keeps_none_of_an_earlier_one(directory: Path) -> None:

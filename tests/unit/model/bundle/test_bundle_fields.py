@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle.bundle import CALIBRATION_FILE, FORMAT, load_bundle
+from model.images.preprocessing import SCALED
 from model.scores.deterministic import ScoreStatistics
 from tests.unit.model.bundle.helpers import (
     FIELDS,
@@ -103,6 +104,7 @@ def test_a_missing_field_is_named(directory: Path, field: str) -> None:
         ("preprocessing", {}, "preprocessing is {}"),
         ("preprocessing", {"pixels": "uint8 / 127.5 - 1"}, "uint8 / 127.5 - 1"),
         ("preprocessing", None, "preprocessing is None"),
+        ("preprocessing", SCALED.to_json() | {"decoding": "faster"}, "'decoding': 'faster'"),
         ("pixel_variance", 0.0, "pixel_variance is 0.0"),
         ("pixel_variance", -1.0, "pixel_variance is -1.0"),
         ("pixel_variance", float("nan"), "pixel_variance is nan"),

@@ -20,6 +20,7 @@ from model.datasets.load import load_images
 from model.engine.engine import Engine
 from model.evaluation.card import model_card
 from model.images.copies import pixel_hashes, without_copies
+from model.images.preprocessing import SCALED
 from model.training.calibrate import all_scores
 from model.vae import VAE
 from tests.unit.model.commands.command_line import (
@@ -169,7 +170,7 @@ def test_images_that_were_trained_on_and_duplicates_are_left_out(
     calibration = load_bundle(out).calibration
     assert calibration is not None
     assert (calibration.n, calibration.data_set, calibration.folds) == (held_out, "moved", 0)
-    images = load_images(moved, "train", image_shape=(3, 12, 12)).images
+    images = load_images(moved, "train", image_shape=(3, 12, 12), preprocessing=SCALED).images
     images = images[without_copies(pixel_hashes(images))]
     unseen = images[~np.isin(pixel_hashes(images), before.trained_on)]
     scores = all_scores(Engine(before, device="cpu", threads=1), unseen)
@@ -190,7 +191,7 @@ def test_only_images_that_were_trained_on_are_refused(
     size = ["--size", "12x12", "--arch", "mlp"]
     assert run(capsys, "train", "--data", pictures, "--out", out, *SHORT, *size).status == 0
     bundle, before = load_bundle(out), contents(out)
-    data = load_images(pictures, "train", image_shape=(3, 12, 12))
+    data = load_images(pictures, "train", image_shape=(3, 12, 12), preprocessing=SCALED)
     assert data.folder is not None
     assert bundle.trained_on is not None
     for image, pixels in zip(data.folder.images, pixel_hashes(data.images), strict=True):

@@ -20,6 +20,7 @@ from model.bundle.bundle import load_bundle
 from model.commands.evaluation_inputs import read_inputs
 from model.config import VAEConfig
 from model.evaluation.card import model_card
+from model.images.preprocessing import WHOLE
 from model.training.calibrate import calibrated
 from tests.unit.samples import tiny_bundle
 
@@ -255,6 +256,7 @@ def test_the_pca_is_fitted_to_training_images_with_that_label(
     inputs = read_inputs(
         Console(file=StringIO()),
         (1, 28, 28),
+        WHOLE,
         data=tmp_path / "set.npz",
         anomalies=[],
         masks=[],
