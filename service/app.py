@@ -228,7 +228,12 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         async with loading:
             engine = await asyncio.to_thread(load_engine, settings)
             use(replace(app.state.service, inference=Inference(engine, batcher, metrics)))
-            log.info("bundle %s, version %s, was loaded", engine.bundle.name, engine.bundle.version)
+            log.info(
+                "bundle %s, version %s, was loaded, computed by %s",
+                engine.bundle.name,
+                engine.bundle.version,
+                engine.runtime,
+            )
             current: Service = app.state.service
             return current
 

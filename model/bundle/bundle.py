@@ -10,6 +10,8 @@
                                that they are computed in (`bfloat16:mse`); may be missing
     trained_on.safetensors     a hash of the pixels of each image that trained the network or chose
                                its weights, sorted; may be missing
+    NAME.onnx                  parts of the network for ONNX Runtime, such as `encoder` and
+                               `decoder`; see `model.bundle.graph_files`; may be missing
     README.md                  the model card, with pictures in plots/
 """
 
@@ -29,6 +31,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.bundle import graph_files
 from model.bundle.checks import (
     MAX_MIXTURE,
     STATISTICS_PREFIX,
@@ -78,6 +81,7 @@ class Bundle:
     was trained without one. `self_test` is the recorded output for a known image. `trained_on` are
     hashes of images by `model.images.copies`, (M,), ascending. `trained_on`, `statistics` and
     `calibration` are None if there were no images to compute them from, as for imported weights.
+    `graphs` are parts of the network as ONNX files, by name; empty if none were exported.
     `provenance` and `metrics` are plain JSON values.
     """
 
@@ -90,13 +94,16 @@ class Bundle:
     calibration: Calibration | None = None
     self_test: SelfTest | None = None
     trained_on: Hashes | None = None
+    graphs: Mapping[str, bytes] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def version(self) -> str:
-        """The start of the sha256 of model.safetensors: same version, same scores."""
-        return _sha256(self._safetensors())[:VERSION_DIGITS]
+        """The start of the sha256 of model.safetensors, and of the graphs if there are any: same
+        version, same scores (to rounding; see `model.engine.forward`)."""
+        weights = _sha256(self._safetensors())
+        return graph_files.combined_sha256(weights, self.graphs)[:VERSION_DIGITS]
 
     def network(self) -> VAE:
         """The network with these weights, in evaluation mode."""
@@ -138,17 +145,21 @@ class Bundle:
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
+        if self.graphs:  # absent, not empty: bundles made before there were any stay as they are
+            content["graphs"] = graph_files.hashes(self.graphs)
         config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = {
             "model.safetensors": data,
             CALIBRATION_FILE: tables,
             TRAINED_ON_FILE: hashes,
+            **{graph_files.file_name(name): graph for name, graph in self.graphs.items()},
             "README.md": card.encode(),
             "config.json": config.encode(),
         }
         missing = [name for name in (CALIBRATION_FILE, TRAINED_ON_FILE) if not files[name]]
         for name in missing:
             del files[name]
+        missing += graph_files.saved(directory) - set(files)
         directory.mkdir(parents=True, exist_ok=True)
         try:
             for name, text in files.items():
@@ -169,6 +180,7 @@ class Bundle:
         if variance is not None and not 0 < variance < math.inf:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
         check_weights(self.weights, self.config)
+        graph_files.check(self.graphs)
         if self.statistics is not None:
             check_statistics(self.statistics.tensors(), self.config)
 
@@ -265,6 +277,7 @@ def _load(directory: Path) -> Bundle:
         calibration=_load_calibration(directory, calibration, names),
         self_test=SelfTest.from_json(content["known"]) if "known" in content else None,
         trained_on=_load_trained_on(directory, content.get("trained_on")),
+        graphs=graph_files.read(directory, content.get("graphs")),
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
     )

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,7 @@ from model.training.calibrate import calibrated, calibration_by_dtype
 from model.training.chosen import CONV_LATENT_SIZE, PHOTO_SIDE, SMALL_SIDE, suitable_config
 from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, train_folds
 from model.training.goodness_of_fit import evaluate_fit
+from model.training.onnx_export import with_graphs
 from model.training.split import MAX_CROSS_FITTED, Split
 from model.training.train import BATCH_SIZES, MIN_STEPS, Trained, TrainOptions, train
 from model.training.verdict import Verdict, as_metrics, judge
@@ -281,7 +282,9 @@ def run(arguments: argparse.Namespace) -> int:
     finished = first.finished and len(networks) == len(splits)
     with console.status("scoring the images that calibrate"):  # in three dtypes: it takes a while
         verdict = judge(networks, data.images)
-        bundle = _bundle(arguments, data, networks, verdict, finished=finished)
+        bundle = _bundle(
+            arguments, data, networks, verdict, finished=finished, report=console.print
+        )
     bundle.save(arguments.out, model_card(bundle))
     if first.finished and first.history[-1][0] < (first.options.steps or 0):
         console.print(
@@ -356,6 +359,7 @@ def _bundle(
     verdict: Verdict,
     *,
     finished: bool,
+    report: Callable[[str], object],
 ) -> Bundle:
     first = networks[0]
     split = first.split
@@ -396,6 +400,7 @@ def _bundle(
         provenance=provenance,
         metrics=metrics,
     )
+    bundle = with_graphs(bundle, report)  # before it is calibrated: by what will serve it
     if len(networks) == 1:
         held_out = data.images[split.held_out]
         return calibrated(

@@ -44,6 +44,9 @@ class Backend(Protocol):
     name: str
     """The device, for people: `cpu`, or a GPU's index and model."""
 
+    runtime: str
+    """What computes the network there, for people: `C`, or a library and its version."""
+
     preferred_batch: int
     """Images in one pass from which on larger batches are no faster per image."""
 

@@ -1,4 +1,4 @@
-"""The backend for the CPU: C where it is compiled and faster, torch otherwise."""
+"""The backend for the CPU: C or ONNX Runtime where they are there and faster, torch otherwise."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class CpuBackend(Backend):
         self._passes = Passes(bundle, device, dtype)
         self._network = self._passes.network
         use_half_conv(self._network)
-        self._forward = choose_forward(self._network)
+        self._forward = choose_forward(self._network, bundle.graphs)
+        self.runtime = self._forward.runtime
         self._native = NativeScores.of(bundle.config, bundle.statistics)
         errors = (
             errors_in_c(self._forward.decode) if self._native else errors_by_torch(self._network)
@@ -63,8 +64,9 @@ class CpuBackend(Backend):
     @torch.inference_mode()
     def decode(self, z: Rows) -> Decoding:
         """See `Backend`."""
-        latents = torch.from_numpy(concatenate_scaled(z, self._config.latent_size))
-        return Decoding(self._as_images(self._passes.decode(latents)))
+        latents = concatenate_scaled(z, self._config.latent_size)
+        logits = torch.from_numpy(self._forward.decode(latents))
+        return Decoding(self._as_images(logits.sigmoid()))
 
     @torch.inference_mode()
     def reconstruct(self, images: Rows) -> Reconstructions:

@@ -101,6 +101,7 @@ class CudaBackend(Backend):
     The sampled passes are not recorded: their sizes vary with the number of draws.
     """
 
+    runtime = f"torch {torch.__version__}"
     preferred_batch = PREFERRED_BATCH
     may_run_inline = False
     image_dtypes = (np.uint8, np.float32)  # each has recordings of its own

@@ -37,7 +37,8 @@ class Engine:
     `model.scores.calibration.DTYPES`; inputs, results and scores are float32. `threads` bounds the
     cores that one pass uses, and torch applies it to the whole process.
 
-    Raises `DeviceError` for a device that the machine does not have.
+    Raises `DeviceError` for a device that the machine does not have, and `BundleError` for ONNX
+    graphs that do not fit the network.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class Engine:
     def device(self) -> str:
         """The device, for people."""
         return self._backend.name
+
+    @property
+    def runtime(self) -> str:
+        """What computes the network there, for people."""
+        return self._backend.runtime
 
     @property
     def best_batch(self) -> int:

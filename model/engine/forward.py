@@ -1,19 +1,29 @@
-"""The deterministic pass on the CPU, encode and decode z = μ, in C where that is faster.
+"""The deterministic pass on the CPU, encode and decode z = μ, by what is fastest there.
 
-model/engine/_layers.c is compiled when the package is installed. Without a C compiler it is left
-out, and torch computes every network.
+- Fully connected networks: C. model/engine/_layers.c is compiled when the package is installed;
+  without a C compiler it is left out.
+- Networks with convolutions: ONNX Runtime, where it is installed and the bundle has the graphs.
+- Torch otherwise: in half precision, and in large batches of the first kind on several threads.
+
+Scores by one and the other differ in rounding: by 2e-5 of a score at most in the included networks,
+and graphs that differ from torch by more than 1e-4 are not exported. So a calibration holds,
+whichever of them computed it and whichever serves. The p-value of an image changes only if its
+score lies that close to a calibration image's, and then by a rank or so: 1 / (n + 1) for each.
 
 N images, P = C·H·W pixels each, D latent dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from model.bundle.checks import BundleError
+from model.engine.onnx_graph import OnnxGraph, import_runtime
 from model.engine.passes import heads_and_logits
 from model.engine.rows import Rows, concatenate_scaled, count_rows, fill
 from model.results import Floats
@@ -44,6 +54,9 @@ class ForwardOutput(NamedTuple):
 class Forward(Protocol):
     """A way to compute the pass. Not for several threads at once."""
 
+    runtime: str
+    """What computes it, for people."""
+
     def __call__(self, images: Rows) -> ForwardOutput:
         """Encode, and decode z = μ."""
         ...
@@ -53,14 +66,24 @@ class Forward(Protocol):
         ...
 
 
-def choose_forward(network: VAE) -> Forward:
-    """The faster way for a network on the CPU."""
-    is_mlp = network.config.architecture == "mlp" and network.dtype == torch.float32
-    return MlpForward(network) if is_mlp else ModuleForward(network)
+def choose_forward(network: VAE, graphs: Mapping[str, bytes] | None = None) -> Forward:
+    """The fastest way for a network on the CPU, whose bundle has these ONNX graphs.
+
+    Raises `BundleError` for graphs that are not this network's.
+    """
+    if network.dtype != torch.float32:
+        return ModuleForward(network)
+    if network.config.architecture == "mlp":
+        return MlpForward(network)
+    if graphs and {"encoder", "decoder"} <= graphs.keys() and import_runtime():
+        return OnnxForward(network, graphs["encoder"], graphs["decoder"])
+    return ModuleForward(network)
 
 
 class ModuleForward:
     """Any network, by its torch modules."""
+
+    runtime = f"torch {torch.__version__}"
 
     def __init__(self, network: VAE) -> None:
         self._network = network
@@ -93,6 +116,7 @@ class MlpForward:
         layers = sum(len(sizes) - 1 for sizes in self._sizes)
         in_c = available and layers <= _layers.MAX_LAYERS
         self._weights = weights_in_blocks(network) if in_c else None
+        self.runtime = "C" if in_c else ModuleForward.runtime
         self._widths = config.pixels, 2 * config.latent_size, config.pixels
         self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
         self._views: dict[int, ForwardOutput] = {}
@@ -140,6 +164,42 @@ class MlpForward:
             self._buffers = [np.empty((size, width), dtype=np.float32) for width in self._widths]
         self._views[n] = ForwardOutput(*(buffer[:n] for buffer in self._buffers))
         return self._views[n]
+
+
+class OnnxForward:
+    """A float32 network whose encoder and decoder are ONNX graphs, by ONNX Runtime.
+
+    Batches of every size. With several threads on an idle machine torch is up to 1.3 times as fast
+    from 32 images on; where anything else uses the cores, it takes four times as long, as its
+    threads wait for each other by spinning. See benchmarks/NOTES.md.
+
+    Raises `BundleError` for graphs that ONNX Runtime cannot read, or of other widths.
+    """
+
+    def __init__(self, network: VAE, encoder: bytes, decoder: bytes) -> None:
+        config = network.config
+        self._config = config
+        self._encoder = OnnxGraph("encoder", encoder)
+        self._decoder = OnnxGraph("decoder", decoder)
+        self.runtime = f"ONNX Runtime {self._encoder.version}"
+        expected = ((config.pixels,), (2 * config.latent_size,))
+        _check_widths("encoder", self._encoder.widths, expected)
+        _check_widths("decoder", self._decoder.widths, ((config.latent_size,), (config.pixels,)))
+
+    def __call__(self, images: Rows) -> ForwardOutput:
+        """Encode, and decode z = μ."""
+        pixels = concatenate_scaled(images, self._config.pixels)
+        heads = self._encoder(pixels)  # (N, 2D): μ, then log σ²
+        return ForwardOutput(pixels, heads, self._decoder(heads[:, : self._config.latent_size]))
+
+    def decode(self, z: Floats) -> Floats:
+        """Latents, (N, D), to logits, (N, P)."""
+        return self._decoder(z)
+
+
+def _check_widths(name: str, found: tuple[object, ...], expected: tuple[object, ...]) -> None:
+    if found != expected:
+        raise BundleError(f"the {name} graph takes and gives rows {found}, expected {expected}")
 
 
 def weights_in_blocks(network: VAE) -> Floats:

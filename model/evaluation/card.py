@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from model.bundle.bundle import Bundle
+from model.bundle.graph_files import file_name
 from model.config import PATCH, VAEConfig
 from model.evaluation.figures import CalibrationFacts, Evaluation
 from model.evaluation.report import sections
@@ -24,6 +25,14 @@ _CALIBRATE = """Calibrate on your own clean
   images: `python -m model calibrate --bundle DIR --data DIR`."""
 
 
+def _hashed(bundle: Bundle) -> str:
+    """What the version is a hash of."""
+    if not bundle.graphs:
+        return "the sha256 of model.safetensors"
+    names = sorted(["model.safetensors", *map(file_name, bundle.graphs)])
+    return f"what `sha256sum {' '.join(names)} | sha256sum` prints"
+
+
 def model_card(bundle: Bundle) -> str:
     """Write the card as Markdown, from the bundle's contents alone."""
     config = bundle.config
@@ -35,7 +44,7 @@ def model_card(bundle: Bundle) -> str:
         f"A Variational Autoencoder for {height}×{width} {'grey' if channels == 1 else 'RGB'} "
         f"images, with latent size {config.latent_size}.",
         "",
-        f"- Version: `{bundle.version}` (start of the sha256 of model.safetensors)",
+        f"- Version: `{bundle.version}` (start of {_hashed(bundle)})",
         *_network(config),
         f"- {parameters:,} parameters",
         f"- Head: `{config.head}`",

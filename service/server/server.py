@@ -76,10 +76,11 @@ def serve(
     app = create_app(settings, buckets)
     engine = app.state.service.inference.engine
     log.info(
-        "bundle %s, version %s, is in memory on %s",
+        "bundle %s, version %s, is in memory on %s, computed by %s",
         engine.bundle.name,
         engine.bundle.version,
         engine.device,
+        engine.runtime,
     )
     # Exit with status 0 when stopped: before uvicorn installs its own handlers, and at the end,
     # when it restores these and raises the signal again.

@@ -13,13 +13,31 @@ from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.engine.backend import Backend
 from model.engine.cpu import CpuBackend
 from tests.unit.model.engine.host_accelerator import staged_backend
+from tests.unit.model.engine.onnx_bundles import exported
 
 N, DRAWS = 5, 3
 
+
+def onnx_backend(bundle: Bundle) -> Backend:
+    """The CPU's, by ONNX Runtime."""
+    backend = CpuBackend(exported(bundle.name), "float32")
+    assert backend.runtime.startswith("ONNX Runtime ")
+    return backend
+
+
 BACKENDS: dict[str, Callable[[Bundle], Backend]] = {
     "cpu": lambda bundle: CpuBackend(bundle, "float32"),
+    "onnx": onnx_backend,
     "staged": staged_backend,
 }
+CASES = [
+    ("mnist", "cpu"),
+    ("mnist", "staged"),
+    ("mnist-conv", "cpu"),
+    ("mnist-conv", "onnx"),
+    ("mnist-conv", "staged"),
+]
+"""Fully connected networks have no graphs."""
 PASSES: dict[str, tuple[Any, ...]] = {
     "encode": (),
     "decode": (),
@@ -33,14 +51,21 @@ PASSES: dict[str, tuple[Any, ...]] = {
 passes = pytest.mark.parametrize("name", PASSES)
 
 
-@pytest.fixture(scope="module", params=["mnist", "mnist-conv"])
-def bundle(request: pytest.FixtureRequest) -> Bundle:
-    return load_bundle(find_bundle(request.param))
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A bundle's name and a backend's."""
+    names: tuple[str, str] = request.param
+    return names
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
-    return BACKENDS[request.param](bundle)
+@pytest.fixture(scope="module")
+def bundle(case: tuple[str, str]) -> Bundle:
+    return load_bundle(find_bundle(case[0]))
+
+
+@pytest.fixture(scope="module")
+def backend(case: tuple[str, str], bundle: Bundle) -> Backend:
+    return BACKENDS[case[1]](bundle)
 
 
 def rows_for(name: str, bundle: Bundle, digits: NDArray[np.uint8]) -> NDArray[Any]:
@@ -109,13 +134,17 @@ def test_an_unknown_score_is_a_key_error(
         getattr(backend, name)(digits[:N], score)
 
 
-def test_the_sizes_to_warm_up_include_one_and_the_largest(bundle: Bundle) -> None:
-    for make in BACKENDS.values():
-        sizes = make(bundle).prepare(9)
-        assert sorted(sizes) == sorted({1, 9, *sizes})
-        assert max(sizes) == 9
+def test_the_sizes_to_warm_up_include_one_and_the_largest(backend: Backend) -> None:
+    sizes = backend.prepare(9)
+    assert sorted(sizes) == sorted({1, 9, *sizes})
+    assert max(sizes) == 9
 
 
-def test_a_gpu_records_the_largest_batch_first(bundle: Bundle) -> None:
+def test_what_computes_it_is_said(backend: Backend) -> None:
+    assert backend.runtime == "C" or backend.runtime.split()[-1][0].isdigit()
+
+
+def test_a_gpu_records_the_largest_batch_first() -> None:
     """Smaller ones then find room in its memory."""
+    bundle = load_bundle(find_bundle("mnist"))
     assert list(staged_backend(bundle).prepare(9)) == [9, 8, 4, 2, 1]

@@ -64,3 +64,9 @@ print([
 ])
 """
     assert run(code) == "[]\n"
+
+
+def test_it_leaves_onnx_runtime_to_workers_whose_bundle_has_graphs() -> None:
+    """Others need not wait for it, and a fork does not copy its threads."""
+    found = "[name for name in sys.modules if name.split('.')[0] in ('onnx', 'onnxruntime')]"
+    assert run(f"{PRELOAD}; import sys; print({found})") == "[]\n"
