@@ -31,7 +31,12 @@ help: ## list the targets
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt install python3-venv), or name another Python, as make PYTHON=python3.12"; exit 1; } >&2
 	@echo "Installing the service and PyTorch into .venv: about a minute, this once."
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[onnxruntime]'
+	@touch $@
+
+.venv/.train: .venv/.serve
+	@echo "Adding what training on photographs needs to .venv, this once."
+	@$(PIP_INSTALL) --editable '.[photographs]'
 	@touch $@
 
 .venv/.evaluate: .venv/.serve
@@ -42,12 +47,12 @@ help: ## list the targets
 .venv/.test: .venv/.serve
 	@echo "Adding the tools for tests to .venv: about a minute, this once."
 	@$(PIP_INSTALL) --editable '.[dev]'
-	@touch $@ .venv/.evaluate # which is among them
+	@touch $@ .venv/.evaluate .venv/.train # which are among them
 
 serve: .venv/.serve ## start the service on port 8000; with settings: VAE_PORT=9000 make serve
 	$(BIN)/python -m service
 
-train: .venv/.serve ## train a network: DATA="my images" OUT=runs/mine
+train: .venv/.train ## train a network: DATA="my images" OUT=runs/mine
 	$(BIN)/python -m model train $(if $(DATA),--data $(call quote,$(DATA))) $(if $(OUT),--out $(call quote,$(OUT))) $(ARGS)
 
 evaluate: .venv/.evaluate ## measure a network: BUNDLE=mnist DATA=data/mnist ANOMALIES="data/kmnist 'my set'"

@@ -28,7 +28,7 @@ from benchmarks.machine import RESULTS, made_with
 from benchmarks.quality_tables import markdown
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import today
-from model.commands.train import RECIPES as RECIPE_FILES
+from model.commands.train_options import RECIPES as RECIPE_FILES
 from model.config import VAEConfig, conv_sizes
 from model.datasets.load import load_images
 from model.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""Command line: `python -m model train | calibrate | evaluate | import | download`."""
+"""Command line: `python -m model train | calibrate | evaluate | import | download | demo`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from model.bundle.checks import BundleError
-from model.commands import calibrate, download, evaluate, import_checkpoint, train
+from model.commands import calibrate, demo, download, evaluate, import_checkpoint, train
 from model.commands.common import INTERRUPTED, HelpFormatter
 from model.datasets.download import DownloadError
 from model.datasets.load import DataError
@@ -52,7 +52,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in (train, calibrate, evaluate, import_checkpoint, download):
+    for command in (train, calibrate, evaluate, import_checkpoint, download, demo):
         command.add(commands)
     return parser
 

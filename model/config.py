@@ -53,6 +53,9 @@ class VAEConfig:
     the grid of patches, then those after each halving of the grid's sides.
     """
     latent_size: int = 10
+    downscale: int = 1
+    """Sides of the squares of pixels that `conv` averages before it begins, and that its output is
+    enlarged by: a large image costs it no more than a small one."""
     head: Head = "log_variance"
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class VAEConfig:
             raise ValueError(f"image_shape has {self.pixels:,} pixels > maximum {MAX_PIXELS:,}")
         if self.architecture == "conv":
             self._check_conv()
+        elif self.downscale != 1:
+            raise ValueError(f"downscale is {self.downscale!r}, only conv has one")
         for name, size in [("latent_size", self.latent_size)] + [
             ("hidden_sizes", size) for size in self.hidden_sizes
         ]:
@@ -76,16 +81,19 @@ class VAEConfig:
                 raise ValueError(f"{name} holds {size!r}, expected whole numbers 1..{MAX_WIDTH:,}")
 
     def _check_conv(self) -> None:
-        min_side, max_side = CONV_SIDES
-        if not all(min_side <= side <= max_side for side in self.image_shape[1:]):
+        if not _is_size(self.downscale) or any(n % self.downscale for n in self.image_shape[1:]):
             sides = " × ".join(map(str, self.image_shape[1:]))
+            raise ValueError(f"downscale is {self.downscale!r}, which does not divide {sides}")
+        min_side, max_side = CONV_SIDES
+        if not all(min_side <= side <= max_side for side in self.reduced_shape[1:]):
+            sides = " × ".join(map(str, self.reduced_shape[1:]))
             raise ValueError(f"image_shape has sides {sides}, conv takes {min_side} to {max_side}")
         if len(self.hidden_sizes) < 2:
             raise ValueError(f"hidden_sizes is {self.hidden_sizes!r}, conv needs at least two")
-        if self.reduction >= 2 * max(self.image_shape[1:]):
+        if self.reduction >= 2 * max(self.reduced_shape[1:]):
             raise ValueError(
                 f"hidden_sizes is {self.hidden_sizes!r}: that many channels halve a side of "
-                f"{max(self.image_shape[1:])} to less than 1"
+                f"{max(self.reduced_shape[1:])} to less than 1"
             )
         if self.head != "log_variance":
             raise ValueError(f"head is {self.head!r}, conv has log_variance only")
@@ -106,28 +114,38 @@ class VAEConfig:
         return (self.latent_size, *reversed(self.hidden_sizes), self.pixels)
 
     @property
+    def reduced_shape(self) -> tuple[int, int, int]:
+        """C, H, W of what `conv` sees: an image whose squares are averaged."""
+        channels, height, width = self.image_shape
+        return channels, height // self.downscale, width // self.downscale
+
+    @property
     def reduction(self) -> int:
-        """Pixels, along one side, in one cell of `grid`."""
+        """Pixels of the reduced image, along one side, in one cell of `grid`."""
         reduction: int = PATCH << (len(self.hidden_sizes) - 2)
         return reduction
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of cells between the convolutions and the dense layers of `conv`."""
-        _, height, width = self.image_shape
+        _, height, width = self.reduced_shape
         return (math.ceil(height / self.reduction), math.ceil(width / self.reduction))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         lists = {"image_shape": list(self.image_shape), "hidden_sizes": list(self.hidden_sizes)}
-        return asdict(self) | lists
+        values = asdict(self) | lists
+        if self.downscale == 1:  # as in bundles made before there was one
+            del values["downscale"]
+        return values
 
     @classmethod
     def from_json(cls, value: object) -> Self:
         """The reverse of `to_json`. Raises `ValueError` for missing, unknown or wrong fields."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or set(value) != names:
-            raise ValueError(f"expected an object with exactly {', '.join(sorted(names))}")
+        if not isinstance(value, dict) or set(value) | {"downscale"} != names:
+            needed = ", ".join(sorted(names - {"downscale"}))
+            raise ValueError(f"expected an object with exactly {needed}, and downscale if not 1")
         lists = {name: value[name] for name in ("image_shape", "hidden_sizes")}
         for name, item in lists.items():
             if not isinstance(item, list):

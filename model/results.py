@@ -42,12 +42,12 @@ class Scores(NamedTuple):
 
 
 class ScoreMaps(NamedTuple):
-    """`Scores`, and the error of each pixel."""
+    """`Scores`, and where the score comes from."""
 
     score: Floats  # (N,)
     mse: Floats  # (N,)
     kl: Floats  # (N,), nats
-    error_map: Floats  # (N, C, H, W), squared error of each pixel at z = μ; its mean is the mse
+    anomaly_map: Floats  # (N, C, H, W), see `Engine.score_map`
 
 
 class Draws(NamedTuple):
@@ -57,4 +57,4 @@ class Draws(NamedTuple):
     log_weight: Floats  # (R, K), log p(x|z) + log p(z) − log q(z|x), nats
     mse: Floats  # (R,)
     kl: Floats  # (R,), nats
-    error_map: Floats  # (R, C, H, W), squared errors
+    anomaly_map: Floats  # (R, C, H, W), squared errors

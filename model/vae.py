@@ -130,12 +130,13 @@ def _mlp(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> nn.Se
 
 def _conv_encoder(config: VAEConfig) -> nn.Sequential:
     """(N, P) to (N, 2D): patches, convolutions that halve the grid, dense layers."""
-    channels, height, width = config.image_shape
+    channels, height, width = config.reduced_shape
     rows, columns = config.grid  # r, c
     padding = (0, columns * config.reduction - width, 0, rows * config.reduction - height)
     *maps, dense = config.hidden_sizes
     layers: list[nn.Module] = [
         nn.Unflatten(1, config.image_shape),  # (N, C, H, W)
+        *([nn.AvgPool2d(config.downscale)] if config.downscale > 1 else []),  # the reduced shape
         nn.ZeroPad2d(padding),  # (N, C, H', W'), multiples of a cell
         nn.PixelUnshuffle(PATCH),  # (N, 16C, H'/4, W'/4)
         nn.Conv2d(PATCH**2 * channels, maps[0], 3, padding=1),  # (N, maps[0], H'/4, W'/4)
@@ -151,7 +152,7 @@ def _conv_encoder(config: VAEConfig) -> nn.Sequential:
 
 def _conv_decoder(config: VAEConfig) -> nn.Sequential:
     """(N, D) to (N, P): the encoder in reverse."""
-    channels, height, width = config.image_shape
+    channels, height, width = config.reduced_shape
     rows, columns = config.grid  # r, c
     cropping = (0, width - columns * config.reduction, 0, height - rows * config.reduction)
     *maps, dense = config.hidden_sizes
@@ -166,9 +167,11 @@ def _conv_decoder(config: VAEConfig) -> nn.Sequential:
     layers += [
         nn.Conv2d(maps[0], PATCH**2 * channels, 3, padding=1),  # (N, 16C, H'/4, W'/4)
         nn.PixelShuffle(PATCH),  # (N, C, H', W')
-        nn.ZeroPad2d(cropping),  # (N, C, H, W)
-        nn.Flatten(),  # (N, P)
+        nn.ZeroPad2d(cropping),  # (N, C, H, W), of the reduced shape
     ]
+    if config.downscale > 1:
+        layers.append(nn.Upsample(scale_factor=config.downscale, mode="bilinear"))  # (N, C, H, W)
+    layers.append(nn.Flatten())  # (N, P)
     return nn.Sequential(*layers)
 
 

@@ -211,8 +211,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         app.openapi_schema = None
         app.openapi = openapi_of(  # type: ignore[method-assign] # as in FastAPI's documentation
             app,
-            engine.bundle.config,
-            engine.scores,
+            engine,
             settings.max_images_per_request,
             access.takes_keys,
         )

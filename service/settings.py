@@ -109,7 +109,8 @@ class Settings(BaseSettings):
         ge=1,
         le=65_536,
         description="images per forward pass; if unset, 128 on a CPU, where larger batches are no "
-        "faster and make others wait, 512 there in half precision, and 8192 on a GPU",
+        "faster and make others wait, 8 there with a detector, 512 in half precision, and 8192 "
+        "on a GPU",
     )
     max_queue_images: int = Field(
         16_384,

@@ -44,6 +44,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "model.__main__", "convert a checkpoint of the tutorial's code to a bundle", True
     ),
     "download": Command("model.__main__", "download a public data set", True),
+    "demo": Command("model.__main__", "write example images to try the commands on", True),
     "score": Command("service.client.__main__", "score image files, one line each", True),
     "keys": Command("service.keys", "make an API key"),
     "completion": Command("vae.completion", "print the tab completion for your shell"),

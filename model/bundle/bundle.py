@@ -33,15 +33,19 @@ from torch import Tensor
 
 from model.bundle import graph_files
 from model.bundle.checks import (
+    DETECTOR_PREFIX,
     MAX_MIXTURE,
     STATISTICS_PREFIX,
     BundleError,
+    check_detector,
     check_headers,
     check_statistics,
     check_weights,
+    take_prefixed,
 )
 from model.bundle.self_test import SelfTest, run_self_test
 from model.config import VAEConfig
+from model.features.detector import DetectorConfig, StoredDetector, detector_types
 from model.images.copies import Hashes
 from model.images.preprocessing import WHOLE, Preprocessing
 from model.scores.calibration import DTYPES, Calibration, Floats
@@ -91,6 +95,7 @@ class Bundle:
     preprocessing: Preprocessing = WHOLE
     pixel_variance: float | None = None
     statistics: ScoreStatistics | None = None
+    detector: StoredDetector | None = None
     calibration: Calibration | None = None
     self_test: SelfTest | None = None
     trained_on: Hashes | None = None
@@ -131,6 +136,7 @@ class Bundle:
             "config": self.config.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "pixel_variance": self.pixel_variance,
+            **({} if self.detector is None else {"detector": self.detector.config.to_json()}),
             "known": run_self_test(self.network(), self.config)._asdict(),
             "calibration": self.calibration
             and {
@@ -183,10 +189,22 @@ class Bundle:
         graph_files.check(self.graphs)
         if self.statistics is not None:
             check_statistics(self.statistics.tensors(), self.config)
+        if self.detector is not None:
+            if self.detector.config.image_shape != self.config.image_shape:
+                raise BundleError(
+                    f"the detector takes images of shape {self.detector.config.image_shape}, the "
+                    f"network {self.config.image_shape}"
+                )
+            check_detector(self.detector.tensors, self.detector.config)
 
     def _tensors(self) -> dict[str, Tensor]:
         statistics = self.statistics.tensors() if self.statistics else {}
-        return dict(self.weights) | {STATISTICS_PREFIX + n: t for n, t in statistics.items()}
+        detector = self.detector.tensors if self.detector else {}
+        return (
+            dict(self.weights)
+            | {STATISTICS_PREFIX + name: tensor for name, tensor in statistics.items()}
+            | {DETECTOR_PREFIX + name: tensor for name, tensor in detector.items()}
+        )
 
     def _safetensors(self) -> bytes:
         return safetensors.torch.save({n: t.contiguous() for n, t in self._tensors().items()})
@@ -263,10 +281,18 @@ def _load(directory: Path) -> Bundle:
     if variance is not None and type(variance) not in (int, float):
         raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
     config = VAEConfig.from_json(content["config"])
-    tensors = _load_tensors(directory / "model.safetensors", config, content["weights_sha256"])
+    seen_by = content.get("detector")
+    detected = None if seen_by is None else DetectorConfig.from_json(seen_by, config.image_shape)
+    tensors = _load_tensors(
+        directory / "model.safetensors", config, detected, content["weights_sha256"]
+    )
+    detector = None
+    if detected is not None:
+        own = take_prefixed(tensors, DETECTOR_PREFIX)
+        detector = StoredDetector(config=detected, tensors=own)
     statistics = _statistics(tensors, config)
     calibration = content["calibration"] if content["format"] > 1 else None
-    names = score_names(statistics, variance)
+    names = score_names(statistics, variance, detected=detector is not None)
     bundle = Bundle(
         name=content["name"],
         config=config,
@@ -274,6 +300,7 @@ def _load(directory: Path) -> Bundle:
         preprocessing=preprocessing,
         pixel_variance=variance,
         statistics=statistics,
+        detector=detector,
         calibration=_load_calibration(directory, calibration, names),
         self_test=SelfTest.from_json(content["known"]) if "known" in content else None,
         trained_on=_load_trained_on(directory, content.get("trained_on")),
@@ -292,24 +319,24 @@ def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _load_tensors(path: Path, config: VAEConfig, sha256: str) -> dict[str, Tensor]:
+def _load_tensors(
+    path: Path, config: VAEConfig, detector: DetectorConfig | None, sha256: str
+) -> dict[str, Tensor]:
     statistics = ScoreStatistics.shapes(config.latent_size, MAX_MIXTURE)
     shapes = [*weight_shapes(config).values(), *statistics.values()]
+    if detector is not None:
+        shapes += [shape for _, shape in detector_types(detector).values()]
     limit = sum(math.prod(shape) * 4 for shape in shapes) + MAX_HEADER_BYTES
 
     def check(headers: Mapping[str, TensorHeader]) -> None:
-        check_headers(headers, config)
+        check_headers(headers, config, detector)
 
     return _read(path, sha256, limit, check, safetensors.torch.load)
 
 
 def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
     """Remove the statistics from `tensors`, which leaves the weights, and return them."""
-    statistics = {
-        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(STATISTICS_PREFIX)
-    }
+    statistics = take_prefixed(tensors, STATISTICS_PREFIX)
     if not statistics:
         return None
     check_statistics(statistics, config)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from model.config import VAEConfig
+from model.features.detector import DetectorConfig, detector_types
 from model.scores.deterministic import ScoreStatistics
 from model.tensor_file import TensorHeader
 from model.vae import weight_shapes
 
+T = TypeVar("T")
+
 STATISTICS_PREFIX: Final = "statistics."
-"""Marks the tensors in model.safetensors that are not weights."""
+"""Marks the statistics among the tensors in model.safetensors."""
+
+DETECTOR_PREFIX: Final = "detector."
+"""Marks the tensors of the detector."""
 
 MAX_MIXTURE: Final = 256
 """Components of a density over latents; training fits at most 30."""
@@ -29,17 +35,34 @@ def check_weights(weights: Mapping[str, Tensor], config: VAEConfig) -> None:
     _check_tensors(weights, weight_shapes(config))
 
 
-def check_headers(headers: Mapping[str, TensorHeader], config: VAEConfig) -> None:
-    """The same for types and shapes in a header, which may include statistics."""
+def check_headers(
+    headers: Mapping[str, TensorHeader],
+    config: VAEConfig,
+    detector: DetectorConfig | None = None,
+) -> None:
+    """The same for types and shapes in a header, which may include statistics and a detector."""
+    types = {} if detector is None else detector_types(detector)
+    half = {DETECTOR_PREFIX + name for name, (dtype, _) in types.items() if dtype == torch.float16}
     for name, tensor in headers.items():
-        if tensor.dtype != "F32":
-            raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected F32")
+        expected = "F16" if name in half else "F32"
+        if tensor.dtype != expected:
+            raise BundleError(f"{name[:64]} is {tensor.dtype[:64]}, expected {expected}")
     shapes = {name: tensor.shape for name, tensor in headers.items()}
-    weights = {n: shape for n, shape in shapes.items() if not n.startswith(STATISTICS_PREFIX)}
-    _check_shapes(weights, weight_shapes(config))
-    if len(weights) < len(shapes):
-        statistics = {n.removeprefix(STATISTICS_PREFIX): shapes[n] for n in shapes.keys() - weights}
+    if detector is not None:
+        _check_shapes(
+            take_prefixed(shapes, DETECTOR_PREFIX),
+            {name: shape for name, (_, shape) in types.items()},
+        )
+    statistics = take_prefixed(shapes, STATISTICS_PREFIX)
+    _check_shapes(shapes, weight_shapes(config))
+    if statistics:
         _check_shapes(statistics, _statistics_shapes(statistics, config))
+
+
+def take_prefixed(values: dict[str, T], prefix: str) -> dict[str, T]:
+    """Remove the values whose names start with `prefix`, and return them without it."""
+    names = [name for name in values if name.startswith(prefix)]
+    return {name.removeprefix(prefix): values.pop(name) for name in names}
 
 
 def _statistics_shapes(
@@ -58,6 +81,28 @@ def check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
     for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
         if not (scale > 0).all():
             raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
+
+
+def check_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> None:
+    """Raise `BundleError` unless these are the tensors of such a detector."""
+    types = detector_types(config)
+    _check_shapes(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: shape for name, (_, shape) in types.items()},
+    )
+    for name, tensor in tensors.items():
+        if tensor.dtype != types[name][0]:
+            raise BundleError(f"detector.{name} is {tensor.dtype}, expected {types[name][0]}")
+        if not tensor.isfinite().all():
+            raise BundleError(f"detector.{name} holds NaN or infinity")
+    scales = {
+        "feature_std": tensors["feature_std"],
+        **{name: tensors[name][1] for name in ("place_scale", "cell_scale")},
+        **{name: tensors[name][:, 1] for name in ("map_scale", "combined_scale")},
+    }
+    for name, scale in scales.items():
+        if not (scale > 0).all():
+            raise BundleError(f"detector.{name} holds {scale.min():g}, expected scales above 0")
 
 
 def _check_shapes(

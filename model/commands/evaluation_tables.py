@@ -166,7 +166,7 @@ def _overview_table(evaluation: Evaluation) -> Table:
 
 def _localization_table(evaluation: Evaluation) -> Table:
     table = _table(
-        "Where the defects are: the map of squared errors against the masks",
+        "Where the defects are: the map of the default score against the masks",
         *("anomalies", "masks", "pixel AUROC", "PRO", "peak hits", "by chance"),
     )
     for anomalies in evaluation.anomalies:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
-import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from model.bundle.bundle import Bundle
 from model.commands.common import (
     CHECKPOINT_NAME,
-    DATA_HELP,
     INTERRUPTED,
     HelpFormatter,
     check_limits,
@@ -30,51 +27,45 @@ from model.commands.common import (
     today,
     warn_if_few,
 )
-from model.commands.progress import TrainingProgress
+from model.commands.progress import FittingProgress, TrainingProgress
+from model.commands.train_options import LIMITS, add_options, parse_size, with_recipe
 from model.commands.training_images import (
+    FEATURES,
     TrainingImages,
     group_of_each,
+    has_detector,
     plan,
     read_training_images,
     warn_of_near_copies,
 )
-from model.config import MAX_WIDTH, Architecture, Head, VAEConfig
+from model.config import VAEConfig
 from model.datasets.folder import numbered
 from model.engine.device import resolve_device
 from model.evaluation.card import model_card
+from model.features.backbone import BackboneError
+from model.training.backbone_weights import (
+    INSTALL,
+    BackboneWeights,
+    backbone_from,
+    usual_backbone,
+)
 from model.training.calibrate import calibrated, calibration_by_dtype
-from model.training.chosen import CONV_LATENT_SIZE, PHOTO_SIDE, SMALL_SIDE, suitable_config
+from model.training.chosen import (
+    choose_downscale,
+    is_photographs,
+    suitable_config,
+)
 from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, train_folds
+from model.training.detectors import with_detectors
 from model.training.goodness_of_fit import evaluate_fit
 from model.training.onnx_export import with_graphs
-from model.training.split import MAX_CROSS_FITTED, Split
-from model.training.train import BATCH_SIZES, MIN_STEPS, Trained, TrainOptions, train
-from model.training.verdict import Verdict, as_metrics, judge
-
-MAX_SIDE: Final = 2048
-"""Longest side of a network's images."""
-
-LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "folds": (1, 1_000),
-    "latent_size": (1, MAX_WIDTH),
-    "steps": (1, 100_000_000),
-    "epochs": (1, 1_000_000),
-    "batch_size": (1, 1_000_000),
-    "learning_rate": (1e-9, 1),
-    "augment": (0, 0.5),
-    "seed": (0, 2**32 - 1),
-    "threads": (1, 1024),
-}
-"""Minimum and maximum of the numeric options; `VAEConfig` checks the other sizes of the network."""
-
-RECIPES: Final = Path(__file__).parents[1] / "training" / "recipes"
-"""The options that the shipped bundles were trained with, one file each."""
+from model.training.split import Split
+from model.training.train import Trained, TrainOptions, train
+from model.training.verdict import Verdict, as_metrics, judge, judge_detector
 
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    data = os.environ.get("VAE_DATA_DIR")
-    options, config = TrainOptions(), VAEConfig()
     parser = commands.add_parser(
         "train",
         help="train a network on images and write a bundle",
@@ -84,140 +75,7 @@ def add(commands: Any) -> None:
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(data) if data else None,
-        required=not data,
-        metavar="PATH",
-        help=f"{DATA_HELP}, which is itself the default",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="directory to write the bundle to (default: runs/NAME-OF-DATA)",
-    )
-    parser.add_argument("--name", help="name of the bundle (default: that of its directory)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle in --out")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue a training that was stopped"
-    )
-    recipes = sorted(path.stem for path in RECIPES.glob("*.toml"))
-    parser.add_argument(
-        "--recipe",
-        choices=recipes,
-        metavar="NAME",
-        help="use the options that a shipped bundle was trained with; flags override them: "
-        f"{', '.join(recipes)}",
-    )
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--group",
-        metavar="HOW",
-        help="keep all images of one part together, so that none of them calibrates a network "
-        "trained on another: 'folder' takes each subfolder as a part; anything else is a regular "
-        "expression for file names, with the part in parentheses, as in 'part(\\d+)_'",
-    )
-    group.add_argument(
-        "--normal-label",
-        type=int,
-        metavar="N",
-        help="train only on the images with this label, in data sets that have labels",
-    )
-    group.add_argument(
-        "--folds",
-        type=int,
-        metavar="N",
-        help="train N networks, each without a different Nth of the images, so that every image "
-        "calibrates; 1 holds out a sixth instead (default: by the number of images; 1 above "
-        f"{MAX_CROSS_FITTED:,})",
-    )
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--arch",
-        choices=get_args(Architecture),
-        help="mlp: fully connected; conv: convolutional, for sides of 16 to 256 pixels (default: "
-        f"mlp for grey pictures up to {SMALL_SIDE} pixels, conv for others)",
-    )
-    group.add_argument(
-        "--size",
-        metavar="N",
-        help="longer side to resize image files to, at their median aspect ratio, or both sides as "
-        f"HEIGHTxWIDTH (default: the images' own, but at most {PHOTO_SIDE})",
-    )
-    group.add_argument(
-        "--channels",
-        type=int,
-        choices=(1, 3),
-        help="1: grey; 3: RGB (default: 3 if any image has colour)",
-    )
-    group.add_argument(
-        "--latent-size",
-        type=int,
-        metavar="D",
-        help=f"latent dimensions (default: {config.latent_size}; for conv, {CONV_LATENT_SIZE})",
-    )
-    group.add_argument(
-        "--hidden",
-        type=int,
-        nargs="+",
-        metavar="WIDTH",
-        help="widths of the layers between pixels and latents; for conv, the channels of its "
-        "convolutions and the width of its last layer "
-        f"(default: {' '.join(map(str, config.hidden_sizes))}; for conv, by the size)",
-    )
-    group.add_argument(
-        "--head",
-        choices=get_args(Head),
-        default=config.head,
-        help="head of the encoder; relu is that of the tutorial, with its loss, and collapses",
-    )
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help=f"maximum number of steps (default: by the number of images, at least {MIN_STEPS:,})",
-    )
-    length.add_argument(
-        "--epochs", type=int, metavar="N", help="the same in passes over the images"
-    )
-    group.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="images per step (default: {} to {}, by the number of images)".format(*BATCH_SIZES),
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=float,
-        default=options.learning_rate,
-        metavar="RATE",
-        help="peak learning rate of Adam",
-    )
-    group.add_argument(
-        "--augment",
-        type=float,
-        default=options.augment,
-        metavar="SHARE",
-        help="rotate, shear, scale and shift a random half of the images of each step, by about "
-        "this share of their size",
-    )
-    group.add_argument("--seed", type=int, default=options.seed, metavar="N", help="random seed")
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)"
-    )
-    group.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
-
-
-def with_recipe(arguments: argparse.Namespace, argv: list[str]) -> argparse.Namespace:
-    """Parse `argv` again with the recipe's values as defaults, so that flags override them."""
-    recipe = tomllib.loads((RECIPES / f"{arguments.recipe}.toml").read_text(encoding="utf-8"))
-    arguments.parser.set_defaults(**recipe)
-    parsed: argparse.Namespace = arguments.parser.parse_args(argv)
-    return parsed
+    add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -227,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = standard_output()
     check_name(arguments.name)
     check_limits(arguments, LIMITS)
-    arguments.size = None if arguments.size is None else _size(arguments.size)
+    arguments.size = None if arguments.size is None else parse_size(arguments.size)
     arguments.data = find_data(arguments.data)
     arguments.out = arguments.out or Path("runs") / arguments.data.resolve().stem
     checkpoint = arguments.out / CHECKPOINT_NAME
@@ -237,9 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
     data = read_training_images(console, arguments)
+    backbone = _backbone(console, arguments, data)
     config = suitable_config(
         data.image_shape,
-        architecture=arguments.arch,
+        architecture=None if arguments.arch == FEATURES else arguments.arch,
+        downscale=choose_downscale(data.image_shape[1:]) if backbone else 1,
         hidden_sizes=tuple(arguments.hidden or ()) or None,
         latent_size=arguments.latent_size,
         head=arguments.head,
@@ -253,9 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     groups = group_of_each(console, data, arguments.group)
-    splits = plan(groups, config.architecture, arguments.folds, arguments.seed)
+    kind = FEATURES if backbone else config.architecture
+    splits = plan(groups, kind, arguments.folds, arguments.seed)
     warn_of_near_copies(console, data, splits, arguments.group)
     console.print(_network(config))
+    if backbone is not None:
+        console.print(f"detector: a VAE over the features of {backbone.origin['name']}; texture")
     console.print(_training(options.resolved(len(splits[0].train)), splits))
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.resume and not checkpoint.exists():
@@ -279,12 +142,29 @@ def run(arguments: argparse.Namespace) -> int:
                 first, data.images, splits[1:], device=device, on_step=progress.show_fold
             )
             networks = on_common_scale(networks, data.images)
+    if backbone is not None:
+        with FittingProgress(console, len(networks)) as fitting:
+            networks = with_detectors(
+                networks,
+                data.images,
+                backbone,
+                on_images=fitting.show_images,
+                on_step=fitting.show_step,
+            )
+        first = networks[0]
     finished = first.finished and len(networks) == len(splits)
     with console.status("scoring the images that calibrate"):  # in three dtypes: it takes a while
         verdict = judge(networks, data.images)
         bundle = _bundle(
-            arguments, data, networks, verdict, finished=finished, report=console.print
+            arguments,
+            data,
+            networks,
+            verdict,
+            backbone=backbone,
+            finished=finished,
+            report=console.print,
         )
+        found = None if backbone is None else judge_detector(bundle, networks[0], data.images)
     bundle.save(arguments.out, model_card(bundle))
     if first.finished and first.history[-1][0] < (first.options.steps or 0):
         console.print(
@@ -302,21 +182,32 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint.unlink(missing_ok=True)
     else:
         console.print("stopped early; the same command with --resume continues")
-    console.print(verdict.judgement)
+    if found is None:
+        console.print(verdict.judgement)
+    else:
+        console.print(f"reconstructions: {verdict.judgement}")
+        console.print(found)
     return 0 if finished else INTERRUPTED
 
 
-def _size(text: object) -> int | tuple[int, int]:
-    """`64`, the longer side, or `48x64`, height and width. Raises `ValueError`."""
-    match [int(side) if side.isdecimal() else 0 for side in re.split("[xX×]", str(text))]:
-        case [longer] if 1 <= longer <= MAX_SIDE:
-            return longer
-        case [height, width] if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
-            return height, width
-    raise ValueError(
-        f"--size is {text}, expected the longer side, 1 to {MAX_SIDE:,} pixels, or height and "
-        "width, as in 48x64"
-    )
+def _backbone(
+    console: Console, arguments: argparse.Namespace, data: TrainingImages
+) -> BackboneWeights | None:
+    """The weights of the detector's backbone; None for a network without a detector.
+
+    Raises `BackboneError`.
+    """
+    if has_detector(arguments, data):
+        return usual_backbone() if arguments.backbone is None else backbone_from(arguments.backbone)
+    if arguments.backbone is not None:
+        raise BackboneError(
+            "--backbone is for detectors, and these images get none: add --arch features"
+        )
+    if arguments.arch is None and data.data.folder is not None and is_photographs(data.images):
+        console.print(
+            f"without a detector, which finds far more defects in photographs: {INSTALL} adds it"
+        )
+    return None
 
 
 def _network(config: VAEConfig) -> str:
@@ -358,6 +249,7 @@ def _bundle(
     networks: Sequence[Trained],
     verdict: Verdict,
     *,
+    backbone: BackboneWeights | None,
     finished: bool,
     report: Callable[[str], object],
 ) -> Bundle:
@@ -373,6 +265,7 @@ def _bundle(
         "images_validated_on": len(split.validation),
         "images_held_out": len(split.held_out),
         "networks": len(networks),
+        **({} if backbone is None else {"backbone": dict(backbone.origin)}),
         **{key: value for key, value in asdict(first.options).items() if value is not None},
         "best_step": first.step,
         "finished": finished,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +30,26 @@ from model.datasets.load import (
 from model.datasets.near_copies import MAX_COMPARED, find_near_copies
 from model.images.copies import Hashes, Indices, pixel_hashes, without_copies
 from model.images.preprocessing import SCALED, WHOLE, Preprocessing
-from model.training.chosen import choose_channels, choose_sides, is_grey
+from model.training.backbone_weights import is_installed
+from model.training.chosen import (
+    DETECTOR_SIDE,
+    PHOTO_SIDE,
+    choose_channels,
+    choose_sides,
+    is_grey,
+    is_photographs,
+)
 from model.training.cross_fit import fold_splits
 from model.training.split import Split, count_folds, split_indices
 
 MIN_IMAGES: Final = 3
+
+FEATURES: Final = "features"
+"""The value of `--arch` that adds a detector to the network that suits the images."""
+
+MAX_PIXEL_BYTES: Final = 1 << 30
+"""Of all images together: where there are so many that they would be more at `DETECTOR_SIDE`, they
+are reduced to a smaller side."""
 
 MANY_NEAR_COPIES: Final = 0.2
 """Share of the calibration images with a near-copy among the training images to warn about. Of
@@ -128,12 +144,32 @@ def read_training_images(console: Console, arguments: argparse.Namespace) -> Tra
     return TrainingImages(data=data.take(kept), hashes=hashes[kept], facts=facts, test_images=test)
 
 
+def has_detector(arguments: argparse.Namespace, data: TrainingImages) -> bool:
+    """Whether the network of these images gets a detector: photographs do, if it can be had."""
+    if not wants_detector(arguments):
+        return False
+    is_folder = data.data.folder is not None
+    return arguments.arch == FEATURES or (is_folder and is_photographs(data.images))
+
+
+def wants_detector(arguments: argparse.Namespace) -> bool:
+    """Whether photographs get a detector: if `--arch` says so, or nothing and it can be had."""
+    if arguments.arch is None:
+        is_relu = arguments.head == "relu"
+        return not is_relu and (arguments.backbone is not None or is_installed())
+    return bool(arguments.arch == FEATURES)
+
+
 def _read_folder(console: Console, folder: Folder, arguments: argparse.Namespace) -> ImageSet:
     if not folder.images:
         raise DataError(no_images(folder))
     size = arguments.size
-    sides = size if isinstance(size, tuple) else choose_sides(folder, size)
     channels = arguments.channels or choose_channels(folder)
+    max_side = PHOTO_SIDE
+    if wants_detector(arguments):
+        affordable = math.isqrt(MAX_PIXEL_BYTES // (channels * len(folder.images)))
+        max_side = max(PHOTO_SIDE, min(DETECTOR_SIDE, affordable))
+    sides = size if isinstance(size, tuple) else choose_sides(folder, size, max_side)
     shape = (channels, *sides)
     data = load_images(folder.path, "train", image_shape=shape, preprocessing=SCALED, folder=folder)
     _warn_of_name(console, folder.path)

@@ -80,7 +80,7 @@ class Backend(Protocol):
         ...
 
     def score_map(self, images: Rows, name: str) -> ScoreMaps:
-        """The same, with the squared error of each pixel."""
+        """The same, with the map of the score: see `Engine.score_map`."""
         ...
 
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:

@@ -11,17 +11,22 @@ from torch import Tensor
 
 from model.bundle.bundle import Bundle
 from model.engine.backend import Backend
-from model.engine.forward import ForwardOutput, choose_forward
+from model.engine.forward import ForwardOutput, choose_detector, choose_forward
 from model.engine.half_conv import use_half_conv
 from model.engine.passes import Passes
 from model.engine.rows import Rows, concatenate_scaled
 from model.engine.sampled_passes import SampledPasses, as_numpy
 from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
+from model.scores.detected import DETECTED_SCORES
 from model.scores.native import NativeScores, errors_in_c
 from model.scores.sampled import errors_by_torch
 
 PREFERRED_BATCHES: Final = {"float32": 128, "bfloat16": 512, "float16": 512}
 """By type. Products of half precision need more rows to reach their peak, with AMX or without."""
+
+
+DETECTOR_BATCH: Final = 8
+"""With a detector, an image takes ten milliseconds, in any batch: a small one holds up less."""
 
 
 class CpuBackend(Backend):
@@ -36,10 +41,12 @@ class CpuBackend(Backend):
     image_dtypes = (np.uint8,)  # floats take the same path
 
     def __init__(self, bundle: Bundle, dtype: str) -> None:
-        self.preferred_batch = PREFERRED_BATCHES[dtype]
+        self.preferred_batch = (
+            PREFERRED_BATCHES[dtype] if bundle.detector is None else DETECTOR_BATCH
+        )
         device = torch.device("cpu")
         self._config = bundle.config
-        self._passes = Passes(bundle, device, dtype)
+        self._passes = Passes(bundle, device, dtype, choose_detector(bundle))
         self._network = self._passes.network
         use_half_conv(self._network)
         self._forward = choose_forward(self._network, bundle.graphs)
@@ -83,9 +90,13 @@ class CpuBackend(Backend):
     def score_map(self, images: Rows, name: str) -> ScoreMaps:
         """See `Backend`."""
         output = self._forward(images)
-        scores = self._score(name, output)
+        if name in DETECTED_SCORES:
+            columns = self._passes.map_columns(name, *map(torch.from_numpy, output))
+            score, mse, kl = columns[:, :3].numpy().T
+            return ScoreMaps(score, mse, kl, self._as_images(columns[:, 3:]))
         pixels, logits = torch.from_numpy(output.pixels), torch.from_numpy(output.logits)
-        return ScoreMaps(*scores, self._as_images((pixels - logits.sigmoid()).square()))
+        errors = (pixels - logits.sigmoid()).square()
+        return ScoreMaps(*self._score(name, output), self._as_images(errors))
 
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:
         """See `Backend`."""

@@ -22,6 +22,7 @@ from model.engine.device import choose_backend, resolve_device
 from model.engine.rows import Rows, write_scaled
 from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
 from model.scores.calibration import DEFAULT_DRAWS
+from model.scores.detected import DETECTED_SCORES
 from model.scores.sampled import SAMPLED_SCORES, draws_per_row, score_names
 
 QUICK_S: Final = 0.0005
@@ -56,8 +57,12 @@ class Engine:
         self._backend = choose_backend(bundle, resolve_device(device), dtype)
         self.calibration = bundle.calibration and bundle.calibration.of_dtype(dtype)
         """The bundle's calibration of scores computed in `dtype`, if it has one."""
-        self.scores = score_names(bundle.statistics, bundle.pixel_variance)
+        self.scores = score_names(
+            bundle.statistics, bundle.pixel_variance, detected=bundle.detector is not None
+        )
         """Names of all scores on offer; the first is the default."""
+        self.scaled_maps: tuple[str, ...] = () if bundle.detector is None else DETECTED_SCORES
+        """Those of `scores` whose map is on the scale of clean images."""
         self.sampled_scores: tuple[str, ...] = (
             () if bundle.pixel_variance is None else tuple(SAMPLED_SCORES)
         )
@@ -109,7 +114,8 @@ class Engine:
             self.reconstruct(images)
             self.score_map(images)
             for name in self.scores:
-                if name not in self.sampled_scores:
+                # The detector's scores are one pass, that of the map.
+                if name not in (*self.sampled_scores, *self.scaled_maps):
                     self.score(images, name)
         self.decode(np.zeros((n, config.latent_size), dtype=np.float32))
         self.reconstruct_drawn(np.zeros((n, config.pixels + config.latent_size), dtype=np.float32))
@@ -149,7 +155,11 @@ class Engine:
         return self._backend.score(images, name or self.scores[0])
 
     def score_map(self, images: Rows, name: str | None = None) -> ScoreMaps:
-        """As `score`, with the squared error of each pixel, (N, C, H, W)."""
+        """As `score`, with the map of the score, (N, C, H, W).
+
+        That of the scores in `scaled_maps` is on the scale of clean images, see `Detector`; that of
+        the others is the squared error of each pixel.
+        """
         return self._backend.score_map(images, name or self.scores[0])
 
     def reconstruct_drawn(self, rows: Rows) -> Reconstructions:

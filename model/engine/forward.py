@@ -15,13 +15,14 @@ N images, P = C·H·W pixels each, D latent dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError
 from model.engine.onnx_graph import OnnxGraph, import_runtime
 from model.engine.passes import heads_and_logits
@@ -38,6 +39,9 @@ else:
 
 MAX_SHARED: Final = 32
 """Images up to which one core in C is faster than several in torch."""
+
+DETECTOR_ROWS: Final = 4
+"""Images that a detector's graph takes at a time: more take memory, and no less time."""
 
 KEPT_VIEWS: Final = 1024
 """Batch sizes whose views of the buffers are kept; a service sees as many as its largest batch."""
@@ -78,6 +82,19 @@ def choose_forward(network: VAE, graphs: Mapping[str, bytes] | None = None) -> F
     if graphs and {"encoder", "decoder"} <= graphs.keys() and import_runtime():
         return OnnxForward(network, graphs["encoder"], graphs["decoder"])
     return ModuleForward(network)
+
+
+def choose_detector(bundle: Bundle) -> Callable[[Tensor], Tensor] | None:
+    """A bundle's detector by ONNX Runtime, if that is installed and the bundle has its graph.
+
+    Raises `BundleError` for a graph that is not the detector's.
+    """
+    if bundle.detector is None or "detector" not in bundle.graphs or not import_runtime():
+        return None
+    graph = OnnxGraph("detector", bundle.graphs["detector"], max_rows=DETECTOR_ROWS)
+    width = bundle.detector.config.columns
+    _check_widths("detector", graph.widths, ((bundle.config.pixels,), (width,)))
+    return lambda pixels: torch.from_numpy(graph(pixels.numpy()))
 
 
 class ModuleForward:

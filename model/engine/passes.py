@@ -6,10 +6,14 @@ network's device. Results are columns side by side in one tensor, so that a GPU 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from model.bundle.bundle import Bundle
+from model.features.detector import Findings
+from model.scores.detected import DETECTED_SCORES, DetectorScores
 from model.scores.deterministic import mean_squared_error, offered_scores
 from model.vae import VAE, Reconstruction
 
@@ -17,10 +21,21 @@ from model.vae import VAE, Reconstruction
 class Passes:
     """The forward passes of one bundle's network."""
 
-    def __init__(self, bundle: Bundle, device: torch.device, dtype: str) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device,
+        dtype: str,
+        detect: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.network = bundle.network().to(device, getattr(torch, dtype))
         statistics = bundle.statistics and bundle.statistics.to(device)
         self._scores = offered_scores(statistics, bundle.pixel_variance)
+        self._detected: DetectorScores | None = None
+        if bundle.detector is not None:
+            # In float32, whatever the type of the network's products.
+            detector = bundle.detector.module().to(device)
+            self._detected = DetectorScores(detector, detect)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels, (N, P), to μ and σ, (N, D + D)."""
@@ -42,20 +57,42 @@ class Passes:
         return self.score_columns(name, pixels, *heads_and_logits(self.network, pixels))
 
     def score_map(self, name: str, pixels: Tensor) -> Tensor:
-        """Pixels, (N, P), to score, MSE, KL and each pixel's squared error, (N, 3 + P)."""
-        heads, logits = heads_and_logits(self.network, pixels)
-        error_map = (pixels - logits.sigmoid()).square()
-        columns = self.score_columns(name, pixels, heads, logits)
-        return torch.cat([columns, error_map], dim=1)  # (N, 3 + P)
+        """Pixels, (N, P), to score, MSE, KL and the score's map, (N, 3 + P)."""
+        return self.map_columns(name, pixels, *heads_and_logits(self.network, pixels))
 
-    def score_columns(self, name: str, pixels: Tensor, heads: Tensor, logits: Tensor) -> Tensor:
+    def map_columns(self, name: str, pixels: Tensor, heads: Tensor, logits: Tensor) -> Tensor:
+        """Score, MSE, KL and the map, (N, 3 + P), from what `heads_and_logits` made of pixels.
+
+        The map is the detector's for its own scores, and else the squared error of each pixel.
+        """
+        if self._detected is None or name not in DETECTED_SCORES:
+            anomaly_map = (pixels - logits.sigmoid()).square()
+            columns = self.score_columns(name, pixels, heads, logits)
+            return torch.cat([columns, anomaly_map], dim=1)  # (N, 3 + P)
+        findings = self._detected.find(pixels)
+        columns = self.score_columns(name, pixels, heads, logits, findings)
+        return torch.cat([columns, self._detected.map_of(name, findings)], dim=1)
+
+    def score_columns(
+        self,
+        name: str,
+        pixels: Tensor,
+        heads: Tensor,
+        logits: Tensor,
+        findings: Findings | None = None,
+    ) -> Tensor:
         """Score, MSE and KL, (N, 3), from what `heads_and_logits` made of pixels, (N, P).
 
-        Raises `KeyError` for an unknown score.
+        `findings` are those of the detector, if they are known already. Raises `KeyError` for an
+        unknown score.
         """
         output = Reconstruction(logits.sigmoid(), self.network.posterior(heads))
         mse = mean_squared_error(pixels, output)
-        score = self._scores[name](pixels, output)
+        if self._detected is not None and name in DETECTED_SCORES:
+            found = findings or self._detected.find(pixels)
+            score = self._detected.score(name, found)
+        else:
+            score = self._scores[name](pixels, output)
         return torch.stack([score, mse, output.posterior.kl()], dim=1)  # (N, 3)
 
 

@@ -11,7 +11,10 @@ from model.bundle.graph_files import file_name
 from model.config import PATCH, VAEConfig
 from model.evaluation.figures import CalibrationFacts, Evaluation
 from model.evaluation.report import sections
+from model.features.backbone import FEATURES
+from model.features.detector import DetectorConfig
 from model.scores.calibration import COMMON_ALPHAS, DEFAULT_DRAWS, Calibration
+from model.scores.detected import DETECTED_SCORES
 
 EVALUATION: Final = "evaluation"
 """Key of a bundle's metrics with its evaluation. The other keys are data splits."""
@@ -46,6 +49,7 @@ def model_card(bundle: Bundle) -> str:
         "",
         f"- Version: `{bundle.version}` (start of {_hashed(bundle)})",
         *_network(config),
+        *([] if bundle.detector is None else _detector(bundle.detector.config)),
         f"- {parameters:,} parameters",
         f"- Head: `{config.head}`",
         "- Pixels: uint8 / 255, with the polarity of the training images",
@@ -87,6 +91,17 @@ def _network(config: VAEConfig) -> list[str]:
         f"{dense}, fully connected → {2 * config.latent_size}",
         f"- Decoder: convolutional, {config.latent_size} → {dense}, fully connected → "
         f"{' → '.join(reversed(steps))} → patches of {PATCH}×{PATCH} pixels",
+    ]
+
+
+def _detector(config: DetectorConfig) -> list[str]:
+    height, width = config.input_sides
+    rows, columns = config.grid
+    return [
+        "- Detector: the first eleven blocks of an EfficientNet-Lite0, frozen, on images of "
+        f"{width}×{height} (width×height); a VAE over the {FEATURES} features of each of "
+        f"{rows}×{columns} places, latent size {config.latent_size}; and texture. Its scores: "
+        f"{', '.join(f'`{name}`' for name in DETECTED_SCORES)}",
     ]
 
 

@@ -64,7 +64,7 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Localization:
-    """How well the map of squared errors shows where the defects are, by masks."""
+    """How well the map of the default score shows where the defects are, by masks."""
 
     n: int
     """Number of anomalous images with a mask."""

@@ -1,6 +1,6 @@
-"""How well the map of squared errors, the service's `anomaly_map`, shows where the defects are.
+"""How well the map of the default score, the service's `anomaly_map`, shows where the defects are.
 
-Defects are given by masks. Errors are counted in fine bins rather than sorted, so that neither time
+Defects are given by masks. Values are counted in fine bins rather than sorted, so that neither time
 nor memory limits the number of images.
 """
 
@@ -34,7 +34,7 @@ TOUCHING: Final = np.ones((3, 3), np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCounts:
-    """Pixels by their squared error, from sets of images that can be added."""
+    """Pixels by the value of their map, from sets of images that can be added."""
 
     normal: NDArray[np.int64]
     """(BINS,), pixels outside of the masks."""
@@ -64,7 +64,7 @@ class PixelCounts:
 def count_pixels(
     engine: Engine, images: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None
 ) -> PixelCounts:
-    """Count the pixels of uint8 `images`, (N, C, H, W), by the squared error of their maps.
+    """Count the pixels of uint8 `images`, (N, C, H, W), by the value of their maps.
 
     Of images with `masks`, (N, H, W), those whose mask is empty are left out: where their defects
     are is not known. Images without `masks` are clean.
@@ -74,13 +74,21 @@ def count_pixels(
     total = count_maps(np.empty((0, *sides), np.float32), np.empty((0, *sides), np.bool_))
     for start in range(0, len(chosen), CHUNK_IMAGES):
         part = chosen[start : start + CHUNK_IMAGES]
-        maps = engine.score_map(images[part]).error_map.mean(axis=1)  # (n, H, W)
+        maps = engine.score_map(images[part]).anomaly_map.mean(axis=1)  # (n, H, W)
+        if engine.scores[0] in engine.scaled_maps:
+            maps = within_bins(maps)
         total += count_maps(maps, np.zeros(maps.shape, bool) if masks is None else masks[part])
     return total
 
 
+def within_bins(maps: Floats) -> Floats:
+    """Values of any size, as a detector's map has them, to (0, 1), in the same order."""
+    inside: Floats = 0.5 + 0.5 * maps / (1 + np.abs(maps))
+    return inside
+
+
 def count_maps(maps: Floats, masks: NDArray[np.bool_]) -> PixelCounts:
-    """Count the pixels of `maps`, squared errors in [0, 1], by value; `masks` may be empty.
+    """Count the pixels of `maps`, values in [0, 1]; `masks` may be empty.
 
     Both are (N, H, W).
     """

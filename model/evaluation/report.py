@@ -197,7 +197,7 @@ def _localization(evaluation: Evaluation) -> list[str]:
     lines = [
         "### Where the defects are",
         "",
-        "The map of squared errors, which the service answers with `map=true`, against the masks.",
+        "The map of the default score, which the service answers with `map=true`, by the masks.",
         "",
         *table(f"{heads} | peak in the defect | by chance", rows),
         "",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.results import Floats
 from model.scores.calibration import DEFAULT_DRAWS
+from model.scores.detected import DETECTED_SCORES
 from model.scores.deterministic import ScoreStatistics, log_likelihood, offered_scores
 from model.vae import VAE, DiagonalGaussian
 
@@ -111,8 +112,12 @@ SAMPLED_SCORES: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
 
 
 def score_names(
-    statistics: ScoreStatistics | None, pixel_variance: float | None
+    statistics: ScoreStatistics | None, pixel_variance: float | None, *, detected: bool = False
 ) -> tuple[str, ...]:
-    """All scores of a network, the sampled ones last; the first is the default."""
+    """All scores of a network, the sampled ones last; the first is the default.
+
+    `detected` is whether it has a detector.
+    """
     sampled = SAMPLED_SCORES if pixel_variance is not None else ()
-    return (*offered_scores(statistics, pixel_variance), *sampled)
+    detectors = DETECTED_SCORES if detected else ()
+    return (*detectors, *offered_scores(statistics, pixel_variance), *sampled)

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
+from model.engine.cpu import DETECTOR_BATCH
 from model.engine.engine import Engine
+from model.engine.forward import choose_detector
+from model.features.detector import PARTS
 from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Calibration, Floats, calibration_of
+from model.scores.detected import COMBINED
 
 CHUNK_IMAGES = 128
 """Images per pass, as in the service."""
@@ -43,18 +48,48 @@ def calibration_by_dtype(
 
 
 def scores_by_dtype(bundle: Bundle, images: NDArray[np.uint8]) -> dict[str, dict[str, Floats]]:
-    """Every score of uint8 `images`, (N, C, H, W), in each of `DTYPES`: (N,) by name."""
+    """Every score of uint8 `images`, (N, C, H, W), in each of `DTYPES`: (N,) by name.
+
+    A detector computes in float32 whatever the type, so it runs once.
+    """
+    parts = None if bundle.detector is None else detector_parts(bundle, images)
     return {
-        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images) for dtype in DTYPES
+        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images, parts=parts)
+        for dtype in DTYPES
     }
 
 
-def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict[str, Floats]:
+def score_in_parts(engine: Engine, images: NDArray[np.uint8], name: str) -> Floats:
+    """The score `name` of uint8 `images`, (N, C, H, W), by `Engine.score`: (N,)."""
+    starts = range(0, len(images), CHUNK_IMAGES)
+    parts = [engine.score(images[start : start + CHUNK_IMAGES], name).score for start in starts]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+@torch.inference_mode()
+def detector_parts(bundle: Bundle, images: NDArray[np.uint8]) -> Floats:
+    """The parts that a bundle's detector finds in uint8 `images`, (N, C, H, W): (N, 3)."""
+    assert bundle.detector is not None  # noqa: S101 - for mypy: callers have checked
+    detector = bundle.detector.module()
+    run = choose_detector(bundle) or detector
+    parts = [np.empty((0, len(PARTS)), np.float32)]
+    for start in range(0, len(images), DETECTOR_BATCH):
+        part = torch.from_numpy(images[start : start + DETECTOR_BATCH])
+        columns = run(part.float().div(255).reshape(len(part), -1))
+        parts.append(detector.split(columns).parts.numpy())
+    return np.concatenate(parts)
+
+
+def all_scores(
+    engine: Engine, images: NDArray[np.uint8], seed: int = 0, *, parts: Floats | None = None
+) -> dict[str, Floats]:
     """Every score of uint8 `images`, (N, C, H, W): (N,) by name.
 
-    Sampled scores average over `DEFAULT_DRAWS` draws per image, seeded by `seed`.
+    Sampled scores average over `DEFAULT_DRAWS` draws per image, seeded by `seed`. `parts` are what
+    `detector_parts` found, if that is known.
     """
-    scores: dict[str, list[Floats]] = {name: [] for name in engine.scores}
+    own = [name for name in engine.scores if name not in engine.scaled_maps]
+    scores: dict[str, list[Floats]] = {name: [] for name in own}
     generator = np.random.default_rng(seed)
     for start in range(0, len(images), CHUNK_IMAGES):
         part = images[start : start + CHUNK_IMAGES]
@@ -62,13 +97,20 @@ def all_scores(engine: Engine, images: NDArray[np.uint8], seed: int = 0) -> dict
             shape = (len(part), DEFAULT_DRAWS, engine.bundle.config.latent_size)
             noise = generator.standard_normal(shape, dtype=np.float32)
             draws = engine.draw(engine.draw_rows(part, noise))
-        for name, parts in scores.items():
-            parts.append(
+        for name, values in scores.items():
+            values.append(
                 engine.sampled_score(name, draws, shape)
                 if name in engine.sampled_scores
                 else engine.score(part, name).score
             )
-    return {
-        name: np.concatenate(parts) if parts else np.empty(0, np.float32)
-        for name, parts in scores.items()
+    found = {
+        name: np.concatenate(values) if values else np.empty(0, np.float32)
+        for name, values in scores.items()
     }
+    if engine.bundle.detector is not None:
+        if parts is None:
+            parts = detector_parts(engine.bundle, images)
+        module = engine.bundle.detector.module()
+        combined = module.combined(torch.from_numpy(parts))
+        found |= {COMBINED: combined.numpy(), **dict(zip(PARTS, parts.T, strict=True))}
+    return {name: found[name] for name in engine.scores}

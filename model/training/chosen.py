@@ -21,24 +21,35 @@ PHOTO_SIDE: Final = 64
 CONV_LATENT_SIZE: Final = 32
 """Latents of a convolutional network: photographs vary in more ways than digits."""
 
+DETECTOR_SIDE: Final = 256
+"""The same where a detector looks for small defects; the network itself averages them to
+`PHOTO_SIDE`."""
+
+DRAWN: Final = 0.25
+"""In drawings, such as digits and clothes on black, this share of the pixels has one value."""
+
 GREY_MODES: Final = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
 """Pillow's modes without colour."""
 
 
-def choose_sides(folder: Folder, longer: int | None) -> tuple[int, int]:
+def choose_sides(folder: Folder, longer: int | None, max_side: int = PHOTO_SIDE) -> tuple[int, int]:
     """Height and width for the images of a folder, from their headers.
 
     The aspect ratio is the median of theirs. The longer side is `longer`; otherwise that of the
-    images, by their median, but at most `PHOTO_SIDE`. Above `SMALL_SIDE` the shorter side is at
-    least what the convolutional network takes.
+    images, by their median, but at most `max_side`. Above `SMALL_SIDE` the shorter side is at least
+    what the convolutional network takes, and above `PHOTO_SIDE` both are multiples of the squares
+    that it averages.
     """
     sides = [(image.height, image.width) for image in folder.images]
     if longer is None:
         own = round(median(max(side) for side in sides))
-        longer = min(own, PHOTO_SIDE)
+        longer = min(own, max_side)
     shape = median(math.log(height / width) for height, width in sides)
     ratio = math.exp(-abs(shape))
-    shorter = max(CONV_SIDES[0] if longer > SMALL_SIDE else 1, round(longer * ratio))
+    square = math.ceil(longer / PHOTO_SIDE) if max_side > PHOTO_SIDE else 1
+    longer = max(1, longer // square) * square
+    shorter = max(CONV_SIDES[0] if longer > SMALL_SIDE else 1, round(longer / square * ratio))
+    shorter *= square
     return (longer, shorter) if shape > 0 else (shorter, longer)
 
 
@@ -52,13 +63,27 @@ def is_grey(images: NDArray[np.uint8]) -> bool:
     return bool((images[:, :1] == images).all())
 
 
-def choose_architecture(image_shape: tuple[int, int, int]) -> Architecture:
+def is_photographs(images: NDArray[np.uint8]) -> bool:
+    """Whether uint8 `images`, (N, C, H, W), are photographs rather than small drawings."""
+    if images.shape[1] == 3 or max(images.shape[2:]) > SMALL_SIDE:
+        return True
+    return bool(np.bincount(images.ravel(), minlength=256).max() < DRAWN * images.size)
+
+
+def choose_downscale(sides: tuple[int, int]) -> int:
+    """Sides of the squares that a network for images with these `sides` averages; 1 if none fit."""
+    smallest = math.ceil(max(sides) / PHOTO_SIDE)
+    fitting = (n for n in range(smallest, 2 * smallest) if all(side % n == 0 for side in sides))
+    return next(fitting, 1)
+
+
+def choose_architecture(image_shape: tuple[int, int, int], downscale: int = 1) -> Architecture:
     """`mlp` for small grey pictures, and for those whose sides `conv` does not take."""
     channels, *sides = image_shape
     if channels == 1 and max(sides) <= SMALL_SIDE:
         return "mlp"
     smallest, largest = CONV_SIDES
-    return "conv" if all(smallest <= side <= largest for side in sides) else "mlp"
+    return "conv" if all(smallest <= n // downscale <= largest for n in sides) else "mlp"
 
 
 def suitable_config(
@@ -67,6 +92,7 @@ def suitable_config(
     architecture: Architecture | None = None,
     hidden_sizes: tuple[int, ...] | None = None,
     latent_size: int | None = None,
+    downscale: int = 1,
     head: Head = "log_variance",
 ) -> VAEConfig:
     """A network for images of shape (C, H, W), with the given fields as they are.
@@ -74,11 +100,13 @@ def suitable_config(
     Raises `ValueError` as `VAEConfig` does.
     """
     if architecture is None:  # only mlp has the relu head
-        architecture = "mlp" if head == "relu" else choose_architecture(image_shape)
+        architecture = "mlp" if head == "relu" else choose_architecture(image_shape, downscale)
     is_conv = architecture == "conv"
     usual = VAEConfig()
     if hidden_sizes is None:
-        hidden_sizes = conv_sizes(image_shape) if is_conv else usual.hidden_sizes
+        channels, height, width = image_shape
+        reduced = channels, height // downscale, width // downscale
+        hidden_sizes = conv_sizes(reduced) if is_conv else usual.hidden_sizes
     if latent_size is None:
         latent_size = CONV_LATENT_SIZE if is_conv else usual.latent_size
     return VAEConfig(
@@ -86,5 +114,6 @@ def suitable_config(
         image_shape=image_shape,
         hidden_sizes=hidden_sizes,
         latent_size=latent_size,
+        downscale=downscale if is_conv else 1,
         head=head,
     )

@@ -128,5 +128,6 @@ def as_bundle(trained: Trained, name: str = "fold", **fields: Any) -> Bundle:
         weights=trained.network.state_dict(),
         pixel_variance=trained.pixel_variance,
         statistics=trained.statistics,
+        detector=trained.detector,
         **fields,
     )

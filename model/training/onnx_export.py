@@ -6,6 +6,7 @@ Needs `pip install 'vae-service[onnx]'`.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError
 from model.bundle.graph_files import check
 from model.engine.onnx_graph import OnnxGraph
+from model.features.detector import Detector
 from model.vae import VAE
 
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
@@ -44,19 +46,22 @@ class ExportError(Exception):
 
 
 def with_graphs(bundle: Bundle, report: Callable[[str], object]) -> Bundle:
-    """The bundle with graphs of its encoder and decoder, if its network has convolutions.
+    """The bundle with graphs of its encoder and decoder, if its network has convolutions, and of
+    its detector, if it has one.
 
     Fully connected networks are faster in C. If there can be no graphs, the bundle is as it was,
     torch computes it, and `report` is called with a line that says why.
     """
-    if bundle.config.architecture != "conv":
-        return bundle
+    graphs: dict[str, bytes] = {}
     try:
-        graphs = export_network(bundle.network())
+        if bundle.config.architecture == "conv":
+            graphs |= export_network(bundle.network())
+        if bundle.detector is not None:
+            graphs["detector"] = export_detector(bundle.detector.module())
     except ExportError as error:
         report(f"no ONNX graphs: {error}; the network works without them, slower on a CPU")
         return bundle
-    return replace(bundle, graphs={**bundle.graphs, **graphs})
+    return replace(bundle, graphs={**bundle.graphs, **graphs}) if graphs else bundle
 
 
 def export_network(network: VAE) -> dict[str, bytes]:
@@ -70,6 +75,17 @@ def export_network(network: VAE) -> dict[str, bytes]:
         "encoder": export_graph("encoder", network.encoder, pixels),
         "decoder": export_graph("decoder", network.decoder, latents),
     }
+
+
+def export_detector(detector: Detector) -> bytes:
+    """Graph `detector`, pixels (N, P) to its columns, checked on random images.
+
+    Raises `ExportError`.
+    """
+    pixels = math.prod(detector.config.image_shape)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(CHECKED_ROWS, pixels, generator=generator)
+    return export_graph("detector", detector, images)
 
 
 def export_graph(name: str, module: nn.Module, rows: Tensor) -> bytes:

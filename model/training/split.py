@@ -90,7 +90,7 @@ def count_folds(n: int, n_groups: int, architecture: str) -> int:
     if n > MAX_CROSS_FITTED:
         return 1
     usual = SMALL_FOLDS if n_groups < SMALL else FOLDS
-    return min(CONV_FOLDS if architecture == "conv" else usual, n_groups)
+    return min(usual if architecture == "mlp" else CONV_FOLDS, n_groups)
 
 
 def fold_indices(groups: Indices, folds: int, seed: int) -> list[Indices]:

@@ -68,9 +68,9 @@ def fused_parts(network: VAE, images: Tensor, contrast: Tensor, mixture: Gaussia
 def fused_scale(parts: Values) -> tuple[Tensor, Tensor]:
     """The median of each part of `fused`, and its tail above that, of (N, 3): (3,) and (3,)."""
     median = np.median(parts, axis=0)
-    tail = np.array([_tail(part, q) for part, q in zip(parts.T, TAILS, strict=True)])
+    tails = np.array([tail(part, q) for part, q in zip(parts.T, TAILS, strict=True)])
     # Identical images have no tail; any positive scale will do.
-    return torch.from_numpy(median).float(), torch.from_numpy(np.maximum(tail, RIDGE)).float()
+    return torch.from_numpy(median).float(), torch.from_numpy(np.maximum(tails, RIDGE)).float()
 
 
 def _latents(network: VAE, images: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def _latents(network: VAE, images: Tensor) -> Tensor:
     return torch.cat([network.encode(chunk.float() / 255).mean for chunk in chunks(images)])
 
 
-def _tail(values: Values, quantile: float) -> float:
+def tail(values: Values, quantile: float) -> float:
     """How far the quantile of `values`, (M,), lies above their median.
 
     Too few values to have such a quantile are taken as normally distributed.

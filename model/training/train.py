@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import VAEConfig
+from model.features.detector import StoredDetector
 from model.scores.deterministic import ScoreStatistics
 from model.training.augment import jitter
 from model.training.checkpoint import (
@@ -125,6 +126,8 @@ class Trained:
     split: Split
     finished: bool
     """False if training was interrupted."""
+    detector: StoredDetector | None = None
+    """See `model.training.detectors`."""
 
     def negative_elbo(self, fit: Fit) -> float | None:
         """−ELBO of images with this fit, in nats an image; None without a pixel variance."""

@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.bundle.bundle import Bundle
+from model.engine.engine import Engine
+from model.training.calibrate import score_in_parts
 from model.training.goodness_of_fit import ACTIVE_VARIANCE, Fit, chunks, evaluate_fit
+from model.training.pasted import with_defects
 from model.training.pca import PCA_COMPONENTS, PcaError
 from model.training.train import Trained, TrainOptions
 
@@ -23,6 +27,15 @@ LEARNT: Final = 0.98
 STEADY_RATE: Final = 5e-3
 """Above this learning rate, the rate is the first suspect."""
 
+
+ALPHA: Final = 0.05
+"""The false-alarm rate at which a detector is judged."""
+
+MAX_PASTED: Final = 64
+"""Images that defects are pasted into."""
+
+FOUND_WORDS: Final = ((0.6, "good"), (0.3, "fair"), (0.0, "weak"))
+"""Words for the share of pasted defects that is found, of which the smallest are barely visible."""
 
 NO_ERROR: Final = 1e-9
 """Errors up to this are those of rounding, and no other is a share of them."""
@@ -128,6 +141,23 @@ def judge(folds: Sequence[Trained], images: NDArray[np.uint8]) -> Verdict:
         is_falling=_is_falling(first),
         finished=first.finished,
         ends_best=first.step >= 0.9 * (first.options.steps or 0),
+    )
+
+
+def judge_detector(bundle: Bundle, trained: Trained, images: NDArray[np.uint8]) -> str:
+    """What a calibrated bundle's default score finds of defects pasted into uint8 `images`,
+    (N, C, H, W), those that its network held out: a sentence."""
+    held_out = images[trained.split.held_out[:MAX_PASTED]]
+    pasted = with_defects(held_out, images[trained.split.train])
+    engine = Engine(bundle, device="cpu")
+    assert engine.calibration is not None  # noqa: S101 - for mypy: it was just calibrated
+    name = engine.scores[0]
+    p_values = engine.calibration.p_values(name, score_in_parts(engine, pasted, name))
+    found = float(np.mean(p_values <= ALPHA))
+    word = next(word for share, word in FOUND_WORDS if found >= share)
+    return (
+        f"{word}: of defects pasted into {len(pasted)} held-out images, {100 * found:.0f} % are "
+        f"found at alpha {ALPHA:g}"
     )
 
 

@@ -19,7 +19,7 @@ from service.codecs import registry
 from service.codecs.accept import negotiate
 from service.codecs.arrays import check_count, check_draws, unit_pixels
 from service.codecs.options import ImageOptions, LatentOptions, Pixels
-from service.codecs.responses import Result, without_grey_channel
+from service.codecs.responses import MapDrawing, Result, without_grey_channel
 from service.errors import InvalidContentError
 from service.http.body import read_body
 from service.http.fast_routes import fast
@@ -124,11 +124,21 @@ async def anomaly_score(
     clean images. `p_value`, `is_anomaly` and `threshold` are null for a score without calibration.
 
     As an array: [N] scores, or the map with `map=true`. A PNG needs `map=true`.
+
+    `map=true` answers where each image is unusual. For the scores of a detector, 0 on the map is
+    the median of clean images and 1 their quantile of 99.9 %: a PNG tints the places above 0.5, or
+    with `contour=true` outlines those from 1 on. For other scores, the map is the squared error of
+    each pixel.
     """
     service, context = Service.of(request), RequestContext.of(request)
+    options = score_options(service, query)
     offered_types = registry.IMAGE_RESPONSE_TYPES if query.map else registry.ARRAY_RESPONSE_TYPES
     accepted = _negotiate(request, offered_types)
-    options = score_options(service, query)
+    if query.contour and accepted != registry.PNG:
+        raise InvalidContentError(
+            f"contour is drawn in PNGs only, and this answer is {accepted}: send Accept: image/png",
+            ("query", "contour"),
+        )
     images = await _read_images(request, query)
     if options.name in service.inference.engine.sampled_scores:
         check_draws(len(images), options.draws, service.settings.max_images_per_request)
@@ -142,17 +152,21 @@ async def anomaly_score(
     }
     if options.fdr:
         fields["fdr"] = query.fdr
-    if scores.error_map is None:
+    if scores.anomaly_map is None:
         return await _write(request, accepted, Result(fields, scores.score))
-    fields["anomaly_map"] = without_grey_channel(scores.error_map)
-    backdrop = (
-        unit_pixels(images).reshape(scores.error_map.shape) if accepted == registry.PNG else None
-    )
+    fields["anomaly_map"] = without_grey_channel(scores.anomaly_map)
+    drawing = None
+    if accepted == registry.PNG:
+        scaled = options.name in service.inference.engine.scaled_maps
+        drawing = MapDrawing(
+            images=unit_pixels(images).reshape(scores.anomaly_map.shape),
+            style="contour" if query.contour else "tint" if scaled else "errors",
+        )
     result = Result(
         fields=fields,
-        array=scores.error_map,
+        array=scores.anomaly_map,
         drawable=True,
-        backdrop=backdrop,
+        drawing=drawing,
         scale=query.scale,
         max_png_pixels=service.settings.max_image_pixels,
     )
@@ -195,7 +209,8 @@ def score_fields(
 def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
     """How a request wants its images scored.
 
-    Raises `InvalidContentError` if the model does not offer the requested score.
+    Raises `InvalidContentError` if the model does not offer the requested score, or for a contour
+    of anything but a map on the scale of clean images.
     """
     engine = service.inference.engine
     name = engine.scores[0] if query.score is None else query.score
@@ -205,6 +220,8 @@ def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
             f"{', '.join(engine.scores)}",
             ("query", "score"),
         )
+    if query.contour:
+        _check_contour(query, name, engine.scaled_maps)
     return ScoreOptions(
         name=name,
         alpha=service.settings.alpha if query.alpha is None else query.alpha,
@@ -213,6 +230,18 @@ def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
         draws=query.samples or DEFAULT_DRAWS,
         seed=query.seed,
     )
+
+
+def _check_contour(query: schemas.ScoreQuery, name: str, scaled_maps: Sequence[str]) -> None:
+    if not query.map:
+        reason = "contour needs map=true"
+    elif name not in scaled_maps:
+        offered = f"{', '.join(scaled_maps)} have one" if scaled_maps else "this model has none"
+        reason = f"contour needs a score whose map is on the scale of clean images: {offered}"
+        reason += f"; score is {name!r}"
+    else:
+        return
+    raise InvalidContentError(reason, ("query", "contour"))
 
 
 async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:

@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from model.config import VAEConfig
+from model.engine.engine import Engine
 from service.access.policy import INFER, scope_of
 from service.api import examples, schemas
 from service.codecs.arrays import MAX_LATENT
@@ -202,23 +203,24 @@ def _problem_example(status: int) -> Schema:
 
 
 def openapi_of(
-    app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int, takes_keys: bool
+    app: FastAPI, engine: Engine, max_images: int, takes_keys: bool
 ) -> Callable[[], Schema]:
-    """A replacement for `app.openapi` that describes a bundle.
+    """A replacement for `app.openapi` that describes the engine's bundle.
 
     The page is built at the first request for it, then cached.
     """
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, config, scores, max_images)
+            app.openapi_schema = _describe(app, engine, max_images)
             _describe_access(app.openapi_schema, takes_keys)
         return app.openapi_schema
 
     return openapi
 
 
-def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images: int) -> Schema:
+def _describe(app: FastAPI, engine: Engine, max_images: int) -> Schema:
+    config = engine.bundle.config
     page = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -245,7 +247,9 @@ def _describe(app: FastAPI, config: VAEConfig, scores: Sequence[str], max_images
         paths[path]["post"]["responses"]["200"]["content"][JSON]["example"] = example
     for parameter in paths["/anomaly-score"]["post"]["parameters"]:
         if parameter["name"] == "score":
-            parameter["schema"] = {"enum": list(scores), "default": scores[0]}
+            parameter["schema"] = {"enum": list(engine.scores), "default": engine.scores[0]}
+        if parameter["name"] == "contour" and not engine.scaled_maps:
+            parameter["schema"] = {"enum": [False], "default": False}
     for parameter in paths["/sample"]["get"]["parameters"]:
         if parameter["name"] == "n":
             parameter["schema"]["maximum"] = max_images

@@ -48,10 +48,11 @@ async def model(request: Request) -> dict[str, Any]:
     engine = Service.of(request).inference.engine
     bundle = engine.bundle
     calibration = engine.calibration
+    detector = {} if bundle.detector is None else {"detector": bundle.detector.config.to_json()}
     return {
         "id": bundle.name,
         "version": bundle.version,
-        "architecture": bundle.config.to_json(),
+        "architecture": bundle.config.to_json() | detector,
         "image_shape": bundle.config.image_shape,
         "latent_size": bundle.config.latent_size,
         "scores": engine.scores,

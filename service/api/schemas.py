@@ -131,7 +131,14 @@ class ScoreQuery(ImagesQuery):
     )
     map: bool = Field(
         False,
-        description="also return the squared error of each pixel; a PNG shows it over the image",
+        description="also return where the image is unusual: the map of the score if it is one of "
+        "a detector, else the squared error of each pixel; a PNG shows it over the image",
+        examples=[True],
+    )
+    contour: bool = Field(
+        False,
+        description="with map=true, in a PNG: outline the places whose value is 1 or more, and "
+        "leave the rest of the image as it is; for the scores of a detector",
         examples=[True],
     )
     scale: int = Scale
@@ -209,7 +216,10 @@ class ScoreAnswer(BaseModel):
     mse: list[float] = Field(description="[N], mean squared error per pixel at z = μ")
     kl: list[float] = Field(description="[N], KL(q(z|x) ‖ N(0, I)) in nats")
     anomaly_map: Images | None = Field(
-        None, description="with ?map=true: squared error of each pixel, shaped as the images"
+        None,
+        description="with ?map=true, shaped as the images: for the scores of a detector, how "
+        "unusual each place is, where 0 is the median of clean images and 1 their quantile of "
+        "99.9 %, the same in each channel; for other scores, the squared error of each pixel",
     )
 
 
@@ -218,7 +228,9 @@ class ModelAnswer(BaseModel):
 
     id: str
     version: str = Field(description="first digits of the weights' SHA-256")
-    architecture: dict[str, Any]
+    architecture: dict[str, Any] = Field(
+        description="of the network; `detector` is that of the detector, if there is one"
+    )
     image_shape: list[int] = Field(description="C, H, W")
     latent_size: int
     scores: list[str] = Field(description="values for ?score=; the first is the default")

@@ -350,7 +350,7 @@ def anomaly_score_call(
 
 
 def anomaly_map_call(images: ImagesLike, invert: bool) -> Request[Floats]:
-    """The squared error of each pixel."""
+    """The map of the default score."""
     return Request(
         _images_call("/anomaly-score", NPY, images, {"map": "true", "invert": _flag(invert)}),
         _array,

@@ -116,7 +116,12 @@ class Client(_Base[httpx.Client]):
         return self._call(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
 
     def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
-        """The squared error of each pixel, in the shape of the images."""
+        """Where each image is unusual, in the shape of the images.
+
+        If the bundle has a detector, the map is that of its default score: 0 is the median of clean
+        images and 1 their quantile of 99.9 %, the same in each channel. Otherwise it is the squared
+        error of each pixel.
+        """
         return self._call(anomaly_map_call(images, invert))
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from io import BytesIO
 from time import sleep
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -32,6 +32,15 @@ START: Final = "http.response.start"
 BODY: Final = "http.response.body"
 
 
+class MapDrawing(NamedTuple):
+    """How a PNG shows maps."""
+
+    images: Floats
+    """The images, (N, C, H, W) in [0, 1], that the maps are drawn over."""
+    style: Literal["errors", "tint", "contour"]
+    """`errors` is for squared errors; the others are for maps on the scale of clean images."""
+
+
 class Result(NamedTuple):
     """The result of a request, ready to be written as any response type.
 
@@ -41,11 +50,11 @@ class Result(NamedTuple):
     fields: Mapping[str, Any]
     array: Floats
     drawable: bool = False
-    """Whether `array` is images in [0, 1], (N, C, H, W)."""
+    """Whether `array` is images in [0, 1] or, with `drawing`, maps: (N, C, H, W)."""
     uint8: bool = False
-    """Whether a drawable array is written as uint8 in 0..255."""
-    backdrop: Floats | None = None
-    """For an error map: the images, (N, C, H, W), over which it is drawn."""
+    """Whether images are written as uint8 in 0..255. Not for maps, which have no upper limit."""
+    drawing: MapDrawing | None = None
+    """For maps that are written as PNG."""
     scale: int = 1
     """Factor by which a PNG is enlarged."""
     max_png_pixels: int = 0

@@ -50,7 +50,7 @@ class AnomalyScores(NamedTuple):
     kl: Floats  # (N,), nats
     threshold: float | None
     """The score above which an image is an anomaly; None without calibration."""
-    error_map: Floats | None = None  # (N, C, H, W), squared errors at z = μ, if requested
+    anomaly_map: Floats | None = None  # (N, C, H, W), see `Engine.score_map`; if requested
 
 
 class ScoreOptions(NamedTuple):
@@ -63,7 +63,7 @@ class ScoreOptions(NamedTuple):
     fdr: bool = False
     """Whether alpha bounds the false discovery rate of the request, not the false-alarm rate."""
     map: bool = False
-    """Whether to return an error map of each image."""
+    """Whether to return the map of each image."""
     draws: int = DEFAULT_DRAWS
     """Draws per image, K, of a sampled score."""
     seed: int | None = None
@@ -138,7 +138,7 @@ class Inference:
             # All rows of an image agree on these.
             first = slice(None, None, len(rows) // len(images))
             mse, kl = draws.mse[first], draws.kl[first]
-            maps = [draws.error_map[first]] if options.map else []
+            maps = [draws.anomaly_map[first]] if options.map else []
             # Calibrated with this number of draws; with another, the scores differ.
             p_value = self._p_values(name, score) if options.draws == DEFAULT_DRAWS else None
         elif options.map:

@@ -20,16 +20,16 @@ async def test_the_mean_of_a_map_is_the_error(client: AsyncClient, four: Images)
     body = uint8_body(four)
     plain = (await client.post("/anomaly-score", json=body)).json()
     mapped = (await client.post("/anomaly-score?map=true", json=body)).json()
-    error_map = np.array(mapped.pop("anomaly_map"))
-    assert error_map.shape == (4, 28, 28)
-    assert error_map.min() >= 0
-    assert error_map.mean(axis=(1, 2)) == pytest.approx(np.array(plain["mse"]), rel=1e-5)
+    anomaly_map = np.array(mapped.pop("anomaly_map"))
+    assert anomaly_map.shape == (4, 28, 28)
+    assert anomaly_map.min() >= 0
+    assert anomaly_map.mean(axis=(1, 2)) == pytest.approx(np.array(plain["mse"]), rel=1e-5)
     assert "anomaly_map" not in plain
     for name in ("score", "mse", "kl"):
         assert np.array(mapped.pop(name)) == pytest.approx(np.array(plain.pop(name)), rel=1e-5)
     assert mapped == plain
     back = (await client.post("/reconstruct", json=body)).json()["images"]
-    assert error_map == pytest.approx(np.square(four[:, 0] / 255 - back), abs=1e-5)
+    assert anomaly_map == pytest.approx(np.square(four[:, 0] / 255 - back), abs=1e-5)
 
 
 async def test_a_map_as_a_picture(client: AsyncClient, four: Images) -> None:

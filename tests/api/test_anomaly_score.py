@@ -271,8 +271,8 @@ async def test_a_map_with_any_score(
 ) -> None:
     path = f"/anomaly-score?map=true&score={name}&seed=1"
     answer = (await client.post(path, json=uint8_body(images))).json()
-    error_map = np.array(answer["anomaly_map"])
-    np.testing.assert_allclose(error_map.mean(axis=(1, 2)), answer["mse"], rtol=1e-5)
+    anomaly_map = np.array(answer["anomaly_map"])
+    np.testing.assert_allclose(anomaly_map.mean(axis=(1, 2)), answer["mse"], rtol=1e-5)
     plain = (await client.post(path.replace("true", "false"), json=uint8_body(images))).json()
     assert answer["score"] == pytest.approx(plain["score"], rel=1e-5)
 

@@ -21,9 +21,10 @@ from benchmarks.quality_tables import markdown
 from benchmarks.reliability import results as reliability
 from benchmarks.reliability.checks import CHECKS
 from model.bundle.bundle import find_bundle, load_bundle
-from model.commands import calibrate, download, evaluate, import_checkpoint, train
+from model.commands import calibrate, demo, download, evaluate, import_checkpoint, train
 from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS
+from model.scores.detected import DETECTED_SCORES
 from service.api import images, operations
 from service.api.open_inference import routes as open_inference
 from service.app import EXPOSED_HEADERS
@@ -36,7 +37,7 @@ README = PAGES["README.md"]
 API = PAGES["docs/api.md"]
 CONTRIBUTING = PAGES["CONTRIBUTING.md"]
 
-MODEL_COMMANDS = ("train", "calibrate", "evaluate", "import", "download")
+MODEL_COMMANDS = ("train", "calibrate", "evaluate", "import", "download", "demo")
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -63,7 +64,7 @@ def model_commands() -> ArgumentParser:
     """The options of `python -m model`, which `vae` takes too."""
     parser = ArgumentParser(exit_on_error=False)
     commands = parser.add_subparsers()
-    for command in (train, calibrate, evaluate, import_checkpoint, download):
+    for command in (train, calibrate, evaluate, import_checkpoint, download, demo):
         command.add(commands)
     return parser
 
@@ -259,6 +260,12 @@ def test_the_table_of_scores_is_that_of_the_code(engine: Engine) -> None:
     assert sorted(named) == sorted(engine.scores)
     assert named[0] == engine.scores[0]
     assert f"default number, {DEFAULT_DRAWS}," in scores
+
+
+def test_the_table_of_a_detector_s_scores_is_that_of_the_code() -> None:
+    match = re.search(r"<!-- detected.*?-->\n(.*?)\n\n", PAGES["docs/scores.md"], re.DOTALL)
+    assert match
+    assert tuple(re.findall(r"^\| `(\w+)`", match[1], re.MULTILINE)) == DETECTED_SCORES
 
 
 def test_the_figures_in_prose_are_those_of_the_results() -> None:

@@ -168,7 +168,7 @@ def installed(checkout: Path) -> Path:
     """A checkout whose environment is there; its Python is this one, and its code ours."""
     python = f'PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} "$@"'
     script(checkout / ".venv/bin/python", python)
-    for stamp in (".serve", ".evaluate", ".test"):
+    for stamp in (".serve", ".train", ".evaluate", ".test"):
         (checkout / ".venv" / stamp).touch()
     return checkout
 
@@ -322,11 +322,11 @@ def test_serve_installs_what_serving_needs_and_test_adds_its_tools(
     done = make(checkout, "serve", python)
     assert done.returncode == 0, done.stderr
     assert "about a minute" in done.stdout.splitlines()[0]
-    assert log_of(checkout) == ["venv", ".", "service"]
+    assert log_of(checkout) == ["venv", ".[onnxruntime]", "service"]
     assert make(checkout, "serve", python).returncode == 0
     assert log_of(checkout) == ["service"]
     steps: list[tuple[str, list[str]]] = [
-        ("train", []),
+        ("train", [".[photographs]"]),
         ("evaluate", [".[evaluate]"]),
         ("test", [".[dev]"]),
         ("evaluate", []),
@@ -345,11 +345,11 @@ def test_a_change_of_what_is_installed_installs_again(
     (checkout / "model/a").mkdir(parents=True)
     (checkout / "model/a/b.c").touch()
     assert make(checkout, "test", python).returncode == 0
-    assert log_of(checkout) == ["venv", ".", ".[dev]", "pytest"]
+    assert log_of(checkout) == ["venv", ".[onnxruntime]", ".[dev]", "pytest"]
     later = (checkout / ".venv/.test").stat().st_mtime + 1
     os.utime(checkout / changed, (later, later))
     assert make(checkout, "test", python).returncode == 0
-    assert log_of(checkout) == ["venv", ".", ".[dev]", "pytest"]
+    assert log_of(checkout) == ["venv", ".[onnxruntime]", ".[dev]", "pytest"]
 
 
 def test_a_broken_installation_leaves_no_stamp(checkout: Path, fake: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_broken_installation_leaves_no_stamp(checkout: Path, fake: Path) -> No
     (checkout / "broken").unlink()
     log_of(checkout)
     assert make(checkout, "serve", python).returncode == 0
-    assert log_of(checkout) == ["venv", ".", "service"]
+    assert log_of(checkout) == ["venv", ".[onnxruntime]", "service"]
     (checkout / "broken").touch()
     assert make(checkout, "test", python).returncode == 2
     assert not (checkout / ".venv/.test").exists()

@@ -67,9 +67,9 @@ def test_images_of_every_kind(
     bounded = ask(http, "/anomaly-score?alpha=0.5&fdr=bh", uint8_body(four))
     assert discovered.is_anomaly.tolist() == bounded["is_anomaly"]
 
-    error_map = use(server.url, "anomaly_map", images)
-    assert error_map.shape == (4, 28, 28)
-    assert error_map == near(expected["anomaly_map"])
+    anomaly_map = use(server.url, "anomaly_map", images)
+    assert anomaly_map.shape == (4, 28, 28)
+    assert anomaly_map == near(expected["anomaly_map"])
     back = use(server.url, "reconstruct", images)
     assert back.dtype == np.float32
     assert back == near(ask(http, "/reconstruct", uint8_body(four))["images"])

@@ -13,13 +13,14 @@ OPTIONS = {
     "train": {
         *("--data", "--out", "--name", "--overwrite", "--resume", "--recipe"),
         *("--group", "--normal-label", "--folds", "--steps"),
-        *("--arch", "--size", "--channels", "--latent-size", "--hidden", "--head"),
+        *("--arch", "--backbone", "--size", "--channels", "--latent-size", "--hidden", "--head"),
         *("--epochs", "--batch-size", "--learning-rate", "--augment"),
         *("--seed", "--threads", "--device"),
     },
     "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split", "--normal-label"},
     "import": {"FILE", "--out", "--name", "--overwrite", "--head", "--image-shape"},
     "download": {"NAME", "--data"},
+    "demo": {"NAME", "--out", "--parts", "--seed", "--overwrite"},
 }
 
 BUNDLE_FILES = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.__main__ import main
+from model.commands import training_images
 from tests.unit.model.commands.command_line import LONG, N_TEST, N_TRAIN
 from tests.unit.samples import encoded, write_idx
 
@@ -35,6 +36,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, idx: Path) -> Path:
     out = tmp_path_factory.mktemp("trained") / "mine"
     assert main(["train", "--data", str(idx), "--out", str(out), *LONG]) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def detectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `photographs`, so that networks of a few steps get no detector by default.
+
+    Not in tests that are marked as `with_detectors`.
+    """
+    if request.node.get_closest_marker("with_detectors") is None:
+        monkeypatch.setattr(training_images, "is_installed", lambda: False)
 
 
 @pytest.fixture(scope="session")

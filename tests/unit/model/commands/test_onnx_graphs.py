@@ -38,10 +38,10 @@ def test_training_exports_them(
     runtimes = []
     whole = calibrate_module.all_scores
 
-    def noting(engine: Engine, *arguments: object) -> object:
+    def noting(engine: Engine, *arguments: object, **options: object) -> object:
         if engine.dtype == "float32":
             runtimes.append(engine.runtime.split()[0])
-        return whole(engine, *arguments)  # type: ignore[arg-type]
+        return whole(engine, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(calibrate_module, "all_scores", noting)
     out = tmp_path / "out"

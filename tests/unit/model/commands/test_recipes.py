@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import load_bundle, pretrained_names
-from model.commands import train as train_command
+from model.commands import train_options
 from tests.unit.model.commands.command_line import OPTIONS, SHORT, output, run
 from tests.unit.samples import write_idx
 
-RECIPE_FILES = sorted(train_command.RECIPES.glob("*.toml"))
+RECIPE_FILES = sorted(train_options.RECIPES.glob("*.toml"))
 
 FEW = ["--epochs", "1", "--folds", "3", "--threads", "1"]
 
@@ -39,7 +39,7 @@ def test_every_recipe_has_known_options_and_trains(
     flags = {option.removeprefix("--").replace("-", "_") for option in OPTIONS["train"]}
     assert recipe
     assert set(recipe) <= flags - {"data", "out", "name", "recipe", "overwrite", "resume"}
-    for name, (least, most) in train_command.LIMITS.items():
+    for name, (least, most) in train_options.LIMITS.items():
         assert least <= recipe.get(name, least) <= most
     out = tmp_path / "out"
     result = run(capsys, "train", "--recipe", path.stem, "--data", thirty, "--out", out, *FEW)
@@ -66,7 +66,7 @@ def test_flags_win_over_the_recipe_wherever_they_stand(
     flags: list[str], thirty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Even one that says what the default is."""
-    recipe = tomllib.loads((train_command.RECIPES / "mnist.toml").read_text())
+    recipe = tomllib.loads((train_options.RECIPES / "mnist.toml").read_text())
     assert recipe["augment"] > 0
     data = ["--data", str(thirty)]
     for number, arguments in enumerate(([*data, *flags], [*flags, *data])):

@@ -177,7 +177,7 @@ def test_convolutions_for_a_folder_of_pictures(
     assert engine.scores[0] == "fused"
     scores = engine.score_map(images)
     assert np.isfinite(scores.score).all()
-    assert scores.error_map.shape == (24, 3, 64, 64)
+    assert scores.anomaly_map.shape == (24, 3, 64, 64)
     p = bundle.calibration.p_values("fused", scores.score)
     assert p.min() >= 1 / 5
     held_out = split_indices(24, seed=0).held_out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,43 @@ import pytest
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.config import VAEConfig
 from model.engine.backend import Backend
 from model.engine.cpu import CpuBackend
+from model.features.detector import DetectorConfig
+from model.training.onnx_export import with_graphs
 from tests.unit.model.engine.host_accelerator import staged_backend
-from tests.unit.model.engine.onnx_bundles import exported
+from tests.unit.model.engine.onnx_bundles import detector_graph, exported
+from tests.unit.model.features.detectors import detector_bundle
+
+Run = Callable[[Backend, str, Any], tuple[NDArray[np.float32], ...]]
 
 N, DRAWS = 5, 3
+DETECTOR = "detector"
+"""For images as small as the others, beside a tiny network with convolutions."""
+
+
+@cache
+def with_detector() -> Bundle:
+    return detector_bundle(
+        DetectorConfig(image_shape=(1, 28, 28), latent_size=2, hidden_size=8),
+        config=VAEConfig(architecture="conv", hidden_sizes=(3, 4, 5), latent_size=3),
+    )
+
+
+def with_graphs_of_both(bundle: Bundle) -> Bundle:
+    graphs = with_graphs(bundle, pytest.fail).graphs
+    return replace(bundle, graphs={**graphs, "detector": detector_graph(bundle)})
+
+
+def bundle_of(name: str) -> Bundle:
+    return with_detector() if name == DETECTOR else load_bundle(find_bundle(name))
 
 
 def onnx_backend(bundle: Bundle) -> Backend:
     """The CPU's, by ONNX Runtime."""
-    backend = CpuBackend(exported(bundle.name), "float32")
+    whole = exported(bundle.name) if bundle.detector is None else with_graphs_of_both(bundle)
+    backend = CpuBackend(whole, "float32")
     assert backend.runtime.startswith("ONNX Runtime ")
     return backend
 
@@ -36,6 +64,9 @@ CASES = [
     ("mnist-conv", "cpu"),
     ("mnist-conv", "onnx"),
     ("mnist-conv", "staged"),
+    (DETECTOR, "cpu"),
+    (DETECTOR, "onnx"),
+    (DETECTOR, "staged"),
 ]
 """Fully connected networks have no graphs."""
 PASSES: dict[str, tuple[Any, ...]] = {
@@ -47,6 +78,8 @@ PASSES: dict[str, tuple[Any, ...]] = {
     "reconstruct_drawn": (),
     "draw": (DRAWS,),
 }
+
+DETECTOR_PASSES = PASSES | {"score": ("combined",), "score_map": ("texture",)}
 
 passes = pytest.mark.parametrize("name", PASSES)
 
@@ -60,7 +93,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def bundle(case: tuple[str, str]) -> Bundle:
-    return load_bundle(find_bundle(case[0]))
+    return bundle_of(case[0])
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +111,16 @@ def rows_for(name: str, bundle: Bundle, digits: NDArray[np.uint8]) -> NDArray[An
     return noise if name == "decode" else np.hstack([images / np.float32(255), noise])
 
 
-def run(backend: Backend, name: str, rows: Any) -> tuple[NDArray[np.float32], ...]:
-    return tuple(getattr(backend, name)(rows, *PASSES[name]))
+@pytest.fixture(scope="module")
+def run(bundle: Bundle) -> Run:
+    """Run a pass, with the arguments that this bundle's backends take."""
+    arguments = PASSES if bundle.detector is None else DETECTOR_PASSES
+    return lambda backend, name, rows: tuple(getattr(backend, name)(rows, *arguments[name]))
 
 
 @passes
 def test_results_are_the_same_numbers_in_the_same_shapes(
-    name: str, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+    name: str, backend: Backend, bundle: Bundle, run: Run, digits: NDArray[np.uint8]
 ) -> None:
     rows = rows_for(name, bundle, digits)
     expected = run(CpuBackend(bundle, "float32"), name, rows)
@@ -97,7 +133,7 @@ def test_results_are_the_same_numbers_in_the_same_shapes(
 @passes
 @pytest.mark.parametrize("n", [1, N])
 def test_results_belong_to_the_caller_and_inputs_are_left_alone(
-    name: str, n: int, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+    name: str, n: int, backend: Backend, bundle: Bundle, run: Run, digits: NDArray[np.uint8]
 ) -> None:
     whole = rows_for(name, bundle, digits)
     rows = whole[:n]
@@ -115,7 +151,7 @@ def test_results_belong_to_the_caller_and_inputs_are_left_alone(
 
 @passes
 def test_rows_of_another_width_are_refused_and_the_next_call_works(
-    name: str, backend: Backend, bundle: Bundle, digits: NDArray[np.uint8]
+    name: str, backend: Backend, bundle: Bundle, run: Run, digits: NDArray[np.uint8]
 ) -> None:
     rows = rows_for(name, bundle, digits)
     expected = run(backend, name, rows)

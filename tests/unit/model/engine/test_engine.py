@@ -293,12 +293,12 @@ def test_a_score_does_not_depend_on_its_batch(
 def test_a_map_bears_the_same_scores(
     name: str | None, whole: Engine, images: NDArray[np.uint8]
 ) -> None:
-    *scores, error_map = whole.score_map(images, name)
+    *scores, anomaly_map = whole.score_map(images, name)
     assert_same(scores, whole.score(images, name))
-    assert error_map.shape == images.shape
-    np.testing.assert_allclose(error_map.mean(axis=(1, 2, 3)), scores[1], rtol=1e-5)
+    assert anomaly_map.shape == images.shape
+    np.testing.assert_allclose(anomaly_map.mean(axis=(1, 2, 3)), scores[1], rtol=1e-5)
     expected = (images / 255 - whole.reconstruct(images).images) ** 2
-    np.testing.assert_allclose(error_map, expected, atol=1e-6)
+    np.testing.assert_allclose(anomaly_map, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ssim", "", *DRAWN])
@@ -377,7 +377,7 @@ def test_draws_tell_of_the_image_itself_too(
     expected = whole.score_map(images, "mse")
     np.testing.assert_allclose(draws.mse, expected.mse, rtol=1e-5)
     np.testing.assert_allclose(draws.kl, expected.kl, rtol=1e-5)
-    np.testing.assert_allclose(draws.error_map, expected.error_map, atol=1e-6)
+    np.testing.assert_allclose(draws.anomaly_map, expected.anomaly_map, atol=1e-6)
 
 
 def test_a_draw_does_not_depend_on_its_batch(

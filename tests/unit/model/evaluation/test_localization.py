@@ -120,7 +120,7 @@ def test_the_map_is_the_mean_over_the_channels_of_what_the_service_answers() -> 
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 20), dtype=np.uint8)
     masks = np.zeros((5, 16, 20), bool)
     masks[[0, 1, 3], 4:7, 5:9] = True
-    maps = engine.score_map(images).error_map.mean(axis=1)
+    maps = engine.score_map(images).anomaly_map.mean(axis=1)
     found, wanted = (
         count_pixels(engine, images, masks),
         count_maps(maps[[0, 1, 3]], masks[[0, 1, 3]]),

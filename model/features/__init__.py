@@ -1,0 +1,1 @@
+"""The detector of photographs: a frozen backbone, a VAE over its features, texture."""

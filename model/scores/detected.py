@@ -1,0 +1,45 @@
+"""The scores and maps of a photograph by its detector.
+
+N images, P = C·H·W pixels each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from torch import Tensor
+
+from model.features.detector import PARTS, Detector, Findings
+
+COMBINED: Final = "combined"
+
+DETECTED_SCORES: Final = (COMBINED, *PARTS)
+"""The scores of networks that have a detector; the first is their default."""
+
+
+class DetectorScores:
+    """What a detector says of images. It knows nothing of the network beside it.
+
+    `run` computes the detector's columns from pixels, (N, P); by default the detector does.
+    """
+
+    def __init__(self, detector: Detector, run: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._detector = detector
+        self._run = run or detector
+
+    def find(self, pixels: Tensor) -> Findings:
+        """What there is in images, (N, P)."""
+        return self._detector.split(self._run(pixels))
+
+    def score(self, name: str, findings: Findings) -> Tensor:
+        """The score `name`, one of `DETECTED_SCORES`, (N,)."""
+        if name == COMBINED:
+            return self._detector.combined(findings.parts)
+        return findings.parts[:, PARTS.index(name)]
+
+    def map_of(self, name: str, findings: Findings) -> Tensor:
+        """Its map, the same for each channel, (N, P). See `Detector` for its scale."""
+        channels = self._detector.config.image_shape[0]
+        image_map = self._detector.map_of(name, findings)  # (N, H, W)
+        return image_map[:, None].expand(-1, channels, -1, -1).flatten(1)

@@ -1,0 +1,100 @@
+"""Detectors for trained networks: one for each, fitted to what that network was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.features.detector import Detector, DetectorConfig, StoredDetector
+from model.images.copies import Indices
+from model.training.backbone_weights import BackboneWeights
+from model.training.fit_detector import (
+    STEPS,
+    ImageFeatures,
+    extract,
+    findings,
+    fit_detector,
+    set_combined_scale,
+)
+from model.training.split import Split
+from model.training.train import Trained
+
+MAX_FITTED: Final = 2_000
+"""Images that a detector is fitted to at most. Their features take 90 KB each."""
+
+MAX_UNSEEN: Final = 500
+"""Images that give its scales, at most."""
+
+
+def with_detectors(
+    networks: Sequence[Trained],
+    images: NDArray[np.uint8],
+    backbone: BackboneWeights,
+    *,
+    on_images: Callable[[int, int], None] = lambda *_: None,
+    on_step: Callable[[int, int, int], None] = lambda *_: None,
+) -> list[Trained]:
+    """The `networks` of uint8 `images`, (N, C, H, W), each with a detector.
+
+    A detector is fitted to the images that its network was trained on, and on the scale of those
+    that chose the network's weights. `combined` has one scale for all: that of all images held out,
+    each by the detector that has not seen it. If there is one network, it is that of the images
+    that chose its weights, as the others calibrate it.
+
+    No detector is trained for more steps than the networks were allowed. `on_images` is called with
+    the number of images whose features are known, and of all; `on_step` with the number of the
+    network, the step, and how many steps there are.
+    """
+    config = DetectorConfig(image_shape=networks[0].network.config.image_shape)
+    used = [_used(fold.split, alone=len(networks) == 1) for fold in networks]
+    needed = np.unique(np.concatenate([indices for parts in used for indices in parts]))
+    features = extract(config, backbone.tensors, images[needed], on_images)
+
+    def take(indices: Indices) -> ImageFeatures:
+        return features.take(np.searchsorted(needed, indices))
+
+    detectors = [
+        fit_detector(
+            config,
+            backbone.tensors,
+            take(trained),
+            take(unseen),
+            seed=fold.options.seed,
+            steps=min(STEPS, fold.options.steps or STEPS),
+            on_step=partial(on_step, number),
+        )
+        for number, (fold, (trained, unseen, _)) in enumerate(zip(networks, used, strict=True))
+    ]
+    parts = [
+        findings(detector, take(scaling)).parts
+        for detector, (_, _, scaling) in zip(detectors, used, strict=True)
+    ]
+    for detector in detectors:
+        set_combined_scale(detector, torch.cat(parts))
+    return [
+        replace(fold, detector=_stored(detector))
+        for fold, detector in zip(networks, detectors, strict=True)
+    ]
+
+
+def _used(split: Split, *, alone: bool) -> tuple[Indices, Indices, Indices]:
+    """The images that fit a detector, those that give its scales, and those of `combined`."""
+    trained, unseen = _thinned(split.train, MAX_FITTED), _thinned(split.validation, MAX_UNSEEN)
+    return trained, unseen, unseen if alone else split.held_out
+
+
+def _thinned(indices: Indices, limit: int) -> Indices:
+    """At most `limit` of the indices, evenly spaced."""
+    chosen = np.linspace(0, len(indices) - 1, min(limit, len(indices))).round().astype(np.int64)
+    return indices[chosen]
+
+
+def _stored(detector: Detector) -> StoredDetector:
+    tensors = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    return StoredDetector(config=detector.config, tensors=tensors)
