@@ -194,7 +194,8 @@ def test_a_hung_process_exits_even_if_its_log_is_not_read(tmp_path: Path) -> Non
 def test_a_stop_answers_accepted_requests_first(
     start_server: Callable[..., Server], number: signal.Signals
 ) -> None:
-    server = start_server("--max-batch-images", "1")  # many small batches: slow work
+    # Many small batches of convolutions: slow work.
+    server = start_server("--bundle", "mnist-conv", "--max-batch-images", "1")
     n = 400
     with (
         server.client() as idle,
