@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Final, NamedTuple, Self
 
 import torch
@@ -177,7 +178,7 @@ class Detector(nn.Module):
         return torch.cat([part.flatten(1) for part in findings], dim=1)
 
     def split(self, columns: Tensor) -> Findings:
-        """The reverse of what `forward` does in the end."""
+        """The inverse of the concatenation in `forward`."""
         h, w = self.config.grid
         parts, feature_map, texture_map = torch.split(
             columns, [len(PARTS), h * w, GRID * GRID], dim=1
@@ -207,7 +208,7 @@ class Detector(nn.Module):
 
     def find(self, features: Tensor, bands: Tensor) -> Findings:
         """Features, (N, h, w, F), and band energies, (N, cells, BANDS), to the findings."""
-        standardized = (features - self.feature_mean) / self.feature_std
+        standardized = self.standardized(features)
         places = _relative(self.place_distance(standardized), self.place_scale)
         cells = _relative(self.cell_distance(bands), self.cell_scale)
         pooled = (standardized.mean(dim=(1, 2)) - self.pooled_mean) @ self.pooled_root  # (N, F)
@@ -219,6 +220,10 @@ class Detector(nn.Module):
         feature_map = (places - self.map_scale[0, 0]) / self.map_scale[0, 1]
         texture_map = (cells - self.map_scale[1, 0]) / self.map_scale[1, 1]
         return Findings(torch.stack(parts, dim=1), feature_map, texture_map)
+
+    def standardized(self, features: Tensor) -> Tensor:
+        """Features, (N, h, w, F), less the mean of their place, by its spread."""
+        return (features - self.feature_mean) / self.feature_std
 
     def place_distance(self, standardized: Tensor) -> Tensor:
         """√(2·(−ELBO − c)) of every place, (N, h, w, F) to (N, h, w)."""
@@ -302,7 +307,8 @@ class StoredDetector:
         return detector.eval().requires_grad_(requires_grad=False)
 
 
-def detector_types(config: DetectorConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+@cache
+def detector_types(config: DetectorConfig) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of every tensor of a detector, by name. Allocates none of them."""
     with torch.device("meta"):
         state = Detector(config).state_dict()

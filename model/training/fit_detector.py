@@ -15,7 +15,7 @@ from torch import Tensor
 from model.features.backbone import FEATURES
 from model.features.detector import BLOCK, Detector, DetectorConfig, Findings
 from model.images.copies import Indices
-from model.training.mixture import shrunk_covariance
+from model.training.mixture import precision_roots, shrunk_covariance
 from model.training.statistics import tail
 
 CHUNK: Final = 16
@@ -71,6 +71,7 @@ def extract(
     `on_images` is called with how many are done, and how many there are.
     """
     detector = _new(config, backbone)
+    # torch's stubs lack this form of `to`.
     torch.nn.Module.to(detector.backbone, memory_format=torch.channels_last)  # type: ignore[call-overload]
     h, w = config.grid
     features = np.empty((len(images), h, w, FEATURES), np.float16)
@@ -109,8 +110,10 @@ def fit_detector(
         _fit_residuals(detector, places)
         _fit_pooled(detector, places)
         _fit_texture(detector, torch.from_numpy(trained.bands))
-        _set_scales(detector, unseen)
-        set_combined_scale(detector, findings(detector, unseen).parts)
+        _set_place_scales(detector, unseen)
+        found = findings(detector, unseen)
+        set_map_scale(detector, found)
+        set_combined_scale(detector, found.parts)
     return detector
 
 
@@ -156,8 +159,7 @@ def _root(offsets: NDArray[np.float32]) -> NDArray[np.float64]:
     # At most 1 / √RIDGE, which float16 holds, even where all images are the same.
     covariance += RIDGE * max(mean, 1) * np.eye(len(covariance))
     # Not by numpy, whose threads torch.set_num_threads does not bound: on busy cores they spin.
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(covariance)))
-    root: NDArray[np.float64] = torch.linalg.cholesky(inverse).numpy()
+    root: NDArray[np.float64] = precision_roots(torch.from_numpy(covariance)).numpy()
     return root
 
 
@@ -185,19 +187,16 @@ def _fit_vae(
         on_step(step + 1, steps)
 
 
-def _set_scales(detector: Detector, unseen: ImageFeatures) -> None:
-    """The mean and spread of each place and cell, and the scale of the maps, by images `unseen`."""
-    places = []
-    for part in _parts(unseen.features):
-        standardized = (
-            torch.from_numpy(part).float() - detector.feature_mean
-        ) / detector.feature_std
-        places.append(detector.place_distance(standardized))
+def _set_place_scales(detector: Detector, unseen: ImageFeatures) -> None:
+    """The mean and spread of each place and cell in the images `unseen`."""
+    places = [
+        detector.place_distance(detector.standardized(torch.from_numpy(part).float()))
+        for part in _parts(unseen.features)
+    ]
     cells = detector.cell_distance(torch.from_numpy(unseen.bands))
     for scale, values in ((detector.place_scale, torch.cat(places)), (detector.cell_scale, cells)):
         scale[0] = values.mean(dim=0)
         scale[1] = _spread(values, dim=(0, 1, 2))
-    set_map_scale(detector, findings(detector, unseen))
 
 
 @torch.inference_mode()

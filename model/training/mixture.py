@@ -39,13 +39,15 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
     if components == 1:  # few latents, whose plain covariance may be singular
         covariance = torch.from_numpy(shrunk_covariance(z.numpy())) + ridge
         return GaussianMixture(
-            torch.zeros(1), z.mean(dim=0, keepdim=True).float(), _roots(covariance[None]).float()
+            torch.zeros(1),
+            z.mean(dim=0, keepdim=True).float(),
+            precision_roots(covariance[None]).float(),
         )
     whole = torch.cov(z.T, correction=0).reshape(size, size) + ridge
     mixture = GaussianMixture(
         torch.full((components,), 1 / components, dtype=torch.float64).log(),
         z[:components],  # `chosen` is in random order
-        _roots(whole.expand(components, size, size)),
+        precision_roots(whole.expand(components, size, size)),
     )
     for _ in range(ITERATIONS):
         joint = mixture.log_joint(z)
@@ -58,13 +60,13 @@ def fit_mixture(latents: Tensor, *, seed: int = 0) -> GaussianMixture:
                 for share, mean, count in zip(shares.T, means, counts, strict=True)
             ]
         )
-        mixture = GaussianMixture((counts / n).log(), means, _roots(covariances))
+        mixture = GaussianMixture((counts / n).log(), means, precision_roots(covariances))
     return GaussianMixture(
         mixture.log_weights.float(), mixture.means.float(), mixture.roots.float()
     )
 
 
-def _roots(covariances: Tensor) -> Tensor:
+def precision_roots(covariances: Tensor) -> Tensor:
     """Lower-triangular R with R Rᵀ the inverse of each covariance; (K, D, D) to (K, D, D)."""
     roots: Tensor = torch.linalg.cholesky(
         torch.cholesky_inverse(torch.linalg.cholesky(covariances))
