@@ -78,8 +78,8 @@ class VAE(nn.Module):
         if config.architecture == "conv":
             self.encoder, self.decoder = _conv_encoder(config), _conv_decoder(config)
         else:
-            self.encoder = _mlp(config.encoder_sizes)
-            self.decoder = _mlp(config.decoder_sizes)
+            self.encoder = mlp(config.encoder_sizes)
+            self.decoder = mlp(config.decoder_sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,7 +120,7 @@ class VAE(nn.Module):
         return Reconstruction(self.decode(z), posterior)
 
 
-def _mlp(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers, (N, sizes[0]) to (N, sizes[-1]), with activations between them."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes):
@@ -147,7 +147,7 @@ def _conv_encoder(config: VAEConfig) -> nn.Sequential:
         layers += [nn.Conv2d(maps_in, maps_out, 3, stride=2, padding=1), nn.SiLU()]
     layers.append(nn.Flatten())  # (N, maps · r · c)
     sizes = (maps[-1] * rows * columns, dense, 2 * config.latent_size)
-    return nn.Sequential(*layers, *_mlp(sizes, nn.SiLU))  # (N, 2D)
+    return nn.Sequential(*layers, *mlp(sizes, nn.SiLU))  # (N, 2D)
 
 
 def _conv_decoder(config: VAEConfig) -> nn.Sequential:
@@ -157,7 +157,7 @@ def _conv_decoder(config: VAEConfig) -> nn.Sequential:
     cropping = (0, width - columns * config.reduction, 0, height - rows * config.reduction)
     *maps, dense = config.hidden_sizes
     layers: list[nn.Module] = [
-        *_mlp((config.latent_size, dense, maps[-1] * rows * columns), nn.SiLU),
+        *mlp((config.latent_size, dense, maps[-1] * rows * columns), nn.SiLU),
         nn.SiLU(),  # (N, maps[-1] · r · c)
         nn.Unflatten(1, (maps[-1], rows, columns)),  # (N, maps[-1], r, c)
     ]

@@ -40,9 +40,6 @@ else:
 MAX_SHARED: Final = 32
 """Images up to which one core in C is faster than several in torch."""
 
-DETECTOR_ROWS: Final = 4
-"""Images that a detector's graph takes at a time: more take memory, and no less time."""
-
 KEPT_VIEWS: Final = 1024
 """Batch sizes whose views of the buffers are kept; a service sees as many as its largest batch."""
 
@@ -91,7 +88,7 @@ def choose_detector(bundle: Bundle) -> Callable[[Tensor], Tensor] | None:
     """
     if bundle.detector is None or "detector" not in bundle.graphs or not import_runtime():
         return None
-    graph = OnnxGraph("detector", bundle.graphs["detector"], max_rows=DETECTOR_ROWS)
+    graph = OnnxGraph("detector", bundle.graphs["detector"])
     width = bundle.detector.config.columns
     _check_widths("detector", graph.widths, ((bundle.config.pixels,), (width,)))
     return lambda pixels: torch.from_numpy(graph(pixels.numpy()))

@@ -45,7 +45,7 @@ class OnnxGraph:
     Raises `BundleError` if the runtime cannot read the graph, and `RuntimeError` without a runtime.
     """
 
-    def __init__(self, name: str, data: bytes, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, name: str, data: bytes) -> None:
         runtime = import_runtime()
         if runtime is None:
             raise RuntimeError("onnxruntime is not installed")
@@ -53,7 +53,6 @@ class OnnxGraph:
         self.version: str = runtime.__version__
         """Of ONNX Runtime."""
         self._name = name
-        self._max_rows = max_rows
         self._data = data
         self._session = self._new_session()
         self._input = self._only("input", self._session.get_inputs())
@@ -65,10 +64,10 @@ class OnnxGraph:
         """Rows, (N, …), of any memory order, to new rows, (N, …)."""
         if self._threads != torch.get_num_threads():
             self._session = self._new_session()
-        if len(rows) <= self._max_rows:
+        if len(rows) <= MAX_ROWS:
             return self._run(rows)
-        starts = range(0, len(rows), self._max_rows)
-        return np.concatenate([self._run(rows[start : start + self._max_rows]) for start in starts])
+        starts = range(0, len(rows), MAX_ROWS)
+        return np.concatenate([self._run(rows[start : start + MAX_ROWS]) for start in starts])
 
     def _run(self, rows: Floats) -> Floats:
         (output,) = self._session.run(None, {self._input.name: np.ascontiguousarray(rows)})

@@ -31,7 +31,7 @@ INPUT_MULTIPLE: Final = STRIDE * BLOCK
 """The sides of the backbone's input are multiples of this, so that blocks are whole."""
 
 LARGEST_CELLS: Final = 4
-"""`texture` is the mean of so many cells, the most unusual ones."""
+"""`texture` is the mean over this many of the most unusual cells."""
 
 TEXTURE_SHARE: Final = 0.3
 """Of the map of texture in that of all parts. On synthetic defects, 0.3 put the peak into the
@@ -41,7 +41,8 @@ MAX_SIZE: Final = 4096
 """Largest hidden or latent size: more is a mistake."""
 
 TINY: Final = 1e-12
-"""Inside logarithms and roots: an image equal to the mean of all has no distance at all."""
+"""The smallest argument of a logarithm: an image equal to the mean of all has no distance at all.
+A lower bound, not a term added, which the export to ONNX leaves out as too small to matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,8 @@ class Findings(NamedTuple):
     """What a detector finds in images."""
 
     parts: Tensor  # (N, 3), `PARTS`; larger means more unusual
-    feature_map: Tensor  # (N, h, w)
-    texture_map: Tensor  # (N, GRID, GRID)
+    feature_map: Tensor  # (N, h, w), relative to each place; `Detector.map_of` scales it
+    texture_map: Tensor  # (N, GRID, GRID), likewise
 
 
 class Detector(nn.Module):
@@ -188,6 +189,9 @@ class Detector(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels, (N, P), to the features of every place, (N, h, w, F)."""
         images = pixels.reshape(-1, *self.config.image_shape)
+        if (factor := max(self.config.image_shape[1:]) // LONGER_SIDE) > 1:
+            # Bilinear interpolation alone would skip pixels, and thin lines with them.
+            images = functional.avg_pool2d(images, factor, ceil_mode=True)
         images = functional.interpolate(
             images, self.config.input_sides, mode="bilinear", align_corners=False
         )
@@ -214,12 +218,10 @@ class Detector(nn.Module):
         pooled = (standardized.mean(dim=(1, 2)) - self.pooled_mean) @ self.pooled_root  # (N, F)
         parts = [
             places.flatten(1).amax(dim=1),
-            0.5 * (pooled.square().sum(dim=1) + TINY).log(),
+            0.5 * pooled.square().sum(dim=1).clamp_min(TINY).log(),
             cells.flatten(1).topk(LARGEST_CELLS, dim=1).values.mean(dim=1),
         ]
-        feature_map = (places - self.map_scale[0, 0]) / self.map_scale[0, 1]
-        texture_map = (cells - self.map_scale[1, 0]) / self.map_scale[1, 1]
-        return Findings(torch.stack(parts, dim=1), feature_map, texture_map)
+        return Findings(torch.stack(parts, dim=1), places, cells)
 
     def standardized(self, features: Tensor) -> Tensor:
         """Features, (N, h, w, F), less the mean of their place, by its spread."""
@@ -235,7 +237,7 @@ class Detector(nn.Module):
         blocks = offset.permute(1, 3, 0, 2, 4, 5).reshape(rows * columns, -1, FEATURES)
         squares = torch.bmm(blocks, self.residual_roots.float()).square().sum(dim=2)
         squares = squares.reshape(rows, columns, -1, BLOCK, BLOCK).permute(2, 0, 3, 1, 4)
-        return (squares.reshape(-1, h, w) + 2 * kl + TINY).sqrt()
+        return (squares.reshape(-1, h, w) + 2 * kl).sqrt()
 
     def residuals(self, standardized: Tensor) -> tuple[Tensor, Tensor]:
         """x − x̂ at z = μ, (N, h, w, F), and the KL in nats, (N, h, w), of every place."""
@@ -248,7 +250,7 @@ class Detector(nn.Module):
         """Mahalanobis distance of every cell, (N, cells, BANDS) to (N, GRID, GRID)."""
         offset = (bands - self.texture_mean).transpose(0, 1)  # (cells, N, BANDS)
         squares = torch.bmm(offset, self.texture_roots).square().sum(dim=2)
-        return (squares.transpose(0, 1) + TINY).sqrt().reshape(-1, GRID, GRID)
+        return squares.transpose(0, 1).sqrt().reshape(-1, GRID, GRID)
 
     def combined(self, parts: Tensor) -> Tensor:
         """The largest of the parts, (N, 3), on one scale: (N,).
@@ -267,16 +269,15 @@ class Detector(nn.Module):
         smoothed over their neighbours.
         """
         if name == "texture":
-            return self._enlarged(findings.texture_map, ALIGNED)
+            return self._enlarged(_relative(findings.texture_map, self.map_scale[1]), ALIGNED)
         if name in PARTS:
-            return self._enlarged(findings.feature_map)
-        return (self.mixed_map(findings) - self.map_scale[2, 0]) / self.map_scale[2, 1]
+            return self._enlarged(_relative(findings.feature_map, self.map_scale[0]))
+        return _relative(self.mixed_map(findings), self.map_scale[2])
 
     def mixed_map(self, findings: Findings) -> Tensor:
-        """Both maps weighed together, in the size of the images, (N, H, W), before it is scaled."""
-        return (1 - TEXTURE_SHARE) * self._enlarged(findings.feature_map) + (
-            TEXTURE_SHARE * self._enlarged(findings.texture_map, ALIGNED)
-        )
+        """The weighted mean of both maps, in the size of the images, (N, H, W), not yet scaled."""
+        features, texture = (self.map_of(name, findings) for name in ("features", "texture"))
+        return (1 - TEXTURE_SHARE) * features + TEXTURE_SHARE * texture
 
     def _enlarged(self, grid_map: Tensor, multiple: int = 1) -> Tensor:
         """A map of a grid in the size of the images, which it covers extended to a `multiple`."""
@@ -289,7 +290,7 @@ class Detector(nn.Module):
 
 
 def _relative(values: Tensor, scale: Tensor) -> Tensor:
-    """Values, (N, h, w), less the mean of their place, by its spread; `scale` is (2, h, w)."""
+    """Values, (N, h, w), on a scale of (2, h, w) or (2,): its zero, and its unit."""
     return (values - scale[0]) / scale[1]
 
 

@@ -8,11 +8,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.vae import LOG_VARIANCE_RANGE, mlp
+
 POSITION: Final = 6
 """Numbers that say which place it is: y and x in [−1, 1], and sine and cosine of π times each."""
-
-LOG_VARIANCE_RANGE: Final = (-12.0, 8.0)
-"""Clamp on log σ² of the posterior, as in `model.vae`."""
 
 
 class PlaceOutput(NamedTuple):
@@ -33,8 +32,8 @@ class PlaceVAE(nn.Module):
 
     def __init__(self, features: int, grid: tuple[int, int], hidden: int, latent_size: int) -> None:
         super().__init__()
-        self.encoder = _mlp(features + POSITION, hidden, 2 * latent_size)
-        self.decoder = _mlp(latent_size + POSITION, hidden, features)
+        self.encoder = mlp((features + POSITION, hidden, hidden, 2 * latent_size), nn.SiLU)
+        self.decoder = mlp((latent_size + POSITION, hidden, hidden, features), nn.SiLU)
         self.log_variance = nn.Parameter(torch.zeros(features))
         self.register_buffer("positions", positions(grid), persistent=False)
 
@@ -66,13 +65,3 @@ def positions(grid: tuple[int, int]) -> Tensor:
     )
     angles = [f(math.pi * axis) for axis in (y, x) for f in (torch.sin, torch.cos)]
     return torch.stack([y, x, *angles], dim=-1).reshape(-1, POSITION)
-
-
-def _mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width_in, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, width_out),
-    )

@@ -33,8 +33,8 @@ BANDS: Final = 2 * len(SIGMAS) * len(ORDERS)
 """Numbers in a cell: the mean and the maximum of each scale and derivative."""
 
 CONTRAST: Final = 0.18
-"""Standard deviation that every image is brought to, so that exposure is no texture: about that
-of a photograph with good contrast."""
+"""Standard deviation that every image is brought to, so that exposure does not count as texture:
+about that of a photograph with good contrast."""
 
 MIN_CONTRAST: Final = 4 / 255
 """An image with less is not brought further: it would be noise."""

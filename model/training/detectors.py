@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.features.detector import Detector, DetectorConfig, StoredDetector
+from model.features.detector import Detector, DetectorConfig, Findings, StoredDetector
 from model.images.copies import Indices
 from model.training.backbone_weights import BackboneWeights
 from model.training.fit_detector import (
@@ -21,6 +21,7 @@ from model.training.fit_detector import (
     findings,
     fit_detector,
     set_combined_scale,
+    set_map_scale,
 )
 from model.training.split import Split
 from model.training.train import Trained
@@ -42,17 +43,18 @@ def with_detectors(
 ) -> list[Trained]:
     """The `networks` of uint8 `images`, (N, C, H, W), each with a detector.
 
-    A detector is fitted to the images that its network was trained on, and on the scale of those
-    that chose the network's weights. `combined` has one scale for all: that of all images held out,
-    each by the detector that has not seen it. If there is one network, it is that of the images
-    that chose its weights, as the others calibrate it.
+    A detector is fitted to the images that its network was trained on, and gets the scale of those
+    that chose the network's weights. Maps and `combined` have one scale for all detectors, by the
+    images held out, each seen by the detector that was not fitted to it. If there is one network,
+    the scale of `combined` comes from the images that chose its weights instead: the images held
+    out calibrate it.
 
     No detector is trained for more steps than the networks were allowed. `on_images` is called with
     the number of images whose features are known, and of all; `on_step` with the number of the
     network, the step, and how many steps there are.
     """
     config = DetectorConfig(image_shape=networks[0].network.config.image_shape)
-    used = [_used(fold.split, alone=len(networks) == 1) for fold in networks]
+    used = [_used(fold.split) for fold in networks]
     needed = np.unique(np.concatenate([indices for parts in used for indices in parts]))
     features = extract(config, backbone.tensors, images[needed], on_images)
 
@@ -71,22 +73,27 @@ def with_detectors(
         )
         for number, (fold, (trained, unseen, _)) in enumerate(zip(networks, used, strict=True))
     ]
-    parts = [
-        findings(detector, take(scaling)).parts
-        for detector, (_, _, scaling) in zip(detectors, used, strict=True)
+    found = [
+        findings(detector, take(held_out))
+        for detector, (_, _, held_out) in zip(detectors, used, strict=True)
     ]
+    clean = Findings(*(torch.cat(values) for values in zip(*found, strict=True)))
     for detector in detectors:
-        set_combined_scale(detector, torch.cat(parts))
+        set_map_scale(detector, clean)
+        if len(networks) > 1:
+            set_combined_scale(detector, clean.parts)
     return [
         replace(fold, detector=_stored(detector))
         for fold, detector in zip(networks, detectors, strict=True)
     ]
 
 
-def _used(split: Split, *, alone: bool) -> tuple[Indices, Indices, Indices]:
-    """The images that fit a detector, those that give its scales, and those of `combined`."""
-    trained, unseen = _thinned(split.train, MAX_FITTED), _thinned(split.validation, MAX_UNSEEN)
-    return trained, unseen, unseen if alone else split.held_out
+def _used(split: Split) -> tuple[Indices, Indices, Indices]:
+    """The images that fit a detector, those that set its places' scales, and others held out."""
+    limits = MAX_FITTED, MAX_UNSEEN, MAX_UNSEEN
+    parts = split.train, split.validation, split.held_out
+    trained, unseen, held_out = map(_thinned, parts, limits)
+    return trained, unseen, held_out
 
 
 def _thinned(indices: Indices, limit: int) -> Indices:

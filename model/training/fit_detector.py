@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -97,7 +97,8 @@ def fit_detector(
 ) -> Detector:
     """A detector fitted to the images `trained`, on the scale of the images `unseen`.
 
-    `combined` gets the scale of the same images; see `set_combined_scale` for a better one.
+    Maps and `combined` get the scale of the same images. `set_map_scale` and `set_combined_scale`
+    replace it by that of others, which is better, as these set the scale of each place too.
     """
     detector = _new(config, backbone)
     places = torch.from_numpy(trained.features).float()  # (N, h, w, F)
@@ -130,7 +131,7 @@ def _fit_residuals(detector: Detector, places: Tensor) -> None:
     """The mean of each place's residuals, and the covariance of each block's."""
     residual = torch.cat([detector.residuals(part)[0] for part in torch.split(places, CHUNK)])
     detector.residual_mean.copy_(residual.mean(dim=0))
-    offset = (residual - detector.residual_mean).numpy()
+    offset = residual.sub_(detector.residual_mean).numpy()
     _, h, w, _ = offset.shape
     roots = [
         _root(offset[:, top : top + BLOCK, left : left + BLOCK].reshape(-1, FEATURES))
@@ -158,7 +159,6 @@ def _root(offsets: NDArray[np.float32]) -> NDArray[np.float64]:
     mean = float(np.trace(covariance)) / len(covariance)
     # At most 1 / √RIDGE, which float16 holds, even where all images are the same.
     covariance += RIDGE * max(mean, 1) * np.eye(len(covariance))
-    # Not by numpy, whose threads torch.set_num_threads does not bound: on busy cores they spin.
     root: NDArray[np.float64] = precision_roots(torch.from_numpy(covariance)).numpy()
     return root
 
@@ -172,14 +172,15 @@ def _fit_vae(
             bound = layer.in_features**-0.5
             for tensor in (layer.weight, layer.bias):
                 torch.nn.init.uniform_(tensor, -bound, bound, generator=generator)
-    x = places.reshape(-1, FEATURES).clamp(-MAX_DEVIATION, MAX_DEVIATION)
+    x = places.reshape(-1, FEATURES)
     positions = detector.vae.positions  # (h · w, POSITION)
     optimizer = torch.optim.Adam(detector.vae.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
     for step in range(steps):
         chosen = torch.randint(len(x), (BATCH,), generator=generator)
         noise = torch.randn(BATCH, detector.config.latent_size, generator=generator)
-        loss = detector.vae.negative_elbo(x[chosen], positions[chosen % len(positions)], noise)
+        batch = x[chosen].clamp_(-MAX_DEVIATION, MAX_DEVIATION)
+        loss = detector.vae.negative_elbo(batch, positions[chosen % len(positions)], noise)
         optimizer.zero_grad()
         loss.mean().backward()  # type: ignore[no-untyped-call] # torch's
         optimizer.step()
@@ -190,8 +191,8 @@ def _fit_vae(
 def _set_place_scales(detector: Detector, unseen: ImageFeatures) -> None:
     """The mean and spread of each place and cell in the images `unseen`."""
     places = [
-        detector.place_distance(detector.standardized(torch.from_numpy(part).float()))
-        for part in _parts(unseen.features)
+        detector.place_distance(detector.standardized(part.float()))
+        for part in torch.split(torch.from_numpy(unseen.features), CHUNK)
     ]
     cells = detector.cell_distance(torch.from_numpy(unseen.bands))
     for scale, values in ((detector.place_scale, torch.cat(places)), (detector.cell_scale, cells)):
@@ -202,30 +203,21 @@ def _set_place_scales(detector: Detector, unseen: ImageFeatures) -> None:
 @torch.inference_mode()
 def findings(detector: Detector, images: ImageFeatures) -> Findings:
     """What a detector finds in images whose features are known."""
-    found = [
-        detector.find(torch.from_numpy(features).float(), torch.from_numpy(bands))
-        for features, bands in zip(_parts(images.features), _parts(images.bands), strict=True)
-    ]
+    known = torch.from_numpy(images.features), torch.from_numpy(images.bands)
+    chunks = zip(*(torch.split(values, CHUNK) for values in known), strict=True)
+    found = [detector.find(features.float(), bands) for features, bands in chunks]
     return Findings(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 @torch.inference_mode()
 def set_map_scale(detector: Detector, found: Findings) -> None:
-    """Put the maps on the scale of those `found` in clean images by this detector."""
-    own = [
-        maps * scale[1] + scale[0]
-        for maps, scale in zip(found[1:], detector.map_scale, strict=False)
-    ]
-    for scale, values in zip(detector.map_scale, own, strict=False):
-        scale.copy_(_median_and_full(values))
-    scaled = [
-        (maps - scale[0]) / scale[1] for maps, scale in zip(own, detector.map_scale, strict=False)
-    ]
-    mixed = [
-        detector.mixed_map(Findings(found.parts[:0], *parts))
-        for parts in zip(*(torch.split(maps, CHUNK) for maps in scaled), strict=True)
-    ]
-    detector.map_scale[2].copy_(_median_and_full(torch.cat(mixed)))
+    """Put the maps on the scale of those `found` in clean images."""
+    features, texture, mixed = detector.map_scale
+    features.copy_(_median_and_full(found.feature_map))
+    texture.copy_(_median_and_full(found.texture_map))
+    chunks = zip(*(torch.split(values, CHUNK) for values in found), strict=True)
+    maps = [detector.mixed_map(Findings(*chunk)) for chunk in chunks]
+    mixed.copy_(_median_and_full(torch.cat(maps)))
 
 
 def _median_and_full(values: Tensor) -> Tensor:
@@ -253,7 +245,3 @@ def _spread(values: Tensor, dim: tuple[int, ...]) -> Tensor:
     common = (values - values.mean(dim=0)).square().mean(dim=dim)
     n = len(values)
     return ((n * own + PRIOR_IMAGES * common) / (n + PRIOR_IMAGES)).sqrt() + RIDGE
-
-
-def _parts(array: NDArray[Any]) -> list[NDArray[Any]]:
-    return [array[start : start + CHUNK] for start in range(0, len(array), CHUNK)]

@@ -15,10 +15,10 @@ from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError
 from model.engine import onnx_graph as graph_module
 from model.engine.engine import Engine
-from model.engine.forward import DETECTOR_ROWS, choose_detector
+from model.engine.forward import choose_detector
 from model.engine.onnx_graph import OnnxGraph
 from model.features.detector import PARTS
-from model.scores.detected import DETECTED_SCORES
+from model.scores.detected import CPU_ROWS, DETECTED_SCORES
 from tests.unit.model.engine.onnx_bundles import exported_detector, uninstall
 from tests.unit.model.features.detectors import (
     SHAPE,
@@ -97,7 +97,7 @@ def test_the_graph_is_what_computes_it(
     monkeypatch.setattr(graph_module.OnnxGraph, "_run", noting)
     engine = Engine(exported_detector(), device="cpu")
     engine.score(images)
-    assert sizes == [DETECTOR_ROWS, DETECTOR_ROWS, N - 2 * DETECTOR_ROWS]
+    assert sizes == [CPU_ROWS, CPU_ROWS, N - 2 * CPU_ROWS]
     sizes.clear()
     engine.score_map(images[:2], "texture")  # the scores and the map from one pass
     assert sizes == [2]

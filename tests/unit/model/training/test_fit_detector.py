@@ -189,13 +189,17 @@ def test_maps_go_onto_the_scale_of_any_images(some: ImageFeatures) -> None:
     detector = quickly(some.take(np.arange(20)), some.take(np.arange(20, 30)))
     others = some.take(np.arange(30, 60))
     before = detector.map_scale.clone()
-    for _ in range(2):  # a scale that is right stays
-        set_map_scale(detector, findings(detector, others))
-        _, feature_map, texture_map = found = findings(detector, others)
-        for grid_map in (feature_map, texture_map, detector.map_of("combined", found)):
-            assert np.median(grid_map) == pytest.approx(0, abs=1e-3)
-            assert np.quantile(grid_map, FULL_COLOUR) == pytest.approx(1, abs=1e-3)
+    found = findings(detector, others)
+    set_map_scale(detector, found)
+    maps = [*found[1:], detector.mixed_map(found)]
+    for grid_map, scale in zip(maps, detector.map_scale, strict=True):
+        scaled = (grid_map - scale[0]) / scale[1]
+        assert np.median(scaled) == pytest.approx(0, abs=1e-3)
+        assert np.quantile(scaled, FULL_COLOUR) == pytest.approx(1, abs=1e-3)
     assert not torch.allclose(detector.map_scale, before)
+    again = detector.map_scale.clone()
+    set_map_scale(detector, found)
+    assert torch.equal(detector.map_scale, again)
 
 
 def test_combined_is_in_standard_deviations_of_the_upper_tail() -> None:
