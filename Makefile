@@ -6,7 +6,7 @@ BIN := .venv/bin
 C_SOURCES := $(wildcard model/*.[ch] model/*/*.[ch] service/*.[ch] service/*/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
+.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-photographs bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
 .DEFAULT_GOAL := help
 
 # $(call quote,VALUE): VALUE as one word for the shell, with a leading ~/ expanded as the shell would.
@@ -78,11 +78,15 @@ format: .venv/.test ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.test ## compare with other ways to serve a network, 15 minutes, into benchmarks/results/
+bench: .venv/.test ## compare with other ways to serve a network, 25 minutes, into benchmarks/results/
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+	$(BIN)/python -m benchmarks.photographs $(ARGS)
 
 bench-quick: .venv/.test ## compare with fixed answers only, 1 minute, printed
 	$(BIN)/python -m benchmarks.serving --quick $(ARGS)
+
+bench-photographs: .venv/.test ## the photographs of it alone, 8 minutes, into benchmarks/results/
+	$(BIN)/python -m benchmarks.photographs $(ARGS)
 
 bench-against: .venv/.test ## compare the working tree with a commit, 2 minutes, printed: REF=HEAD~3
 	$(BIN)/python -m benchmarks.against $(call quote,$(or $(REF),HEAD)) $(ARGS)

@@ -4,12 +4,16 @@
 
     python -m benchmarks.against 36f2c30
     python -m benchmarks.against --history 8d2c344..36f2c30 --every 3
+    python -m benchmarks.against main --photographs features
 
 The commit, the working tree, FastAPI with a fixed answer and bare ASGI with a fixed answer take
 turns: in every round each is started, measured and stopped once. The order is reversed from round
 to round, as the machine's speed drifts. The server has one core and the load generator another.
 Settings are as shipped, so the request log is on. Ratios compare figures of the same round, and are
 1.0 or more where the working tree is at least as good. The last line is for the commit message.
+
+With `--photographs`, both commits score photographs with a network that is made first, and no fixed
+answers are measured. The commit has to be able to load its bundle.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,11 +38,24 @@ from benchmarks.checkout import CheckoutError, checkout, commit_of, commits_betw
 from benchmarks.machine import pinned
 from benchmarks.peers.common import HOST
 from benchmarks.peers.environment import ROOT, PeerError
+from benchmarks.peers.photographs import JPEG_1, JPEG_12, NETWORKS, PNG_256, make_network
 from benchmarks.peers.table import SERVERS, Server
 from benchmarks.peers.tree import SIGNALS
 from benchmarks.report import spread
-from benchmarks.servers import ask, running
-from benchmarks.workloads import BULK, MANY, ONE, PNG, Workload, own_workloads, shared_workloads
+from benchmarks.servers import Check, ask, running
+from benchmarks.workloads import (
+    BULK,
+    LONGER,
+    MANY,
+    ONE,
+    PHOTOGRAPH_CONNECTIONS,
+    PNG,
+    Workload,
+    check_with,
+    own_workloads,
+    photograph_workloads,
+    shared_workloads,
+)
 
 ROUNDS: Final = 4
 HISTORY_ROUNDS: Final = 2
@@ -46,7 +64,7 @@ SECONDS: Final = 1
 """Of one measurement in one round; wrk takes whole seconds."""
 
 WARM_UP_S: Final = 0.3
-"""For one-image requests that do not count, before the first measurement."""
+"""For requests that do not count, those of the first measurement, before it."""
 
 TREE: Final = "working tree"
 FASTAPI: Final = "FastAPI"
@@ -89,6 +107,18 @@ LOADS: Final = (
 
 HISTORY_LOADS: Final = LOADS[:3]
 
+PHOTOGRAPH_LOADS: Final = tuple(
+    Load(
+        short=f"{short} c{connections}",
+        workload=workload,
+        connections=connections,
+        p50=connections == 1,
+    )
+    for short, workload in (("PNG", PNG_256), ("JPEG 1 MP", JPEG_1), ("JPEG 12 MP", JPEG_12))
+    for connections in PHOTOGRAPH_CONNECTIONS
+)
+"""For `--photographs`, instead of `LOADS`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -127,13 +157,25 @@ class Contender:
     server: Server
     root: Path = ROOT
     workloads: Mapping[str, Workload]
+    check: Check | None = None
 
 
-def service(name: str, root: Path, workloads: Mapping[str, Workload], *, log: bool) -> Contender:
-    """The service as it stands in a checkout."""
-    flags = () if log else ("--log-level", "warning")
+def service(
+    name: str,
+    root: Path,
+    workloads: Mapping[str, Workload],
+    *,
+    log: bool,
+    bundle: Path | None = None,
+) -> Contender:
+    """The service as it stands in a checkout, with the network in the directory `bundle` if any."""
+    flags: tuple[str, ...] = () if log else ("--log-level", "warning")
+    check = None
+    if bundle:
+        flags += ("--bundle", str(bundle))
+        check = check_with(list(workloads.values()))
     server = replace(SERVERS["ours"], name=name, flags=flags)
-    return Contender(name=name, server=server, root=root, workloads=workloads)
+    return Contender(name=name, server=server, root=root, workloads=workloads, check=check)
 
 
 def fixed(name: str, server: Server, names: Sequence[str] = (ONE,)) -> Contender:
@@ -163,15 +205,18 @@ def two_cores() -> tuple[int, int]:
 
 def measure(contender: Contender, loads: Sequence[Load], core: int) -> dict[str, float]:
     """Start a server on a core, measure it, stop it. Raises `PeerError` or `LoadError`."""
-    with running(contender.server, root=contender.root, cores={core}) as live:
+    with running(
+        contender.server, root=contender.root, cores={core}, check=contender.check
+    ) as live:
         sent = [one for one in loads if one.workload in contender.workloads]
         for one in sent:
             contender.workloads[one.workload].try_once(live.port)
-        _warm_up(contender.workloads[ONE], live.port)
+        _warm_up(contender.workloads[sent[0].workload], live.port)
         figures = {"ready_s": live.ready_s}
         for one in sent:
             workload = contender.workloads[one.workload]
-            result = load.closed_loop(live.port, workload.request, one.connections, SECONDS)
+            seconds = SECONDS * LONGER.get(one.workload, 1)
+            result = load.closed_loop(live.port, workload.request, one.connections, seconds)
             if result["errors"]:
                 raise load.LoadError(f"{contender.name}, {one.title}: {result['error_kinds']}")
             figures[f"{one.title}: {REQUESTS}"] = result["requests_per_s"]
@@ -239,10 +284,13 @@ def line(rounds: Rounds, loads: Sequence[Load], ref: str, *, log: bool) -> str:
     parts = [f"{row.short} {spread(ratios(rounds, row, TREE, ref), 2)}" for row in rows(loads)]
     at_32 = next(row for row in rows(LOADS) if row.short == "c32")
     fixed_answers = [
-        f"{name} × {spread(ratios(rounds, at_32, TREE, name), 2)}" for name in (FASTAPI, ASGI)
+        f"{name} × {spread(found, 2)}"
+        for name in (FASTAPI, ASGI)
+        if (found := ratios(rounds, at_32, TREE, name))
     ]
     log_off = "" if log else ", request log off"
-    return f"against {ref}{log_off}: {', '.join(parts)}; {', '.join(fixed_answers)}"
+    compared = [", ".join(part) for part in (parts, fixed_answers) if part]
+    return f"against {ref}{log_off}: {'; '.join(compared)}"
 
 
 def compare(ref: str, rounds: int, core: int, *, log: bool) -> str:
@@ -258,10 +306,29 @@ def compare(ref: str, rounds: int, core: int, *, log: bool) -> str:
             fixed(ASGI, SERVERS["asgi"]),
         )
         results = measure_rounds(contenders, LOADS, rounds, core)
+    return _comparison(results, LOADS, name, log=log)
+
+
+def compare_photographs(network: str, ref: str, rounds: int, core: int, *, log: bool) -> str:
+    """The same with photographs, and one of `benchmarks.peers.photographs.NETWORKS`."""
+    name = f"{commit_of(ref)}, {network}"
+    prepare(ROOT)
+    with tempfile.TemporaryDirectory(prefix="vae-network-") as scratch, checkout(ref) as root:
+        bundle = make_network(network, Path(scratch))
+        workloads = {w.name: w for w in photograph_workloads(SERVERS["ours"], bundle)}
+        contenders = [
+            service(label, place, workloads, log=log, bundle=bundle)
+            for label, place in ((name, root), (TREE, ROOT))
+        ]
+        results = measure_rounds(contenders, PHOTOGRAPH_LOADS, rounds, core)
+    return _comparison(results, PHOTOGRAPH_LOADS, name, log=log)
+
+
+def _comparison(rounds: Rounds, loads: Sequence[Load], ref: str, *, log: bool) -> str:
     return (
-        f"Medians and (min–max) of {rounds} round{'s' * (rounds > 1)}. A ratio of 1.0 or more "
-        "means that the working tree is at least as good.\n\n"
-        f"{table(results, LOADS, name)}\n{line(results, LOADS, name, log=log)}\n"
+        f"Medians and (min–max) of {len(rounds)} round{'s' * (len(rounds) > 1)}. A ratio of 1.0 or "
+        "more means that the working tree is at least as good.\n\n"
+        f"{table(rounds, loads, ref)}\n{line(rounds, loads, ref, log=log)}\n"
     )
 
 
@@ -353,18 +420,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_positive,
         help=f"{ROUNDS} by default, {HISTORY_ROUNDS} for each commit of a history",
     )
+    parser.add_argument(
+        "--photographs",
+        choices=NETWORKS,
+        help="score photographs with such a network, instead of digits; not with --history",
+    )
     parser.add_argument("--no-log", action="store_true", help="with the request log off")
     given = parser.parse_args(argv)
+    if given.history and given.photographs:
+        parser.error("--photographs compares with one commit, not with a --history")
     load.wrk()
     server_core, load_core = two_cores()
     log = not given.no_log
+    rounds = given.rounds or (HISTORY_ROUNDS if given.history else ROUNDS)
     try:
         with cleaning_up(), pinned({load_core}):
             if given.history:
-                rounds = given.rounds or HISTORY_ROUNDS
-                print(history(given.history, given.every, rounds, server_core, log=log), end="")
+                text = history(given.history, given.every, rounds, server_core, log=log)
+            elif given.photographs:
+                text = compare_photographs(
+                    given.photographs, given.ref, rounds, server_core, log=log
+                )
             else:
-                print(compare(given.ref, given.rounds or ROUNDS, server_core, log=log), end="")
+                text = compare(given.ref, rounds, server_core, log=log)
+            print(text, end="")
     except (CheckoutError, PeerError, load.LoadError) as error:
         _report(f"error: {error}")
         return 1

@@ -23,6 +23,8 @@ from benchmarks.open_loop import CONNECTIONS
 from benchmarks.peers.common import HOST
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.table import Request
+from benchmarks.servers import Running
+from benchmarks.workloads import Workload
 
 SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 
@@ -68,6 +70,19 @@ def closed_loop(port: int, request: Request, connections: int, seconds: int) -> 
         command += ["--", file.name, *(f"{name}: {value}" for name, value in headers.items())]
         figures, cpu_s = _run(command, b"", seconds)
     return summary(figures, cpu_s)
+
+
+def measure(live: Running, workload: Workload, connections: int, seconds: int) -> dict[str, Any]:
+    """What `closed_loop` returns, and the server's processor time; `cpu` is in cores."""
+    before = live.cpu_seconds()
+    figures = closed_loop(live.port, workload.request, connections, seconds)
+    cpu_s = live.cpu_seconds() - before
+    images = figures["requests_per_s"] * figures["seconds"] * workload.images
+    return figures | {
+        "images_per_s": figures["requests_per_s"] * workload.images,
+        "cpu": cpu_s / figures["seconds"],
+        "cpu_s_per_1000_images": cpu_s / images * 1e3 if images else None,
+    }
 
 
 def summary(figures: dict[str, Any], cpu_s: float) -> dict[str, Any]:

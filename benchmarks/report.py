@@ -67,25 +67,20 @@ def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
 
 def markdown(results: Results) -> str:
     """All tables, as Markdown. Figures are medians over the rounds, with (min–max)."""
-    machine, plan = results["hardware"], results["plan"]
+    plan = results["plan"]
     rounds: Sequence[Results] = results["rounds"]
-    units = ", ".join(machine["vector_units"])
     parts = [
         "# How fast it answers, compared with others",
-        f"`{results['command']}`, {results['date']}, commit {results['commit']}: "
-        f"{machine['cores']} cores of an {machine['cpu']} ({units}), {machine['memory_GiB']} GiB, "
-        f"{machine['system']}, load before {machine['load_before']}. {plan['rounds']} "
-        f"round{'s' * (plan['rounds'] > 1)}, {plan['seconds']} s a measurement. Medians, with "
-        "(min–max) over the rounds; ratios are of figures of the same round.",
+        introduction(results),
         _goals_table([g for g in goals(results) if g.values or not plan["partial"]]),
-        *_failures(rounds),
+        *failures(rounds),
         f"## {ONE}",
         "The last number in a column's heading is the number of connections.",
         _one_table(rounds),
         f"## {MANY}",
         _many_table(rounds),
         "## Memory, start and idle load",
-        _lives_table(rounds),
+        lives_table(rounds),
         "## This service, each workload",
         _workloads_table(rounds, "ours"),
     ]
@@ -101,16 +96,29 @@ def markdown(results: Results) -> str:
         "2048³ product of the same type on the same core.",
         _engine_table(rounds),
         "## Versions",
-        _versions(results["versions"]),
+        versions_list(results["versions"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def introduction(results: Results) -> str:
+    """What was measured, when, where and for how long."""
+    machine, plan = results["hardware"], results["plan"]
+    units = ", ".join(machine["vector_units"])
+    return (
+        f"`{results['command']}`, {results['date']}, commit {results['commit']}: "
+        f"{machine['cores']} cores of an {machine['cpu']} ({units}), {machine['memory_GiB']} GiB, "
+        f"{machine['system']}, load before {machine['load_before']}. {plan['rounds']} "
+        f"round{'s' * (plan['rounds'] > 1)}, {plan['seconds']} s a measurement. Medians, with "
+        "(min–max) over the rounds; ratios are of figures of the same round."
+    )
 
 
 WORDS: Final = frozenset({"", "what", "reached", "requests come"})
 """Headings of columns without numbers."""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     rule = ["---" if heading in WORDS else "---:" for heading in header]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
@@ -128,10 +136,10 @@ def _goals_table(shown: Sequence[Goal]) -> str:
         )
         for goal in shown
     ]
-    return _table(("what", "goal", "measured", "reached", ""), rows)
+    return table(("what", "goal", "measured", "reached", ""), rows)
 
 
-def _failures(rounds: Sequence[Results]) -> list[str]:
+def failures(rounds: Sequence[Results]) -> list[str]:
     """A line for each server and reason."""
     failed: dict[tuple[str, str], list[str]] = {}
     for number, figures in enumerate(rounds, 1):
@@ -149,11 +157,13 @@ def title(name: str) -> str:
     return SERVERS[name].title if name in SERVERS else OTHER_TITLES[name]
 
 
-def _servers(rounds: Sequence[Results]) -> list[str]:
+def servers(rounds: Sequence[Results]) -> list[str]:
+    """Those in the results."""
     return [name for name in SERVERS if any(name in figures for figures in rounds)]
 
 
-def _cell(rounds: Sequence[Results], value: Value, digits: int) -> str:
+def cell(rounds: Sequence[Results], value: Value, digits: int) -> str:
+    """A value in all rounds that have it, as in `spread`."""
     return spread(each(rounds, value), digits)
 
 
@@ -166,7 +176,7 @@ def _one_table(rounds: Sequence[Results]) -> str:
         ("p99.9 ms, 32", "32", "p999_ms", 2),
         ("CPU s per 1,000, 32", "32", "cpu_s_per_1000_images", 3),
     ]
-    return _servers_table(rounds, ONE, _servers(rounds), columns)
+    return servers_table(rounds, ONE, servers(rounds), columns)
 
 
 def _many_table(rounds: Sequence[Results]) -> str:
@@ -181,27 +191,28 @@ def _many_table(rounds: Sequence[Results]) -> str:
         )
         for count in FEW
     ]
-    names = [name for name in _servers(rounds) if not SERVERS[name].fixed]
-    return _servers_table(rounds, MANY, names, columns)
+    names = [name for name in servers(rounds) if not SERVERS[name].fixed]
+    return servers_table(rounds, MANY, names, columns)
 
 
-def _servers_table(
-    rounds: Sequence[Results],
-    workload: str,
-    names: Iterable[str],
-    columns: Sequence[tuple[str, str, str, int]],
+Column = tuple[str, str, str, int]
+"""Heading, number of connections, figure, digits."""
+
+
+def servers_table(
+    rounds: Sequence[Results], workload: str, names: Iterable[str], columns: Sequence[Column]
 ) -> str:
-    """A row for each server; columns are heading, number of connections, figure and digits."""
+    """A row for each server, with errors in the last column."""
     rows = [
         [title(name)]
         + [
-            _cell(rounds, at(name, "workloads", workload, connections, key), digits)
+            cell(rounds, at(name, "workloads", workload, connections, key), digits)
             for _, connections, key, digits in columns
         ]
         + [_errors(rounds, name, workload)]
         for name in names
     ]
-    return _table(["", *(column[0] for column in columns), "errors"], rows)
+    return table(["", *(column[0] for column in columns), "errors"], rows)
 
 
 def _errors(rounds: Sequence[Results], server: str, workload: str) -> str:
@@ -217,14 +228,20 @@ def _errors(rounds: Sequence[Results], server: str, workload: str) -> str:
     return f"{errors:,} of {requests:,}" if errors else "0"
 
 
-def _lives_table(rounds: Sequence[Results]) -> str:
-    columns = (
-        ("ready after, s", "ready_s", 1, 2),
-        ("MiB when ready", "ready_MiB", 1, 0),
-        ("MiB after work", "used_MiB", 1, 0),
-        ("% of a core, idle", "idle_cpu", 100, 2),
-    )
-    names = [*_servers(rounds), *([TWO_WORKERS] if TWO_WORKERS in rounds[0] else [])]
+LIVES: Final = (
+    ("ready after, s", "ready_s", 1, 2),
+    ("MiB when ready", "ready_MiB", 1, 0),
+    ("MiB after work", "used_MiB", 1, 0),
+    ("% of a core, idle", "idle_cpu", 100, 2),
+)
+"""Columns of `lives_table`: heading, figure, factor, digits."""
+
+
+def lives_table(
+    rounds: Sequence[Results], columns: Sequence[tuple[str, str, int, int]] = LIVES
+) -> str:
+    """What a server takes, other than time for its answers."""
+    names = [*servers(rounds), *([TWO_WORKERS] if TWO_WORKERS in rounds[0] else [])]
     rows = [
         [title(name)]
         + [
@@ -233,7 +250,7 @@ def _lives_table(rounds: Sequence[Results]) -> str:
         ]
         for name in names
     ]
-    return _table(["", *(column[0] for column in columns)], rows)
+    return table(["", *(column[0] for column in columns)], rows)
 
 
 def _workloads_table(rounds: Sequence[Results], server: str) -> str:
@@ -252,13 +269,13 @@ def _workloads_table(rounds: Sequence[Results], server: str) -> str:
     rows = [
         [workload, connections]
         + [
-            _cell(rounds, at(server, "workloads", workload, connections, key), digits)
+            cell(rounds, at(server, "workloads", workload, connections, key), digits)
             for _, key, digits in columns
         ]
         for workload in workloads
         for connections in sorted(workloads[workload], key=int)
     ]
-    return _table(["", "connections", *(column[0] for column in columns)], rows)
+    return table(["", "connections", *(column[0] for column in columns)], rows)
 
 
 def _open_table(rounds: Sequence[Results]) -> str:
@@ -273,7 +290,7 @@ def _open_table(rounds: Sequence[Results]) -> str:
         ("kept up", "kept_up", 0),
     )
     rows = []
-    for name in _servers(rounds):
+    for name in servers(rounds):
         for schedule in SCHEDULE_NAMES:
             shares: dict[str, Any] = {}
             for figures in rounds:
@@ -281,11 +298,11 @@ def _open_table(rounds: Sequence[Results]) -> str:
             for share in shares:
                 row = [title(name), SCHEDULE_NAMES[schedule], f"{100 * float(share):.0f} %"]
                 place = (name, "open_loop", schedule, share)
-                row += [_cell(rounds, at(*place, key), digits) for _, key, digits in columns[:-1]]
+                row += [cell(rounds, at(*place, key), digits) for _, key, digits in columns[:-1]]
                 kept_up = each(rounds, at(*place, "kept_up"))
                 rows.append([*row, f"{sum(kept_up):.0f} of {len(kept_up)}"])
     header = ("", "requests come", "share of capacity", *(column[0] for column in columns))
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _engine_table(rounds: Sequence[Results]) -> str:
@@ -301,21 +318,22 @@ def _engine_table(rounds: Sequence[Results]) -> str:
         row = [batch]
         for kind in kinds:
             place = (ENGINE, "dtypes", *kind, batch)
-            row.append(_cell(rounds, at(*place, "images_per_s"), 0))
-            row.append(_cell(rounds, at(*place, "of_product"), 2))
+            row.append(cell(rounds, at(*place, "images_per_s"), 0))
+            row.append(cell(rounds, at(*place, "of_product"), 2))
         rows.append(row)
     peaks = [
         f"{dtype} {spread([v / 1e9 for v in each(rounds, at(*_PRODUCT, dtype))], 0)} GFLOP/s"
         for dtype in engine["product_flops_per_s"]
     ]
-    text = _table(header, rows) + f"\n\nThe products: {', '.join(peaks)}."
+    text = table(header, rows) + f"\n\nThe products: {', '.join(peaks)}."
     return text if BFLOAT16 in engine["dtypes"] else text + " bfloat16: not measured."
 
 
 _PRODUCT: Final = (ENGINE, "product_flops_per_s")
 
 
-def _versions(versions: Results) -> str:
+def versions_list(versions: Results) -> str:
+    """The versions of `versions`, as Markdown."""
     own = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "servers")
     lines = [f"{own}."]
     for name, packages in versions["servers"].items():

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -95,6 +95,17 @@ def install(server: Server) -> None:
     """Make a peer's environment if it is missing or out of date. Raises `PeerError`."""
     if server.is_peer:
         environment.install(server.name)
+
+
+def install_all(names: Iterable[str]) -> dict[str, str]:
+    """Install servers before any is measured, as pip would take a core. Returns the failures."""
+    broken = {}
+    for name in names:
+        try:
+            install(SERVERS[name])
+        except PeerError as error:
+            broken[name] = str(error)
+    return broken
 
 
 @contextmanager

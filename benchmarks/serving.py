@@ -30,7 +30,7 @@ from benchmarks.machine import commit, hardware, pinned
 from benchmarks.open_loop import SCHEDULES
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.table import SERVERS
-from benchmarks.servers import Running, install, running
+from benchmarks.servers import Running, install_all, running
 from benchmarks.workloads import BULK, MANY, ONE, Workload, own_workloads, shared_workloads
 
 SHARES: Final = (0.5, 0.8, 1.2)
@@ -93,7 +93,7 @@ def measure_rounds(plan: Plan) -> Figures:
         "plan": {"rounds": plan.rounds, "seconds": plan.seconds, "partial": plan.servers != ORDER},
     }
     own = own_workloads()
-    broken = _install(plan.servers)
+    broken = install_all(name for name in plan.servers if name in SERVERS)
     rounds: list[dict[str, Figures]] = []
     for number in range(plan.rounds):
         rounds.append({})
@@ -118,18 +118,6 @@ def _command(plan: Plan) -> str:
     """The command that repeats this measurement."""
     flags = " ".join(argument for argument in sys.argv[1:] if argument != "--quick")
     return f"make bench{'-quick' * plan.quick}" + (f" ARGS='{flags}'" if flags else "")
-
-
-def _install(names: Sequence[str]) -> dict[str, str]:
-    """Install before the rounds, as pip would take a core from a server. Returns the failures."""
-    broken = {}
-    for name in names:
-        if name in SERVERS:
-            try:
-                install(SERVERS[name])
-            except PeerError as error:
-                broken[name] = str(error)
-    return broken
 
 
 def measure_engine(*, quick: bool) -> Figures:
@@ -179,22 +167,9 @@ def _measure_live(
         workload.try_once(live.port)
         by_connections = figures["workloads"].setdefault(workload.name, {})
         for connections in workload.connections:
-            measured = _closed_loop(live, workload, connections, plan.seconds)
+            measured = load.measure(live, workload, connections, plan.seconds)
             by_connections[str(connections)] = measured
     figures["used_MiB"] = live.resident_bytes() / 2**20
-
-
-def _closed_loop(live: Running, workload: Workload, connections: int, seconds: int) -> Figures:
-    """wrk's figures, and the server's processor time; `cpu` is in cores."""
-    before = live.cpu_seconds()
-    figures = load.closed_loop(live.port, workload.request, connections, seconds)
-    cpu_s = live.cpu_seconds() - before
-    images = figures["requests_per_s"] * figures["seconds"] * workload.images
-    return figures | {
-        "images_per_s": figures["requests_per_s"] * workload.images,
-        "cpu": cpu_s / figures["seconds"],
-        "cpu_s_per_1000_images": cpu_s / images * 1e3 if images else None,
-    }
 
 
 def _open_loop(live: Running, plan: Plan, workload: Workload) -> Figures:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.common import BUNDLE, HOST, PIXELS, SCORE
 from benchmarks.peers.environment import PeerError
+from benchmarks.peers.photographs import JPEG_12, expected_scores, photographs
 from benchmarks.peers.sample import IMAGES, digits, png, sample_images
 from benchmarks.peers.table import Request, Server
-from benchmarks.servers import ask
+from benchmarks.servers import Check, NoAnswerError, ask
 
 ONE: Final = "1 image, JSON"
 MANY: Final = f"{IMAGES} images, JSON"
@@ -29,6 +31,16 @@ CONNECTIONS: Final = (1, 8, 32, 128)
 
 FEW: Final = (8, 32)
 """For larger requests: servers are compared by whichever of the two suits each."""
+
+PHOTOGRAPH_CONNECTIONS: Final = (1, 4)
+"""Twice the cores of a small machine. With more, the batches of a server that takes a fifth of a
+second for each photograph would be as long as a measurement."""
+
+LONGER: Final = {JPEG_12: 4}
+"""Workloads that are sent for several times as long: a server may answer five a second."""
+
+PHOTOGRAPH_TOLERANCE: Final = 1e-3
+"""The same as `TOLERANCE`, absolutely too: torch and ONNX Runtime add up in another order."""
 
 RAW_IMAGES: Final = (
     (1, "1 image, raw uint8", (32,)),
@@ -55,16 +67,17 @@ class Workload:
     check: Callable[[bytes], None] = lambda _: None
 
     def try_once(self, port: int) -> None:
-        """Send it once. Raises `PeerError` unless the answer is right."""
+        """Send it once. Raises `PeerError` unless the answer is right, and `NoAnswerError` where
+        there is none yet."""
         connection = HTTPConnection(HOST, port, timeout=30)
         try:
             status, answer = ask(connection, self.request)
-        except HTTPException as error:
-            raise PeerError(f"{self.name}: {type(error).__name__}") from error
+        except (OSError, HTTPException) as error:
+            raise NoAnswerError(f"{self.name}: {type(error).__name__}") from error
         finally:
             connection.close()
         if status != 200:
-            raise PeerError(f"{self.name} is answered with {status}: {answer[:200]!r}")
+            raise NoAnswerError(f"{self.name} is answered with {status}: {answer[:200]!r}")
         try:
             self.check(answer)
         except (ValueError, KeyError, TypeError) as error:
@@ -82,6 +95,41 @@ def shared_workloads(server: Server) -> list[Workload]:
         Workload(name=MANY, images=IMAGES, connections=FEW, request=server.request(images)),
     ]
     return workloads[: 1 if server.fixed else 2]
+
+
+def photograph_workloads(server: Server, directory: Path) -> list[Workload]:
+    """A photograph of each kind, for a server with the network in a directory."""
+
+    def checked(expected: float) -> Callable[[bytes], None]:
+        def check(answer: bytes) -> None:
+            scores = server.scores(answer)
+            tolerance = PHOTOGRAPH_TOLERANCE
+            if not np.allclose(scores, [expected], rtol=tolerance, atol=tolerance):
+                raise ValueError(f"{scores[:3]}, not {expected}")
+
+        return check
+
+    scores = expected_scores(directory, server.score, scales_jpeg=server.scales_jpeg)
+    return [
+        Workload(
+            name=photograph.name,
+            images=1,
+            connections=PHOTOGRAPH_CONNECTIONS,
+            request=server.photograph_request(photograph),
+            check=checked(expected),
+        )
+        for photograph, expected in zip(photographs(), scores, strict=True)
+    ]
+
+
+def check_with(workloads: Sequence[Workload]) -> Check:
+    """For `benchmarks.servers.running`: sends the workloads instead of the sample images."""
+
+    def check(_server: Server, port: int, count: int) -> None:
+        for workload in workloads[:count]:
+            workload.try_once(port)
+
+    return check
 
 
 Row = tuple[str, tuple[int, ...], str, str, bytes, str | None, NDArray[Any]]

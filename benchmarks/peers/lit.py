@@ -4,17 +4,28 @@
 which is its default: a batch is what arrived while the last one ran. The worker then polls its
 queue in a busy loop, which uses a core even when idle, yet it answers more requests than with a
 window of a millisecond.
+
+Photographs are sent as base64 in JSON, and decoded in the worker.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
 import litserve
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.common import HOST, MAX_BATCH, Scorer, arguments, score_many
+from benchmarks.peers.common import (
+    HOST,
+    MAX_BATCH,
+    MAX_PHOTOGRAPHS,
+    PhotographScorer,
+    Scorer,
+    arguments,
+    score_many,
+)
 
 Rows = NDArray[np.float32]
 
@@ -48,9 +59,38 @@ class ScoreAPI(litserve.LitAPI):  # type: ignore[misc] # no types here
         return {"score": output.tolist()}
 
 
+class PhotographAPI(litserve.LitAPI):  # type: ignore[misc] # no types here
+    """The same for photographs, one in each request."""
+
+    bundle: str
+
+    def setup(self, device: str) -> None:  # noqa: ARG002 - its own name
+        """Load the network, once in the worker."""
+        self._scorer = PhotographScorer(self.bundle)
+
+    def decode_request(self, request):  # type: ignore[no-untyped-def]
+        """JSON to pixels."""
+        return self._scorer.read(b64decode(request["photo"]))
+
+    def batch(self, inputs: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Leave the photographs apart: the engine joins them."""
+        return inputs
+
+    def predict(self, x: list[NDArray[np.uint8]]) -> Rows:
+        """One forward pass for all of them."""
+        return self._scorer.score(x)
+
+    def encode_response(self, output: np.float32) -> dict[str, Any]:
+        """A score to JSON."""
+        return {"score": [float(output)]}
+
+
 if __name__ == "__main__":
     given = arguments()
-    api = ScoreAPI(max_batch_size=MAX_BATCH, batch_timeout=0.0, api_path="/score")
+    kind, batch = (PhotographAPI, MAX_PHOTOGRAPHS) if given.bundle else (ScoreAPI, MAX_BATCH)
+    api = kind(max_batch_size=batch, batch_timeout=0.0, api_path="/score")
+    if given.bundle:
+        api.bundle = given.bundle
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
         host=HOST,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import environment
 from benchmarks.peers.common import SCORE
+from benchmarks.peers.photographs import Photograph
 from benchmarks.peers.sample import fixed_answer
 
 Request = tuple[str, dict[str, str], bytes]
 """Path, headers, body."""
+
+Body = tuple[dict[str, str], bytes]
+"""Headers and body."""
+
+BOUNDARY: Final = "boundary-of-the-benchmark"
 
 
 def _rows(images: NDArray[Any]) -> dict[str, Any]:
@@ -26,6 +33,52 @@ def _rows(images: NDArray[Any]) -> dict[str, Any]:
 def _open_inference(images: NDArray[Any]) -> dict[str, Any]:
     tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32"}
     return {"inputs": [tensor | {"data": images.ravel().tolist()}]}
+
+
+def _as_json(value: object) -> Body:
+    return {"Content-Type": "application/json"}, json.dumps(value, separators=(",", ":")).encode()
+
+
+def _base64(photograph: Photograph) -> str:
+    return b64encode(photograph.data).decode()
+
+
+def _file(photograph: Photograph) -> Body:
+    return {"Content-Type": photograph.media_type}, photograph.data
+
+
+def _form(photograph: Photograph) -> Body:
+    head = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photo"; filename="photo"\r\n'
+        f"Content-Type: {photograph.media_type}\r\n\r\n"
+    )
+    end = f"\r\n--{BOUNDARY}--\r\n"
+    body = head.encode() + photograph.data + end.encode()
+    return {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, body
+
+
+def _base64_json(photograph: Photograph) -> Body:
+    return _as_json({"photo": _base64(photograph)})
+
+
+def _base64_tensor(photograph: Photograph) -> Body:
+    """By the Open Inference Protocol, as MLServer's codec for base64 reads it."""
+    tensor = {"name": "photo", "shape": [1, 1], "datatype": "BYTES"}
+    content_type = {"parameters": {"content_type": "base64"}}
+    return _as_json({"inputs": [tensor | content_type | {"data": [_base64(photograph)]}]})
+
+
+def _binary_tensor(photograph: Photograph) -> Body:
+    """By the Open Inference Protocol with Triton's extension for binary tensors."""
+    data = len(photograph.data).to_bytes(4, "little") + photograph.data
+    tensor = {"name": "photo", "shape": [1, 1], "datatype": "BYTES"}
+    size = {"parameters": {"binary_data_size": len(data)}}
+    _, head = _as_json({"inputs": [tensor | size]})
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    return headers, head + data
 
 
 def _score(answer: Any) -> Any:
@@ -44,6 +97,9 @@ class Server:
     its requirements. Others run in the service's environment, and the versions of `packages` are
     reported. A server is `fixed` if it gives the same answer whatever was sent. `environment` may
     refer to a `{scratch}` directory, which is removed in the end, and to a `{spare_port}`.
+
+    Those with a `photograph_body` can score photographs; it makes a body of one. They have JPEG
+    files decoded at their full size, unless one `scales_jpeg`.
     """
 
     name: str
@@ -53,6 +109,8 @@ class Server:
     to_json: Callable[[NDArray[Any]], dict[str, Any]] = _rows
     from_json: Callable[[Any], Any] = _score
     score: str = SCORE
+    photograph_body: Callable[[Photograph], Body] | None = None
+    scales_jpeg: bool = False
     fixed: bool = False
     packages: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
@@ -78,8 +136,13 @@ class Server:
 
     def request(self, images: NDArray[Any]) -> Request:
         """A request with images (N, 784) in [0, 1] as JSON numbers."""
-        body = json.dumps(self.to_json(images), separators=(",", ":")).encode()
-        return self.path, {"Content-Type": "application/json"}, body
+        return self.path, *_as_json(self.to_json(images))
+
+    def photograph_request(self, photograph: Photograph) -> Request:
+        """A request with one photograph, to a server that was started with `--bundle`."""
+        if self.photograph_body is None:
+            raise ValueError(f"{self.name} takes no photographs")
+        return self.path, *self.photograph_body(photograph)
 
     def scores(self, answer: bytes) -> list[float]:
         """The scores in an answer."""
@@ -104,7 +167,9 @@ RAY: Final = {
 """Read when Ray is imported. `benchmarks/peers/ray_serve.py` says why these."""
 
 
-def _v2_server(name: str, title: str, module: str) -> Server:
+def _v2_server(
+    name: str, title: str, module: str, photograph_body: Callable[[Photograph], Body]
+) -> Server:
     """A server that implements the Open Inference Protocol."""
     return Server(
         name=name,
@@ -113,6 +178,7 @@ def _v2_server(name: str, title: str, module: str) -> Server:
         path="/v2/models/score/infer",
         to_json=_open_inference,
         from_json=_first_output,
+        photograph_body=photograph_body,
     )
 
 
@@ -124,6 +190,8 @@ SERVERS: Final = {
             title="this service",
             module="service",
             path="/anomaly-score",
+            photograph_body=_file,
+            scales_jpeg=True,
             packages=("vae-service", *WITH_FASTAPI),
             flags=("--device", "cpu", "--threads", "1"),
         ),
@@ -146,24 +214,32 @@ SERVERS: Final = {
             title="FastAPI of an afternoon",
             module="benchmarks.peers.plain",
             score="mse",
+            photograph_body=_form,
             packages=WITH_FASTAPI,
         ),
-        Server(name="litserve", title="LitServe", module="benchmarks.peers.lit"),
+        Server(
+            name="litserve",
+            title="LitServe",
+            module="benchmarks.peers.lit",
+            photograph_body=_base64_json,
+        ),
         Server(
             name="bentoml",
             title="BentoML",
             module="benchmarks.peers.bento",
             from_json=lambda answer: answer,
+            photograph_body=_form,
             environment={"BENTOML_DO_NOT_TRACK": "True"},
         ),
         Server(
             name="ray",
             title="Ray Serve",
             module="benchmarks.peers.ray_serve",
+            photograph_body=_file,
             environment=RAY,
         ),
-        _v2_server("mlserver", "MLServer", "benchmarks.peers.seldon"),
-        _v2_server("triton", "Triton", "benchmarks.peers.triton"),
+        _v2_server("mlserver", "MLServer", "benchmarks.peers.seldon", _base64_tensor),
+        _v2_server("triton", "Triton", "benchmarks.peers.triton", _binary_tensor),
     )
 }
 """All servers by name."""

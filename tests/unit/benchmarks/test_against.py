@@ -20,6 +20,7 @@ from benchmarks.against import (
     ASGI,
     FASTAPI,
     LOADS,
+    PHOTOGRAPH_LOADS,
     TREE,
     Contender,
     Figures,
@@ -88,6 +89,33 @@ def test_the_line_has_every_row_with_its_spread() -> None:
     assert line(some_rounds(), LOADS, REF, log=False).startswith(
         "against 36f2c30, request log off: JSON×1 c1 1.00"
     )
+
+
+def test_photographs_are_compared_without_fixed_answers() -> None:
+    keys = [row.key for row in rows(PHOTOGRAPH_LOADS)]
+    less = {row.key for row in rows(PHOTOGRAPH_LOADS) if row.less_is_better}
+    slower = {key: 2.0 if key in less else 1.0 for key in keys}
+    rounds: list[dict[str, Figures]] = [{REF: slower, TREE: dict.fromkeys(keys, 1.0)}]
+    assert line(rounds, PHOTOGRAPH_LOADS, REF, log=True) == (
+        "against 36f2c30: PNG c1 1.00, p50 2.00, PNG c4 1.00, JPEG 1 MP c1 1.00, p50 2.00, "
+        "JPEG 1 MP c4 1.00, JPEG 12 MP c1 1.00, p50 2.00, JPEG 12 MP c4 1.00, ready 2.00, "
+        "memory 2.00"
+    )
+    assert len(table(rounds, PHOTOGRAPH_LOADS, REF).splitlines()) == 2 + len(keys)
+
+
+def test_the_service_of_a_checkout_gets_the_bundle_and_is_checked_with_its_photographs() -> None:
+    plain = against.service("a", ROOT, {}, log=True)
+    assert (plain.server.flags, plain.check) == ((), None)
+    with_network = against.service("a", ROOT, {}, log=False, bundle=Path("runs/x"))
+    assert with_network.server.flags == ("--log-level", "warning", "--bundle", "runs/x")
+    assert with_network.check is not None
+
+
+def test_a_history_has_no_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        against.main(["--history", "a..b", "--photographs", "conv"])
+    assert "--photographs compares with one commit" in capsys.readouterr().err
 
 
 def test_the_table_has_fixed_answers_in_one_image_rows_only() -> None:
