@@ -16,12 +16,15 @@ from model.images.copies import Indices
 from model.training.backbone_weights import BackboneWeights
 from model.training.fit_detector import (
     STEPS,
+    Distances,
     ImageFeatures,
+    distances,
     extract,
     findings,
     fit_detector,
     set_combined_scale,
     set_map_scale,
+    set_place_scales,
 )
 from model.training.split import Split
 from model.training.train import Trained
@@ -43,11 +46,12 @@ def with_detectors(
 ) -> list[Trained]:
     """The `networks` of uint8 `images`, (N, C, H, W), each with a detector.
 
-    A detector is fitted to the images that its network was trained on, and gets the scale of those
-    that chose the network's weights. Maps and `combined` have one scale for all detectors, by the
-    images held out, each seen by the detector that was not fitted to it. If there is one network,
-    the scale of `combined` comes from the images that chose its weights instead: the images held
-    out calibrate it.
+    A detector is fitted to the images that its network was trained on. Several networks hold out
+    different images, and each of these is seen by the detector that was not fitted to it. All of
+    them set the scale of maps and of `combined`, which is one for all detectors; those that the
+    other networks hold out set the scale of each place, so that a detector's own ones can calibrate
+    it. If there is one network, the images that chose its weights set the scales of places and of
+    `combined`, and those held out that of maps.
 
     No detector is trained for more steps than the networks were allowed. `on_images` is called with
     the number of images whose features are known, and of all; `on_step` with the number of the
@@ -73,6 +77,14 @@ def with_detectors(
         )
         for number, (fold, (trained, unseen, _)) in enumerate(zip(networks, used, strict=True))
     ]
+    if len(networks) > 1:
+        far = [
+            distances(detector, take(held_out))
+            for detector, (_, _, held_out) in zip(detectors, used, strict=True)
+        ]
+        for number, detector in enumerate(detectors):
+            others = far[:number] + far[number + 1 :]
+            set_place_scales(detector, Distances(*map(torch.cat, zip(*others, strict=True))))
     found = [
         findings(detector, take(held_out))
         for detector, (_, _, held_out) in zip(detectors, used, strict=True)

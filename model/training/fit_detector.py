@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -97,8 +97,8 @@ def fit_detector(
 ) -> Detector:
     """A detector fitted to the images `trained`, on the scale of the images `unseen`.
 
-    Maps and `combined` get the scale of the same images. `set_map_scale` and `set_combined_scale`
-    replace it by that of others, which is better, as these set the scale of each place too.
+    `set_place_scales`, then `set_map_scale` and `set_combined_scale`, replace that scale by one of
+    more images.
     """
     detector = _new(config, backbone)
     places = torch.from_numpy(trained.features).float()  # (N, h, w, F)
@@ -111,7 +111,7 @@ def fit_detector(
         _fit_residuals(detector, places)
         _fit_pooled(detector, places)
         _fit_texture(detector, torch.from_numpy(trained.bands))
-        _set_place_scales(detector, unseen)
+        set_place_scales(detector, distances(detector, unseen))
         found = findings(detector, unseen)
         set_map_scale(detector, found)
         set_combined_scale(detector, found.parts)
@@ -188,14 +188,28 @@ def _fit_vae(
         on_step(step + 1, steps)
 
 
-def _set_place_scales(detector: Detector, unseen: ImageFeatures) -> None:
-    """The mean and spread of each place and cell in the images `unseen`."""
+class Distances(NamedTuple):
+    """How far the places and cells of images are from what a detector was fitted to."""
+
+    places: Tensor  # (N, h, w)
+    cells: Tensor  # (N, GRID, GRID)
+
+
+@torch.inference_mode()
+def distances(detector: Detector, images: ImageFeatures) -> Distances:
+    """Those of images whose features are known."""
     places = [
         detector.place_distance(detector.standardized(part.float()))
-        for part in torch.split(torch.from_numpy(unseen.features), CHUNK)
+        for part in torch.split(torch.from_numpy(images.features), CHUNK)
     ]
-    cells = detector.cell_distance(torch.from_numpy(unseen.bands))
-    for scale, values in ((detector.place_scale, torch.cat(places)), (detector.cell_scale, cells)):
+    return Distances(torch.cat(places), detector.cell_distance(torch.from_numpy(images.bands)))
+
+
+@torch.inference_mode()
+def set_place_scales(detector: Detector, unseen: Distances) -> None:
+    """The mean and spread of each place and cell, from images that were not trained on."""
+    scales = detector.place_scale, detector.cell_scale
+    for scale, values in zip(scales, unseen, strict=True):
         scale[0] = values.mean(dim=0)
         scale[1] = _spread(values, dim=(0, 1, 2))
 
