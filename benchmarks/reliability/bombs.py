@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Final
@@ -43,6 +43,8 @@ MAX_DECODED_MIB: Final = {
     "JPEG, 25 megapixels": 192,
     "JPEG, 25 megapixels, progressive": 384,
     "WebP, 25 megapixels": 512,
+    "TIFF, 25 megapixels of 16 bits": 192,
+    "TIFF, 25 megapixels, LZW": 384,
 }
 """Limits for images of the largest accepted size. Pillow uses four bytes for each pixel of a colour
 image, 95 MiB in all, so `MAX_EXTRA_MIB` cannot be met. A grey copy makes it 120 MiB. For a
@@ -249,6 +251,46 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "BMP, 2³¹ × 2³¹", bmp_claim(2**31 - 1, 2**31 - 1)
     yield "BMP, 50,000 × 1", bmp_claim(50_000, 1)
     yield "BMP, 20 million runs", bmp_of_runs()
+    yield "TIFF, 2³² × 2³²", tiff([(256, [2**32 - 1]), (257, [2**32 - 1])])
+    yield "TIFF, 50,000 × 1", tiff([(256, [50_000]), (257, [1])])
+    yield "TIFF, 65,535 tags", tiff([(40_000, [0])] * 65_535)
+    yield "TIFF, 2 million strips", tiff([*SIDES, (273, [8] * 2_000_000)])
+    yield "TIFF, tiles of 2³¹", tiff([*SIDES, (322, [1 << 16]), (323, [1 << 15]), (324, [8])])
+    yield "TIFF, 16,384 strips that are the whole file", overlapping()
+    yield "TIFF, pages in a circle", circle()
+
+
+SIDES: Final = ((256, [28]), (257, [28]))
+
+
+def tiff(tags: Sequence[tuple[int, Sequence[int]]], data: bytes = b"") -> bytes:
+    """A TIFF of one page with these tags, in LONGs, and with `data` from its eighth byte on."""
+    start = 8 + len(data) + len(data) % 2
+    at = start + 2 + 12 * len(tags) + 4
+    entries, values = [], []
+    for tag, numbers in tags:
+        inline = numbers[0] if len(numbers) == 1 else at
+        entries.append(struct.pack("<HHII", tag, 4, len(numbers), inline))
+        if len(numbers) > 1:
+            values.append(np.array(numbers, "<u4").tobytes())
+            at += len(values[-1])
+    head = b"II*\0" + struct.pack("<I", start) + data.ljust(start - 8, b"\0")
+    return b"".join([head, struct.pack("<H", len(tags)), *entries, bytes(4), *values])
+
+
+def overlapping() -> bytes:
+    """LZW strips of one row, each of which claims the same 20 MB."""
+    data, n = bytes(20 << 20), 16_000
+    grey = ((258, [8]), (259, [5]), (262, [1]), (277, [1]), (278, [1]))
+    sides, strips = ((256, [1_000]), (257, [n])), ((273, [8] * n), (279, [len(data)] * n))
+    return tiff([*sides, *grey, *strips], data)
+
+
+def circle() -> bytes:
+    """Pages whose next one is the first, and which have too many pixels."""
+    file = bytearray(tiff([(256, [40_000]), (257, [40_000])]))
+    file[-4:] = file[4:8]
+    return bytes(file)
 
 
 def table() -> bytes:
@@ -282,6 +324,13 @@ def largest() -> Iterator[tuple[str, bytes]]:
     progressive = file_of(image, "JPEG", subsampling=0, progressive=True)
     yield "JPEG, 25 megapixels, progressive", progressive
     yield "WebP, 25 megapixels", webp_lossless(*LARGEST)
+    deep = Image.new("I;16", LARGEST, 4_095)
+    strips = {278: 1_000}  # of as many rows
+    yield (
+        "TIFF, 25 megapixels of 16 bits",
+        file_of(deep, "TIFF", compression="tiff_adobe_deflate", tiffinfo=strips),
+    )
+    yield "TIFF, 25 megapixels, LZW", file_of(image, "TIFF", compression="tiff_lzw")
 
 
 def bombs() -> Iterator[tuple[str, Bomb]]:

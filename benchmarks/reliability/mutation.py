@@ -59,11 +59,13 @@ def image_files() -> dict[str, bytes]:
     numbers = np.random.default_rng(0)
     grey = Image.fromarray(numbers.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
     colour = Image.fromarray(numbers.integers(0, 256, (9, 7, 4), dtype=np.uint8))
+    deep = Image.fromarray(numbers.integers(0, 4_096, (SIDE, SIDE), dtype=np.uint16))
     exif = Image.Exif()
     exif[0x0112] = 6
     return {
         "png": file_of(grey, "PNG"),
         "png, colour": file_of(colour, "PNG", exif=exif.tobytes()),
+        "png, 16 bits": file_of(deep, "PNG"),
         "png, palette": file_of(grey.quantize(7), "PNG", transparency=1),
         "png, moving": file_of(grey, "PNG", save_all=True, append_images=[grey.rotate(90)]),
         "jpeg": file_of(grey, "JPEG", exif=exif.tobytes(), comment=b"a"),
@@ -73,6 +75,12 @@ def image_files() -> dict[str, bytes]:
         "webp, moving": file_of(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)]),
         "bmp": file_of(grey, "BMP"),
         "bmp, one bit": file_of(grey.convert("1"), "BMP"),
+        "tiff": file_of(grey, "TIFF"),
+        "tiff, 16 bits": file_of(deep, "TIFF", tiffinfo={278: 5}),
+        "tiff, lzw": file_of(colour, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
+        "tiff, deflate": file_of(grey.quantize(7), "TIFF", compression="tiff_adobe_deflate"),
+        "tiff, packbits": file_of(grey.convert("1"), "TIFF", compression="packbits"),
+        "tiff, pages": file_of(grey, "TIFF", save_all=True, append_images=[grey.rotate(90)]),
     }
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from model.datasets.folder import Folder, ImageFile, LeftOut, counted, numbered, printable, some
 from model.datasets.load import ImageSet
+from model.images.preprocessing import Note
 
 MAX_STRETCH: Final = 2.0
 """Stretching an image by more than this, in one direction against the other, is warned of."""
@@ -39,6 +40,19 @@ MODES: Final[Mapping[str, str]] = {
     "RGBA": "RGB with alpha",
 }
 """What people call Pillow's modes."""
+
+
+NOTES: Final[Mapping[Note, tuple[str, str]]] = {
+    Note.FIRST_PAGE: ("several pages", "only the first is read"),
+    Note.CHANNELS: ("channels", "more than are read"),
+    Note.DARK: (
+        "black",
+        "or almost, as 16-bit values that all stay below 4,096 are; if they have 12 bits, save "
+        "them with all 16 or with 8",
+    ),
+    Note.ONE_COLOUR: ("transparent", "with the same colour everywhere, so nothing is seen of them"),
+}
+"""A label and a remark for files with each note."""
 
 
 def show_read(console: Console, data: ImageSet) -> None:
@@ -102,6 +116,9 @@ def _folder_facts(folder: Folder, shape: tuple[int, ...]) -> list[tuple[str, str
         facts.append(
             ("animated", f"{len(animated):,}, only the first frame is read ({some(animated)})")
         )
+    for note, (label, what) in NOTES.items():
+        if noted := [image.name for image in images if note in image.notes]:
+            facts.append((label, f"{len(noted):,}, {what} ({some(noted)})"))
     return facts + _left_out(folder.left_out)
 
 

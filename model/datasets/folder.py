@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from model.images.preprocessing import TRANSPOSED, ImageError, ImageTooLargeError, open_image
+from model.images.formats import is_read, name_of
+from model.images.preprocessing import (
+    TRANSPOSED,
+    ImageError,
+    ImageTooLargeError,
+    Note,
+    open_image,
+)
 
-IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
+IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+)
 
 MAX_PIXELS: Final = 89_478_485
 """Maximum number of pixels in an image file. Above it, Pillow warns of a decompression bomb."""
@@ -21,7 +30,6 @@ MAX_FILE_BYTES: Final = 1 << 30
 """Files above this are not read into memory: 89 million pixels of 16-bit RGBA take 0.7 GB."""
 
 CONVERTED: Final[Mapping[str, str]] = {
-    ".tif .tiff": "TIFF is not read yet: convert it to PNG",
     ".gif": "GIF is not read: convert it to PNG",
     ".heic .heif": "HEIC is not read: convert it to PNG",
     ".avif": "AVIF is not read: convert it to PNG",
@@ -38,19 +46,6 @@ CONVERTED: Final[Mapping[str, str]] = {
 REASONS: Final = {
     suffix: reason for suffixes, reason in CONVERTED.items() for suffix in suffixes.split()
 }
-
-CONTENTS: Final = (
-    (b"II*\0", 0, "TIFF by its contents: convert it to PNG"),
-    (b"MM\0*", 0, "TIFF by its contents: convert it to PNG"),
-    (b"GIF8", 0, "GIF by its contents: convert it to PNG"),
-    (b"ftypavif", 4, "AVIF by its contents: convert it to PNG"),
-    (b"ftyphei", 4, "HEIC by its contents: convert it to PNG"),
-    (b"ftypmif1", 4, "HEIC by its contents: convert it to PNG"),
-    (b"DICM", 128, "DICOM by its contents: convert it to PNG"),
-    (b"version https://git-lfs", 0, "a Git LFS pointer: git lfs pull fetches the image"),
-    (b"<", 0, "a web page, not an image"),
-)
-"""First bytes, their offset, and what a file with them is, although it is named as an image."""
 
 IGNORED_FOLDERS: Final = frozenset(
     {"__MACOSX", "lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
@@ -82,6 +77,8 @@ class ImageFile:
     height: int
     animated: bool = False
     """Whether there are more frames than the first, which is the one that is read."""
+    notes: tuple[Note, ...] = ()
+    """What a person should know of how it is read; those about its pixels once it was."""
 
     @property
     def folder(self) -> str:
@@ -260,8 +257,8 @@ def _image_file(path: Path, name: str) -> ImageFile | str:
         image = open_image(data, max_pixels=MAX_PIXELS)
     except ImageTooLargeError as error:
         return str(error)
-    except ImageError:
-        return _what_it_is(data)
+    except ImageError as error:
+        return _what_it_is(data, error)
     turned = image.info["orientation"] in TRANSPOSED
     width, height = image.size[::-1] if turned else image.size
     return ImageFile(
@@ -272,6 +269,7 @@ def _image_file(path: Path, name: str) -> ImageFile | str:
         width=width,
         height=height,
         animated=_is_animated(data),
+        notes=tuple(image.info.get("notes", ())),
     )
 
 
@@ -282,12 +280,17 @@ def _is_animated(data: bytes) -> bool:
     return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
 
 
-def _what_it_is(data: bytes) -> str:
-    """What a file is that is named as an image and is none of the formats that are read."""
+def _what_it_is(data: bytes, error: ImageError) -> str:
+    """What a file is that is named as an image and cannot be read."""
     if not data:
         return "an empty file"
-    whats = (what for magic, at, what in CONTENTS if data.startswith(magic, at))
-    return next(whats, "not an image, or damaged")
+    name = name_of(data)
+    if name is None:
+        return "not an image, or damaged"
+    if is_read(name):
+        return str(error)
+    is_image = name.endswith(" file") or name.startswith("a raw photo")
+    return f"{name} by its contents: convert it to PNG" if is_image else name
 
 
 def explained(error: OSError) -> str:

@@ -37,6 +37,7 @@ from model.datasets.npz import has_npz_split, read_npz
 from model.images.preprocessing import (
     WHOLE,
     ImageError,
+    Note,
     Preprocessing,
     image_to_array,
     open_image,
@@ -242,13 +243,16 @@ def _load_folder(
         try:
             data = file.path.read_bytes()
             image = open_image(data, max_pixels=MAX_PIXELS)
-            images.append(image_to_array(image, image_shape, preprocessing=preprocessing))
+            notes: list[Note] = []
+            images.append(
+                image_to_array(image, image_shape, preprocessing=preprocessing, notes=notes)
+            )
         except (ImageError, OSError) as error:
             reason = explained(error) if isinstance(error, OSError) else str(error)
             kind = file.path.suffix.lower()
             left_out.append(LeftOut(name=file.name, kind=kind, reason=printable(reason)))
         else:
-            used.append(file)
+            used.append(replace(file, notes=tuple(notes)))
             digest.update(data)
     left_out.sort(key=lambda item: item.name)
     folder = replace(folder, images=tuple(used), left_out=tuple(left_out))

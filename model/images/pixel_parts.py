@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_PARTS: Final = 16_384
 """Chunks of a PNG or WebP, or segments of a JPEG. Each takes a few microseconds, and this many
@@ -45,18 +44,20 @@ class PartsError(ValueError):
     """A file has more parts than any real one. The message names the number and the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class PixelParts:
+class PixelParts(NamedTuple):
     """`data` is the file without the parts that hold no pixels; a damaged file stays damaged.
 
     `size` is the width and height in its header, None if there is none. `exif` is unchecked.
     `scans` are a JPEG's; with more than one, libjpeg holds all coefficients until the last is read.
+    `sample_bits` are a PNG's, and `significant_bits` what its sBIT chunk says.
     """
 
     data: bytes
     size: tuple[int, int] | None = None
     exif: bytes = b""
     scans: int = 0
+    sample_bits: int = 8
+    significant_bits: int | None = None
 
 
 def pixel_parts(data: bytes) -> PixelParts:
@@ -97,9 +98,9 @@ def orientation(exif: bytes) -> int:
 
 def _png(data: bytes) -> PixelParts:
     """Drop ancillary chunks (texts, profiles, later frames), except transparency."""
-    size: tuple[int, int] = struct.unpack_from(">II", data, 16)
+    width, height, sample_bits = struct.unpack_from(">IIB", data, 16)
     view, kept = memoryview(data), []
-    exif = b""
+    exif, significant_bits = b"", None
     at = kept_from = 8
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
@@ -111,6 +112,8 @@ def _png(data: bytes) -> PixelParts:
             kept_from = end
             if kind == b"eXIf":
                 exif = exif or data[at + 8 : end - 4]
+            elif kind == b"sBIT" and 0 < length <= 4:
+                significant_bits = max(data[at + 8 : end - 4], default=0)
         at = end
         if kind == b"IEND":
             break
@@ -118,7 +121,9 @@ def _png(data: bytes) -> PixelParts:
         raise PartsError(f"the PNG file has more than {MAX_PARTS:,} chunks, the maximum")
     if kept:
         data = b"".join([data[:8], *kept, view[kept_from:at]])
-    return PixelParts(data, size, exif)
+    if not 8 <= (significant_bits or 0) < sample_bits:
+        significant_bits = None
+    return PixelParts(data, (width, height), exif, 0, sample_bits, significant_bits)
 
 
 def _jpeg(data: bytes) -> PixelParts:

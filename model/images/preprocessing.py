@@ -6,6 +6,7 @@ Needs Pillow and numpy, and knows neither torch nor HTTP.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from io import BytesIO
 from typing import Final, Self
 
@@ -13,10 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.images.bit_depth import BitDepthError, load_deep
+from model.images.formats import READ, is_read, name_of
 from model.images.pixel_parts import PartsError, orientation, pixel_parts
+from model.images.tiff import (
+    TiffError,
+    TiffImage,
+    TiffPartsError,
+    check_decoded_bytes,
+    is_tiff,
+    read_page,
+)
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
-"""Formats that are read. Pillow has forty more, each a parser that could be attacked."""
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""Formats that are read. Pillow has forty more, each a parser that could be attacked. Of TIFF it
+decompresses the pixels, and `model.images.tiff` does the rest."""
+
+PILLOW_FORMATS: Final = FORMATS[:-1]
+"""Formats whose files Pillow sees."""
 
 RULES: Final = {
     "pixels": "uint8 / 255",
@@ -56,6 +71,8 @@ BACKWARDS: Final = (3, 4, 7, 8)
 MIRRORED: Final = (2, 3, 6, 7)
 """Orientations that store the first column last."""
 
+NO_NOTES: Final[list[Note]] = []
+
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
@@ -68,12 +85,26 @@ class ImageError(ValueError):
     """An image file cannot be used. The message names the value and the limit."""
 
 
+class Note(Enum):
+    """What a person should know of how a file was read."""
+
+    FIRST_PAGE = "the file has several pages, of which the first is read"
+    CHANNELS = "the file has further channels, which are not read"
+    DARK = "its 16-bit values all stay below 4,096, so it is read as black, or almost"
+    EIGHT_BITS = "bits is for 16-bit files, and this one has 8 bits a sample: it is read as it is"
+    ONE_COLOUR = "behind its transparency everything has the same colour, so nothing is seen of it"
+
+
 class MalformedImageError(ImageError):
     """The bytes are not a complete image of a format in `FORMATS`."""
 
 
 class ImageTooLargeError(ImageError):
     """The file has more pixels or parts than allowed. Nothing was decoded."""
+
+
+class ImageBitsError(ImageError):
+    """The file has larger samples than fit into as many bits as the caller says."""
 
 
 class ImageSizeError(ImageError):
@@ -114,10 +145,18 @@ SCALED: Final = Preprocessing(scaled_jpeg=True)
 def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Read the header of an image file. Nothing is decoded yet.
 
-    Of its metadata only the orientation is kept, in `image.info`, which also has the number of
-    `scans` of a JPEG. Raises `MalformedImageError`, or `ImageTooLargeError` for more than
-    `max_pixels`, a side above `MAX_SIDE` or too many parts.
+    Of its metadata, `image.info` keeps the `orientation` and the number of `scans` of a JPEG. If
+    samples have more than 8 bits, it also has `deep` and how many `significant_bits` the file says
+    that those have (or None), and `notes` if there are any.
+
+    Raises `MalformedImageError`, or `ImageTooLargeError` for more than `max_pixels`, a side above
+    `MAX_SIDE` or too many parts.
     """
+    if "TIFF" in formats:
+        if is_tiff(data):
+            return _open_tiff(data, max_pixels)
+        if formats == ("TIFF",):
+            raise MalformedImageError(_why_not_read(data, formats))
     try:
         parts = pixel_parts(data)
     except PartsError as error:
@@ -125,15 +164,55 @@ def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMA
     if parts.size is not None:  # before Pillow, whose WebP decoder allocates all pixels at once
         _check_size(parts.size, max_pixels)
     try:
-        image = Image.open(BytesIO(parts.data), formats=formats)
+        decoders = PILLOW_FORMATS if formats == FORMATS else formats
+        image = Image.open(BytesIO(parts.data), formats=decoders)
     except Exception as error:
-        known = f"known formats are {', '.join(FORMATS)}"
-        what = "an image file" if formats == FORMATS else f"a {formats[0]} file, as its type says"
-        raise MalformedImageError(f"not {what}; {known}") from error
+        raise MalformedImageError(_why_not_read(data, formats)) from error
     _check_size(image.size, max_pixels)
     image.info["orientation"] = orientation(parts.exif)
     image.info["scans"] = parts.scans
+    if parts.sample_bits > 8:
+        image.info["deep"] = True
+        image.info["significant_bits"] = parts.significant_bits
     return image
+
+
+def _open_tiff(data: bytes, max_pixels: int) -> TiffImage:
+    if not is_read(name_of(data) or ""):  # raw photos that begin as TIFF
+        raise MalformedImageError(_why_not_read(data, FORMATS))
+    try:
+        page = read_page(data)
+        _check_size((page.width, page.height), max_pixels)
+        check_decoded_bytes(page, max_pixels)
+    except TiffPartsError as error:
+        raise ImageTooLargeError(str(error)) from error
+    except TiffError as error:
+        raise MalformedImageError(f"the TIFF file cannot be read: {error}") from error
+    image = TiffImage(page)
+    image.info["orientation"] = page.orientation
+    image.info["scans"] = 0
+    image.info["deep"] = page.is_deep
+    image.info["significant_bits"] = page.significant_bits
+    image.info["notes"] = [
+        *([Note.FIRST_PAGE] if page.has_more_pages else []),
+        *([Note.CHANNELS] if page.unread_samples else []),
+    ]
+    return image
+
+
+def _why_not_read(data: bytes, formats: tuple[str, ...]) -> str:
+    """What is wrong with a file that no decoder takes."""
+    if not data:
+        return "the file is empty"
+    name = name_of(data)
+    if name is None:
+        return f"not an image file; {READ} are read"
+    if not is_read(name):
+        return f"{name}; {READ} are read"
+    own = {"PNG": "a PNG file", "JPEG": "a JPEG file", "WEBP": "a WebP file", "BMP": "a BMP file"}
+    if formats != FORMATS and name != own.get(formats[0]):
+        return f"{name}, not {own.get(formats[0], 'a TIFF file')}, as its type says"
+    return f"{name} that is damaged"
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -168,12 +247,18 @@ def image_to_array(
     preprocessing: Preprocessing = WHOLE,
     resize: bool = True,
     invert: bool = False,
+    bits: int | None = None,
+    notes: list[Note] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode, turn upright, convert to grey or RGB and resize: (C, H, W) uint8.
 
-    Of an animation, the first frame. `invert` is for dark ink on light paper, if the network was
-    trained on the reverse. Raises `MalformedImageError`, or `ImageSizeError` if `resize` is false
-    and the size differs.
+    Of an animation or of several pages, the first. `invert` is for dark ink on light paper, if the
+    network was trained on the reverse: alpha is then composited on white, otherwise on black.
+    `bits`, 8 to 16, says how many bits a 16-bit file uses, see `model.images.bit_depth`. What the
+    caller should know is added to `notes`.
+
+    Raises `MalformedImageError`, `ImageBitsError` if a sample does not fit into `bits`, or
+    `ImageSizeError` if `resize` is false and the size differs.
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
@@ -183,14 +268,28 @@ def image_to_array(
         raise ImageSizeError(
             f"image is {seen[0]} × {seen[1]}, the model takes {width} × {height}, and resize=false"
         )
+    deep = image.info.get("deep", False)
+    noted: list[Note] = image.info.get("notes", NO_NOTES)
     box = None
     try:
         if is_scaled(image, image_shape, preprocessing):
             box = _scale_down(image, image_shape)
-        image.load()
-        flat = _seen(image, orientation, mode)
+        file_format = image.format
+        if deep:
+            image, is_dark = load_deep(image, bits)
+            noted = [*noted, Note.DARK] if is_dark else noted
+        else:
+            noted = noted if bits is None else [*noted, Note.EIGHT_BITS]
+            image.load()
+        flat = _seen(image, orientation, mode, 255 if invert else 0)
+    except BitDepthError as error:
+        raise ImageBitsError(str(error)) from error
     except Exception as error:  # Pillow's decoders raise a dozen types, all for bad files
-        raise MalformedImageError(f"{image.format} file is damaged: {error}") from error
+        raise MalformedImageError(f"{file_format} file is damaged: {error}") from error
+    if notes is not None:
+        notes += noted
+        if image.has_transparency_data and _hides_what_is_there(image, flat):
+            notes.append(Note.ONE_COLOUR)
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BICUBIC, box)
     pixels = np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)
@@ -224,14 +323,17 @@ def _wanted(image: Image.Image, image_shape: tuple[int, int, int]) -> tuple[int,
     return width * MIN_OVERSAMPLING, height * MIN_OVERSAMPLING
 
 
-def _seen(image: Image.Image, orientation: int, mode: str) -> Image.Image:
-    """A decoded image upright, in 8-bit `mode` and without alpha, with one full copy at most."""
+def _seen(image: Image.Image, orientation: int, mode: str, paper: int) -> Image.Image:
+    """A decoded image upright, in 8-bit `mode` and without alpha, with one full copy at most.
+
+    What is transparent lies on `paper`, 0 for black or 255 for white.
+    """
     turn = TURNS.get(orientation)
     transposed = orientation in TRANSPOSED
     width, height = image.size[::-1] if transposed else image.size
     is_small = width * height <= STRIP_PIXELS
     if is_small or (turn is None and image.mode == mode and not image.has_transparency_data):
-        return _flatten(image if turn is None else image.transpose(turn), mode)
+        return _flatten(image if turn is None else image.transpose(turn), mode, paper)
     seen = Image.new(mode, (width, height))
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
@@ -240,19 +342,27 @@ def _seen(image: Image.Image, orientation: int, mode: str) -> Image.Image:
         strip = image.crop((first, 0, last, width) if transposed else (0, first, width, last))
         if turn is not None:  # orientation 1 has none
             strip = strip.transpose(turn)
-        seen.paste(_flatten(strip, mode), (0, top))
+        seen.paste(_flatten(strip, mode, paper), (0, top))
     return seen
 
 
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 8-bit `mode`, without alpha."""
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() clips rather than scales
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
-            mode
-        )
+def _flatten(image: Image.Image, mode: str, paper: int) -> Image.Image:
+    """The image in 8-bit `mode`, on `paper` where it is transparent."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        background = Image.new("RGB", image.size)
+        background = Image.new("RGB", image.size, (paper, paper, paper))
         background.paste(image, mask=image.getchannel("A"))
         image = background
     return image if image.mode == mode else image.convert(mode)  # convert() always copies
+
+
+def _hides_what_is_there(image: Image.Image, flat: Image.Image) -> bool:
+    """Whether an image with alpha is all of one colour once that is gone, as black ink on black."""
+    if not all(low == high for low, high in _extrema(flat)):
+        return False
+    low, high = _extrema(image.convert("RGBA").getchannel("A"))[0]
+    return low != high
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    return [band.getextrema() for band in image.split()]  # type: ignore[misc]

@@ -49,12 +49,13 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     """
     service, context = Service.of(request), RequestContext.of(request)
     accepted = _negotiate(request, registry.ARRAY_RESPONSE_TYPES)
-    images = await _read_images(request, query)
+    images, warnings = await _read_images(request, query)
     posterior = await service.inference.encode(images, context)
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
     if query.sample:
         fields["z"] = draw(posterior, query.seed)
-    return await _write(request, accepted, Result(fields, np.stack(posterior, axis=1)))
+    result = Result(fields, np.stack(posterior, axis=1), warnings=warnings)
+    return await _write(request, accepted, result)
 
 
 @router.post(
@@ -73,7 +74,9 @@ async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()
     accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
     body = await read_body(request, service.settings.max_body_bytes)
     options = LatentOptions(
-        size=service.latent_size, max_images=service.settings.max_images_per_request
+        size=service.latent_size,
+        max_images=service.settings.max_images_per_request,
+        query_names=type(query).model_fields,
     )
     content_type = context.headers.get("content-type", "")
     z = await registry.read_latents(
@@ -97,12 +100,12 @@ async def reconstruct(
     """Each image encoded and decoded again, with the mean squared error."""
     service, context = Service.of(request), RequestContext.of(request)
     accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
-    images = await _read_images(request, query)
+    images, warnings = await _read_images(request, query)
     reconstruction = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
     result = _images_result(service, reconstruction.images, query, {"mse": reconstruction.mse})
-    return await _write(request, accepted, result)
+    return await _write(request, accepted, result._replace(warnings=warnings))
 
 
 @router.post(
@@ -139,7 +142,7 @@ async def anomaly_score(
             f"contour is drawn in PNGs only, and this answer is {accepted}: send Accept: image/png",
             ("query", "contour"),
         )
-    images = await _read_images(request, query)
+    images, warnings = await _read_images(request, query)
     if options.name in service.inference.engine.sampled_scores:
         check_draws(len(images), options.draws, service.settings.max_images_per_request)
     scores = await service.inference.score(images, context, options)
@@ -153,7 +156,7 @@ async def anomaly_score(
     if options.fdr:
         fields["fdr"] = query.fdr
     if scores.anomaly_map is None:
-        return await _write(request, accepted, Result(fields, scores.score))
+        return await _write(request, accepted, Result(fields, scores.score, warnings=warnings))
     fields["anomaly_map"] = without_grey_channel(scores.anomaly_map)
     drawing = None
     if accepted == registry.PNG:
@@ -169,6 +172,7 @@ async def anomaly_score(
         drawing=drawing,
         scale=query.scale,
         max_png_pixels=service.settings.max_image_pixels,
+        warnings=warnings,
     )
     return await _write(request, accepted, result)
 
@@ -244,13 +248,17 @@ def _check_contour(query: schemas.ScoreQuery, name: str, scaled_maps: Sequence[s
     raise InvalidContentError(reason, ("query", "contour"))
 
 
-async def _read_images(request: Request, query: schemas.ImagesQuery) -> Pixels:
+async def _read_images(
+    request: Request, query: schemas.ImagesQuery
+) -> tuple[Pixels, Sequence[str]]:
+    """The images of a request, and what its caller should know of how they were read."""
     service = Service.of(request)
     body = await read_body(request, service.settings.max_body_bytes)
     context = RequestContext.of(request)
     options = image_options(service, context.headers, query)
     options.deadline = context.deadline
-    return await registry.read_images(body, options, service.decoders_for(body))
+    images = await registry.read_images(body, options, service.decoders_for(body))
+    return images, options.warnings
 
 
 def image_options(
@@ -267,6 +275,8 @@ def image_options(
         dtype=query.dtype,
         resize=query.resize,
         invert=query.invert,
+        bits=query.bits,
+        query_names=type(query).model_fields,
     )
 
 

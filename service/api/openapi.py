@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from model.config import VAEConfig
 from model.engine.engine import Engine
+from model.images.formats import READ
 from service.access.policy import INFER, scope_of
 from service.api import examples, schemas
 from service.codecs.arrays import MAX_LATENT
@@ -39,7 +40,7 @@ BASE64_FILE: Final[Schema] = {
     "type": "string",
     "contentEncoding": "base64",
     "format": "base64-image",
-    "description": "an image file (PNG, JPEG, WebP or BMP)",
+    "description": f"an image file ({READ}), as base64 or a data URI",
 }
 
 HEADERS: Final[Schema] = {
@@ -103,6 +104,24 @@ TENSOR_HEADERS: Final[Schema] = {
     },
 }
 
+WARNINGS: Final[Schema] = {
+    "X-Warnings": {
+        "description": "what to know of how the images were read, as a JSON list of texts; only "
+        "if there is something, and in JSON answers a field",
+        "schema": {"type": "string"},
+    }
+}
+
+IMAGES_BODY: Final = (
+    f"Images as numbers, or image files: {READ}. Files are turned upright by their EXIF "
+    "orientation, made grey or RGB, and resized to {height} × {width} (height × width) whatever "
+    "their aspect ratio, so other shapes are squashed; ?resize=false refuses them. Transparent "
+    "parts lie on black, or on white with ?invert=true, which is for dark ink. Of an animation or "
+    "a file of several pages, the first is read. 16-bit files are scaled from 16 bits, or from as "
+    "many as ?bits or the file itself says."
+)
+"""Of a request body, with the model's height and width."""
+
 PROBLEMS: Final[dict[int, str]] = {
     400: "the body is empty",
     401: "this requires a valid API key; send it as Authorization: Bearer KEY",
@@ -152,6 +171,7 @@ def responses(
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
     content[JSON] = {}
     headers = HEADERS | (TENSOR_HEADERS if RAW in media_types else {})
+    headers |= WARNINGS if "warnings" in model.model_fields else {}
     by_status: Responses = {200: {"model": model, "content": content, "headers": headers}}
     for status in sorted(set(errors)):
         by_status[status] = _problem(status)
@@ -324,7 +344,8 @@ def _images_body(config: VAEConfig, max_images: int) -> Schema:
         },
         "encoding": {"images": {"contentType": ", ".join(FILES)}},
     }
-    return {"required": True, "content": content}
+    description = IMAGES_BODY.format(height=height, width=width)
+    return {"required": True, "description": description, "content": content}
 
 
 def _latents_body(config: VAEConfig, max_images: int) -> Schema:

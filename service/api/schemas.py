@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.images.bit_depth import MAX_BITS, MIN_BITS
 from model.scores.calibration import DEFAULT_DRAWS
 from service.sampling import MAX_SEED
 
@@ -50,13 +51,23 @@ class ImagesQuery(Query):
 
     resize: bool = Field(
         True,
-        description="resize image files to the model's size; if false, other sizes are refused",
+        description="resize image files to the model's height and width, whatever their aspect "
+        "ratio, so an image of another shape is squashed; if false, other sizes are refused",
         examples=[False],
     )
     invert: bool = Field(
         False,
-        description="invert image files, for dark ink on light paper",
+        description="invert image files, for dark ink on light or transparent paper: what is "
+        "transparent lies on white then, otherwise on black",
         examples=[True],
+    )
+    bits: int | None = Field(
+        None,
+        ge=MIN_BITS,
+        le=MAX_BITS,
+        description="bits that 16-bit image files use, such as 12 for a 12-bit camera; by default "
+        "what the file says, otherwise 16",
+        examples=[12],
     )
     dtype: Dtype | None = Field(
         None,
@@ -167,6 +178,12 @@ class PriorBody(BaseModel):
     seed: int | None = Seed
 
 
+Warnings = Field(
+    None,
+    description="what to know of how the images were read, such as 12-bit values in a 16-bit file; "
+    "only if there is something. Other answer types have it in the header X-Warnings",
+)
+
 Images = list[list[list[float]]] | list[list[list[list[float]]]]
 
 
@@ -177,6 +194,7 @@ class EncodeAnswer(BaseModel):
     mu: list[list[float]] = Field(description="[N][D]")
     sigma: list[list[float]] = Field(description="[N][D], standard deviations")
     z: list[list[float]] | None = Field(None, description="[N][D], with ?sample=true")
+    warnings: list[str] | None = Warnings
 
 
 class ImagesAnswer(BaseModel):
@@ -190,6 +208,7 @@ class ReconstructAnswer(ImagesAnswer):
     """Reconstructions and their errors."""
 
     mse: list[float] = Field(description="[N], mean squared error per pixel")
+    warnings: list[str] | None = Warnings
 
 
 class ScoreAnswer(BaseModel):
@@ -221,6 +240,7 @@ class ScoreAnswer(BaseModel):
         "unusual each place is, where 0 is the median of clean images and 1 their quantile of "
         "99.9 %, the same in each channel; for other scores, the squared error of each pixel",
     )
+    warnings: list[str] | None = Warnings
 
 
 class ModelAnswer(BaseModel):

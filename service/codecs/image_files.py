@@ -1,4 +1,4 @@
-"""Image files: PNG, JPEG, WebP and BMP."""
+"""Image files: PNG, JPEG, WebP, BMP and TIFF."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from PIL import Image
 
 from model.images.preprocessing import (
     FORMATS,
+    ImageBitsError,
     ImageSizeError,
     ImageTooLargeError,
     MalformedImageError,
+    Note,
     image_to_array,
     is_scaled,
     open_image,
 )
+from service.codecs.hints import stripped_hint
 from service.codecs.offload import PAUSE_S
 from service.codecs.options import ImageOptions, Pixels
 from service.errors import BadBodyError, InvalidContentError, TooLargeError
@@ -29,8 +32,35 @@ FILE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "image/jpeg": ("JPEG",),
     "image/webp": ("WEBP",),
     "image/bmp": ("BMP",),
+    "image/tiff": ("TIFF",),
 }
-"""Pillow formats that are accepted for each Content-Type."""
+"""Formats that are accepted for each Content-Type."""
+
+HINTS: Final[Mapping[Note, str]] = {
+    Note.DARK: "; if it was made with 12 bits, ?bits=12 reads it so",
+    Note.ONE_COLOUR: "; ?invert=true is for dark ink on light or transparent paper",
+}
+"""What a caller can do about a note."""
+
+MAX_WARNINGS: Final = 16
+"""Warnings that a request gets, at most."""
+
+FILE_ALIASES: Final[dict[str, str]] = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jfif": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/apng": "image/png",
+    "image/vnd.mozilla.apng": "image/png",
+    "image/x-webp": "image/webp",
+    "image/x-bmp": "image/bmp",
+    "image/x-ms-bmp": "image/bmp",
+    "image/x-windows-bmp": "image/bmp",
+    "image/tif": "image/tiff",
+    "image/x-tif": "image/tiff",
+    "image/x-tiff": "image/tiff",
+}
+"""Other names of the same types, which programs still send."""
 
 MAX_SIZE_IMAGES: Final = 10
 """All files of a request together may have as many pixels as this number of images of the maximum
@@ -52,7 +82,8 @@ for it."""
 def read_file_image(body: bytes, options: ImageOptions) -> Pixels:
     """One image file, as (1, C·H·W) pixels."""
     media_type = options.content_type.partition(";")[0].strip().lower()
-    return FileDecoder(options).decode(body, formats=FILE_FORMATS.get(media_type, FORMATS))[None]
+    formats = FILE_FORMATS.get(FILE_ALIASES.get(media_type, media_type), FORMATS)
+    return FileDecoder(options).decode(body, formats=formats)[None]
 
 
 class FileDecoder:
@@ -91,20 +122,37 @@ class FileDecoder:
                     f"{where}the request's files up to this one count as "
                     f"{limit - self._pixels_left:,} pixels > maximum {limit:,}"
                 )
-            return image_to_array(
+            notes: list[Note] = []
+            pixels = image_to_array(
                 image,
                 options.shape,
                 preprocessing=options.preprocessing,
                 resize=options.resize,
                 invert=options.invert,
+                bits=options.bits,
+                notes=notes,
             ).reshape(-1)
+            if notes:
+                self._warn(where, notes)
+            return pixels
         except ImageTooLargeError as error:
             raise TooLargeError(f"{where}{error}") from error
-        except ImageSizeError as error:
+        except (ImageSizeError, ImageBitsError) as error:
             loc = ("body",) if index is None else ("body", "images", index)
             raise InvalidContentError(f"{where}{error}", loc) from error
         except MalformedImageError as error:
-            raise BadBodyError(f"{where}{error}") from error
+            raise BadBodyError(
+                f"{where}{error}{stripped_hint(data, options.content_type)}"
+            ) from error
+
+    def _warn(self, where: str, notes: list[Note]) -> None:
+        warnings = self._options.warnings
+        for note in notes:
+            # With alpha on white, other ink is hidden, and inverting is no advice.
+            hint = "" if note is Note.ONE_COLOUR and self._options.invert else HINTS.get(note, "")
+            warnings.append(f"{where}{note.value}{hint}")
+        if len(warnings) > MAX_WARNINGS:
+            warnings[MAX_WARNINGS - 1 :] = ["there are more warnings, which are left out"]
 
     def _counted_pixels(self, image: Image.Image) -> int:
         """What a file counts towards the limit on all pixels of a request."""

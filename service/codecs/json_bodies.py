@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
 import math
-from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from service.codecs.arrays import check_count, latents_in_range, pixels_in_range, unit_pixels
+from service.codecs.base64_files import decode_base64
 from service.codecs.image_files import FileDecoder
 from service.codecs.json_numbers import (
     fields,
@@ -50,7 +49,7 @@ def read_any_json_images(body: bytes, options: ImageOptions) -> Pixels:
 
     Raises `BadBodyError`, `InvalidContentError` or `TooLargeError`.
     """
-    document = fields(parse_json(body), ("images", "dtype"))
+    document = fields(parse_json(body), ("images", "dtype"), query_names=options.query_names)
     dtype = document.get("dtype", "float32")
     if dtype not in DTYPES:
         raise InvalidContentError(
@@ -67,7 +66,7 @@ def read_any_json_images(body: bytes, options: ImageOptions) -> Pixels:
     decoder = FileDecoder(options)
     for index, item in enumerate(images):
         if isinstance(item, str):
-            rows.append(decoder.decode(_decode_base64(item, index), index))
+            rows.append(decoder.decode(decode_base64(item, index), index))
         else:
             numbers = number_row(item, "images", index, options.item_shapes)
             rows.append(pixels_in_range(numbers[None], dtype, index)[0])
@@ -81,7 +80,7 @@ def read_json_latents(body: bytes, options: LatentOptions) -> Latents:
 
     Raises `BadBodyError`, `InvalidContentError` or `TooLargeError`.
     """
-    document = fields(parse_json(body), ("z", "n", "seed"))
+    document = fields(parse_json(body), ("z", "n", "seed"), query_names=options.query_names)
     if "z" in document:
         if len(document) > 1:
             field = "z" if "n" in document else "seed"
@@ -110,12 +109,3 @@ def _whole_number(document: Mapping[str, Any], name: str, minimum: int, maximum:
             f"{name} is {shown}, expected a whole number {limits}", ("body", name)
         )
     return int(value)
-
-
-def _decode_base64(text: str, index: int) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidContentError(
-            f"images[{index}] is a string that is not base64: {error}", ("body", "images", index)
-        ) from error

@@ -9,13 +9,15 @@ but reads only the plain form of a body.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any, Final, Literal
 
 import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
+from service.codecs.json_errors import too_deep, why_not_json, why_not_utf8
 from service.errors import BadBodyError, InvalidContentError
 
 try:
@@ -28,6 +30,9 @@ else:
 REUSE_BYTES: Final = 1 << 20
 """Bodies up to this size share one parser per thread, which keeps its memory. A larger body gets a
 parser of its own, whose memory is freed."""
+
+SHOWN: Final = 24
+"""Characters of a wrong text that a message shows."""
 
 _local = threading.local()
 
@@ -44,7 +49,10 @@ def plain_images(
 
 
 def parse_json(body: bytes) -> Any:
-    """The document as simdjson's proxy objects. Raises `BadBodyError` or `InvalidContentError`."""
+    """The document as simdjson's proxy objects. Raises `BadBodyError` or `InvalidContentError`.
+
+    simdjson skips a byte order mark.
+    """
     parser = _shared_parser() if len(body) <= REUSE_BYTES else simdjson.Parser()
     try:
         try:
@@ -52,37 +60,52 @@ def parse_json(body: bytes) -> Any:
         except RuntimeError:  # the shared parser cannot be reused while its last document is alive
             return simdjson.Parser().parse(body)
     except UnicodeDecodeError as error:
-        raise BadBodyError("the body is not JSON: it is not UTF-8") from error
+        raise BadBodyError(why_not_utf8(body)) from error
     except ValueError as error:
-        raise BadBodyError(f"the body is not JSON: {_reason(error)}") from error
+        raise BadBodyError(why_not_json(body, _reason(error))) from error
     except RuntimeError as error:
+        if str(error).startswith("DEPTH_ERROR"):
+            raise BadBodyError(too_deep()) from error
         raise InvalidContentError(
             "the body holds a whole number that does not fit into 64 bits", ("body",)
         ) from error
 
 
 def fields(
-    value: Any, known: Sequence[str], loc: Sequence[str | int] = ("body",)
+    value: Any,
+    known: Sequence[str],
+    loc: Sequence[str | int] = ("body",),
+    query_names: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The fields of an object.
+    """The fields of an object. `query_names` are parameters that some callers put there.
 
     Raises `InvalidContentError` for a field that is not `known`, as it would be ignored silently,
     and for one that is there twice, as only one of the values would count.
     """
     where = ".".join(str(part) for part in loc)
     if not isinstance(value, simdjson.Object):
-        raise InvalidContentError(f"{where} is {type_name(value)}, expected an object", loc)
+        raise InvalidContentError(
+            f"{where} is {type_name(value)}, expected an object with {known[0]}", loc
+        )
     values: dict[str, Any] = {}
     for key in value:  # items() would convert all values to Python objects
         if key not in known:
-            raise InvalidContentError(
-                f"{key[:64]!r} is not a known field, expected {', '.join(known)}",
-                (*loc, key[:64]),
-            )
+            raise InvalidContentError(_unknown(key, known, query_names), (*loc, key[:64]))
         if key in values:
             raise InvalidContentError(f"the field {key} is there twice", (*loc, key))
         values[key] = value[key]
     return values
+
+
+def _unknown(key: str, known: Sequence[str], query_names: Collection[str]) -> str:
+    if key in query_names:
+        return f"{key} is not a field of the body, it goes into the query: ?{key}=…"
+    message = f"{key[:64]!r} is not a known field, expected {', '.join(known)}"
+    near = get_close_matches(key[:64], [*known, *query_names], 1)
+    if not near:
+        return message
+    where = "?{}=… in the query" if near[0] in query_names and near[0] not in known else "{}"
+    return f"{message}; did you mean {where.format(near[0])}?"
 
 
 def items(document: dict[str, Any], name: str) -> simdjson.Array:
@@ -115,13 +138,13 @@ def number_rows(
                 return np.frombuffer(array.as_buffer(of_type="d"), np.float64).reshape(n, -1)
             except TypeError:
                 break  # something in it is not a number
-    return np.stack([number_row(item, name, i, shapes) for i, item in enumerate(array)])
+    return np.stack([number_row(item, name, i, shapes, n) for i, item in enumerate(array)])
 
 
 def number_row(
-    item: Any, name: str, index: int, shapes: Sequence[tuple[int, ...]]
+    item: Any, name: str, index: int, shapes: Sequence[tuple[int, ...]], n: int = 0
 ) -> NDArray[np.float64]:
-    """One item as a flat row. Raises `InvalidContentError` that names `name[index]`."""
+    """One of `n` items as a flat row. Raises `InvalidContentError` that names `name[index]`."""
     if isinstance(item, simdjson.Array):
         text: Any = item.mini  # bytes, although the type stub says str
         brackets = text.count(b"[")
@@ -131,11 +154,53 @@ def number_row(
                     return np.frombuffer(item.as_buffer(of_type="d"), np.float64)
                 except TypeError:
                     break
+    wrong = _misfit(item, shapes)
+    if (n, *_first_lengths(item)) in shapes:  # of the first item: it is a part of one
+        wrong += f"; {name} is a list of them, so one takes another pair of brackets"
+    raise InvalidContentError(f"{name}[{index}] {wrong}", ("body", name, index))
+
+
+def _misfit(item: Any, shapes: Sequence[tuple[int, ...]]) -> str:
+    """What is wrong with an item that does not have one of `shapes`: the first place that is wrong,
+    if its first elements do not already show another shape."""
+    lengths = tuple(_first_lengths(item))
+    first = item
+    for _ in lengths:
+        first = first[0] if len(first) else None
+    for shape in shapes:
+        meant = lengths == shape or (lengths[:1] == shape[:1] and type(first) not in (int, float))
+        if meant and (wrong := _first_wrong(item, shape)) is not None:
+            return wrong
     expected = " or ".join(str(list(shape)) for shape in shapes)
-    raise InvalidContentError(
-        f"{name}[{index}] is {_describe(item)}, expected numbers of shape {expected}",
-        ("body", name, index),
-    )
+    return f"is {_describe(item)}, expected numbers of shape {expected}"
+
+
+def _first_wrong(item: Any, shape: tuple[int, ...], path: tuple[int, ...] = ()) -> str | None:
+    """What is wrong in nested arrays that should have `shape`, such as `has a text at 9`."""
+    if not shape:
+        if type(item) in (int, float):
+            return None
+        return f"has {_element(item)} at {_place(path)}, expected a number"
+    if not isinstance(item, simdjson.Array):
+        return f"has {_element(item)} at {_place(path)}, expected an array of {shape[0]}"
+    if len(item) != shape[0]:
+        return f"has an array of {len(item):,} at {_place(path)}, expected {shape[0]:,}"
+    found = (_first_wrong(part, shape[1:], (*path, i)) for i, part in enumerate(item))
+    return next((wrong for wrong in found if wrong is not None), None)
+
+
+def _place(path: tuple[int, ...]) -> str:
+    """`9` in a flat list, `[3][9]` in nested ones."""
+    return str(path[0]) if len(path) == 1 else "".join(f"[{i}]" for i in path)
+
+
+def _element(value: Any) -> str:
+    """An element for error messages: a text, true, null, an array."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"a text ({value[:SHOWN]!r}{'…' if len(value) > SHOWN else ''})"
+    return type_name(value)
 
 
 def _array_count(shape: tuple[int, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from io import BytesIO
 from typing import Final
 
@@ -19,13 +20,18 @@ IMAGES_PART: Final = b"images"
 
 def read_multipart_images(body: bytes, options: ImageOptions) -> Pixels:
     """The images of a form whose parts, all named `images`, are image files."""
-    files = multipart_files(body, options.content_type, options.max_images)
+    files = multipart_files(
+        body, options.content_type, options.max_images, query_names=options.query_names
+    )
     decoder = FileDecoder(options)
     return np.stack([decoder.decode(data, index) for index, data in enumerate(files)])
 
 
-def multipart_files(body: bytes, content_type: str, max_files: int) -> list[bytes]:
-    """The contents of a form's parts, in order.
+def multipart_files(
+    body: bytes, content_type: str, max_files: int, query_names: Collection[str] = ()
+) -> list[bytes]:
+    """The contents of a form's parts, in order. `query_names` are parameters that some callers
+    put there.
 
     Raises `BadBodyError`, `InvalidContentError` or `TooLargeError`.
     """
@@ -45,10 +51,10 @@ def multipart_files(body: bytes, content_type: str, max_files: int) -> list[byte
     def end_headers() -> None:
         part = parse_options_header(header.get("content-disposition", b""))[1].get(b"name", b"")
         if part != IMAGES_PART:
+            shown = part.decode("utf-8", "replace")[:64]
+            hint = f"; {shown} goes into the query: ?{shown}=…" if shown in query_names else ""
             raise InvalidContentError(
-                f"the form has a part named {part.decode('utf-8', 'replace')[:64]!r}, expected "
-                "'images'",
-                ("body",),
+                f"the form has a part named {shown!r}, expected 'images'{hint}", ("body",)
             )
 
     def part_data(data: bytes, start: int, stop: int) -> None:

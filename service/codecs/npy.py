@@ -12,6 +12,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
+from service.codecs.hints import stripped_hint
 from service.codecs.options import ImageOptions, LatentOptions, Latents, Pixels
 from service.errors import BadBodyError, InvalidContentError
 
@@ -75,15 +76,20 @@ def read_npy(body: bytes) -> NDArray[Any]:
         length_type, read_header = NPY_HEADERS[version]
         (length,) = struct.unpack_from(length_type, body, file.tell())
     except Exception as error:  # numpy's parser raises a dozen types for damaged headers
-        raise BadBodyError("the body is not an .npy file, or its header is damaged") from error
+        raise BadBodyError(
+            f"the body is not an .npy file, or its header is damaged{stripped_hint(body)}"
+        ) from error
     if length > MAX_NPY_HEADER_BYTES:  # checked here because numpy reads the header before it does
         raise BadBodyError(
             f"the .npy header has {length:,} bytes > maximum {MAX_NPY_HEADER_BYTES:,}"
+            f"{stripped_hint(body)}"
         )
     try:
         shape, fortran_order, dtype = read_header(file, MAX_NPY_HEADER_BYTES)
     except Exception as error:
-        raise BadBodyError("the header of the .npy file is damaged") from error
+        raise BadBodyError(
+            f"the header of the .npy file is damaged{stripped_hint(body)}"
+        ) from error
     if dtype.name not in NPY_TYPES:
         raise InvalidContentError(
             f"the array has dtype {dtype.name}, expected {', '.join(NPY_TYPES)}", ("body",)
@@ -94,7 +100,7 @@ def read_npy(body: bytes) -> NDArray[Any]:
         text = ", ".join(map(str, shape))[:128]
         raise BadBodyError(
             f"the .npy header announces shape ({text}) of {dtype.name}, but {data_bytes:,} bytes "
-            "follow it"
+            f"follow it{stripped_hint(body)}"
         )
     if not data_bytes or len(shape) > MAX_NPY_DIMENSIONS:
         raise InvalidContentError(

@@ -4,7 +4,8 @@ choices."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -36,8 +37,14 @@ class ImageOptions:
     dtype: Dtype | None = None
     resize: bool = True
     invert: bool = False
+    bits: int | None = None
+    """Bits that 16-bit files use."""
     deadline: float = math.inf
     """On `time.perf_counter`'s clock. No file is decoded after it."""
+    query_names: Collection[str] = ()
+    """The route's query parameters, which some callers put into the body."""
+    warnings: list[str] = field(default_factory=list)
+    """What the caller should know of how the images were read. Readers add to it."""
 
     @property
     def pixels(self) -> int:
@@ -56,6 +63,8 @@ class LatentOptions:
 
     size: int  # D
     max_images: int
+    query_names: Collection[str] = ()
+    """As in `ImageOptions`."""
 
 
 def item_shapes(image_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
+from service.codecs.hints import raw_hint
 from service.codecs.options import DTYPES, Dtype, ImageOptions, LatentOptions, Latents, Pixels
 from service.errors import InvalidContentError
 
@@ -31,7 +32,8 @@ def _raw_rows(body: bytes, width: int, dtype: Dtype, description: str) -> NDArra
     size = width * DTYPES[dtype].itemsize
     if len(body) % size:
         raise InvalidContentError(
-            f"the body has {len(body):,} bytes, expected a multiple of {size:,} ({description})",
+            f"the body has {len(body):,} bytes, expected a multiple of {size:,} ({description})"
+            f"{raw_hint(body)}",
             ("body",),
         )
     rows: NDArray[Any] = np.frombuffer(body, DTYPES[dtype]).reshape(-1, width)

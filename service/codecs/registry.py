@@ -12,11 +12,19 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
+import orjson
 from starlette.responses import Response
 
 from model.images.preprocessing import ImageError, open_image
-from service.codecs.image_files import FILE_FORMATS, NOT_DECODED, read_file_image
+from service.codecs.hints import what_it_is
+from service.codecs.image_files import (
+    FILE_ALIASES,
+    FILE_FORMATS,
+    NOT_DECODED,
+    read_file_image,
+)
 from service.codecs.json_bodies import read_json_images, read_json_latents, read_plain_json_images
+from service.codecs.json_errors import BOM
 from service.codecs.multipart import read_multipart_images
 from service.codecs.npy import read_npy_images, read_npy_latents
 from service.codecs.offload import in_thread
@@ -67,6 +75,8 @@ WRITERS: Final[Mapping[str, Callable[[Result], Response]]] = {
     PNG: write_png,
 }
 
+WARNINGS_HEADER: Final = "x-warnings"
+
 INLINE_JSON_NUMBERS: Final = 65_536
 """Up to this many numbers are written as JSON on the event loop: about two milliseconds."""
 
@@ -89,6 +99,9 @@ IMAGE_RESPONSE_TYPES: Final = (JSON, PNG, NPY, RAW)
 SAMPLE_RESPONSE_TYPES: Final = (PNG, JSON, NPY, RAW)
 """Response types of `/sample`."""
 
+ALIASES: Final = FILE_ALIASES | dict.fromkeys(("text/json", "application/x-json"), JSON)
+"""Other names of body types."""
+
 UNSPECIFIC: Final = frozenset({"", "application/x-www-form-urlencoded"})
 """Content-Types that do not say what the body is. `curl --data-binary @file` sends the second with
 any file."""
@@ -101,9 +114,13 @@ MAGIC: Final = {
     b"BM": "image/bmp",
     b"{": JSON,
     b"[": JSON,
+    b"II*": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"II+\0": "image/tiff",
+    b"MM\0+": "image/tiff",
 }
-"""The first bytes of each type that is recognized without a Content-Type. Whitespace at the start
-of the body is skipped."""
+"""The first bytes of each type that is recognized without a Content-Type. Whitespace and a byte
+order mark at the start of the body are skipped."""
 
 INLINE_FILE_BYTES: Final = 16_384
 """Image files up to this size are opened on the event loop. In larger ones, finding the image's
@@ -140,7 +157,8 @@ async def read_images(
 
 
 def quick_reader(options: ImageOptions) -> Callable[[bytes], Pixels | None]:
-    """Reads the images in a body at once, or gives None if that would take long.
+    """Reads the images in a body at once, or gives None if that would take long or there is
+    something to warn of.
 
     Errors as in `read_images`, except that the body's type may be found out by the reader.
     """
@@ -154,7 +172,11 @@ def quick_reader(options: ImageOptions) -> Callable[[bytes], Pixels | None]:
             return read_plain_json_images(body, options)
         if _is_slow(media_type, body, options):
             return None
-        return IMAGE_READERS[media_type](body, options)
+        pixels = IMAGE_READERS[media_type](body, options)
+        if options.warnings:  # whose answer is not a usual one
+            options.warnings.clear()
+            return None
+        return pixels
 
     return read
 
@@ -186,12 +208,26 @@ async def write(
 
     Raises `TimeoutError` at `deadline`.
     """
+    if result.warnings:
+        return await _write_with_warnings(accepted, result, writers, deadline)
     if accepted == PNG:
         return await in_thread(None, deadline, NOT_WRITTEN, write_png, result)
     inline_numbers, write_large = LARGE_WRITERS[accepted]
     if result.array.size > inline_numbers:
         return await in_thread(writers, deadline, NOT_WRITTEN, write_large, result)
     return WRITERS[accepted](result)
+
+
+async def _write_with_warnings(
+    accepted: str, result: Result, writers: Executor | None, deadline: float
+) -> Response:
+    """As `write`: the warnings are a field of the JSON object, or a header as a JSON list."""
+    warnings = list(result.warnings)
+    fields = {**result.fields, "warnings": warnings}
+    response = await write(accepted, result._replace(fields=fields, warnings=()), writers, deadline)
+    if accepted != JSON:
+        response.headers[WARNINGS_HEADER] = orjson.dumps(warnings).decode()
+    return response
 
 
 def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -> str:
@@ -203,16 +239,24 @@ def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -
     if not body:
         raise BadBodyError("the body is empty")
     if media_type in UNSPECIFIC:
-        start = body[:64].lstrip()
+        start = body[:64].removeprefix(BOM).lstrip()
         media_type = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), "")
-    if media_type not in readers:
-        reason = (
-            f"Content-Type is {media_type[:64]!r}"
-            if media_type
-            else "there is no Content-Type and the body's type was not recognized"
-        )
-        raise UnsupportedTypeError(f"{reason}, this route reads {', '.join(readers)}")
-    return media_type
+    if media_type in readers:
+        return media_type
+    if (alias := ALIASES.get(media_type)) in readers:
+        return str(alias)
+    raise UnsupportedTypeError(_why_not_read(body, media_type, readers))
+
+
+def _why_not_read(body: bytes, media_type: str, readers: Mapping[str, object]) -> str:
+    read = f"this route reads {', '.join(readers)}"
+    name = what_it_is(body)
+    if media_type:
+        seems = f"; the body's bytes say {name.removeprefix('it ')}" if name else ""
+        return f"Content-Type is {media_type[:64]!r}, {read}{seems}"
+    if name:
+        return f"there is no Content-Type, and by the body's bytes {name}; {read}"
+    return f"there is no Content-Type and the body's type was not recognized, {read}"
 
 
 def _is_slow(media_type: str, body: bytes, options: ImageOptions) -> bool:

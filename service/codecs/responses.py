@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from time import sleep
 from typing import Any, Final, Literal, NamedTuple
@@ -58,6 +58,9 @@ class Result(NamedTuple):
     scale: int = 1
     """Factor by which a PNG is enlarged."""
     max_png_pixels: int = 0
+    warnings: Sequence[str] = ()
+    """What the caller should know of how the request was read: a field of the JSON object, or a
+    header."""
 
 
 class ArrayResponse(Response):

@@ -34,7 +34,12 @@ SMALL = Settings(
 )
 """Limits that a test can reach."""
 
-LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "BMP": {},
+    "WEBP": {"lossless": True},
+    "TIFF": {},
+}
 """File formats that keep each pixel, and how to write them so."""
 
 IMAGE_ROUTES = ("/encode", "/reconstruct", "/anomaly-score")

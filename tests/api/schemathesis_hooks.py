@@ -22,7 +22,7 @@ def file_of(seed: int, size: tuple[int, int], file_format: str) -> bytes:
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.just((28, 28))  # other sizes are refused by resize=false, which is right
 
-for name in ("PNG", "JPEG", "WEBP", "BMP"):
+for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
     files = st.builds(file_of, SEEDS, SIZES, st.just(name))
     schemathesis.openapi.media_type(f"image/{name.lower()}", files)
 

@@ -90,7 +90,7 @@ async def test_an_empty_body(send: Send, route: str, content_type: str | None) -
 
 
 @pytest.mark.parametrize("route", IMAGE_ROUTES)
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 async def test_a_file_cut_short(
     send: Send, four: NDArray[np.uint8], route: str, file_format: str
 ) -> None:
@@ -107,7 +107,7 @@ async def test_a_file_cut_short(
 )
 async def test_a_file_of_no_known_format(send: Send, content: bytes) -> None:
     answer = await send("/encode", content=content, headers={"Content-Type": "image/png"})
-    problem(answer, 400, "PNG, JPEG, WEBP, BMP")
+    problem(answer, 400, "file")
     text = b64encode(content).decode()
     problem(await send("/encode", json={"images": [text]}), 400, "images[0]")
 
@@ -283,10 +283,10 @@ async def test_an_item_of_the_wrong_shape_or_kind(send: Send, item: str, index: 
     images = [BLANK] * 3
     images[index] = WRONG_ITEMS[item]
     loc = ["body", "images", index]
-    await check_422(send, "/encode", {"images": images}, loc, f"images[{index}]", "[28, 28]")
+    await check_422(send, "/encode", {"images": images}, loc, f"images[{index}] ", "expected ")
     mixed = [base64_file(np.zeros((28, 28), dtype=np.uint8)), *images]
     loc = ["body", "images", index + 1]
-    await check_422(send, "/encode", {"images": mixed}, loc, f"images[{index + 1}]", "[28, 28]")
+    await check_422(send, "/encode", {"images": mixed}, loc, f"images[{index + 1}] ", "expected ")
 
 
 async def test_deep_nesting(send: Send) -> None:
@@ -296,7 +296,7 @@ async def test_deep_nesting(send: Send) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["?", "abc", "no base64 at all", "data:image/png;base64,iVBO", "é"]
+    "text", ["?", "abcde", "no base64 at all", "data:image/png;base64,iVBO*", "é"]
 )
 async def test_a_text_that_is_not_base64(send: Send, four: NDArray[np.uint8], text: str) -> None:
     body = {"images": [base64_file(four[0]), text]}

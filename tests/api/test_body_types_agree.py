@@ -113,7 +113,7 @@ def test_curl_with_one_file(
     curl: Callable[..., Any], tmp_path: Path, images: Images, expected: Scores
 ) -> None:
     """Alone it shares no batch, which may change the last bits."""
-    for file_format in ("PNG", "BMP", "WEBP"):
+    for file_format in ("PNG", "BMP", "WEBP", "TIFF"):
         (tmp_path / "digit").write_bytes(image_file(images[7], file_format))
         by_name = curl(f"--data-binary @digit -H 'Content-Type: image/{file_format.lower()}'")
         assert (curl("--data-binary @digit") == by_name).all()

@@ -101,7 +101,14 @@ def test_references_lead_somewhere(page: dict[str, Any]) -> None:
 def test_bodies_are_all_types_that_are_read(page: dict[str, Any]) -> None:
     found = operations(page)
     arrays = {"application/json", "application/octet-stream", "application/x-npy"}
-    files = {"image/png", "image/jpeg", "image/webp", "image/bmp", "multipart/form-data"}
+    files = {
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/bmp",
+        "image/tiff",
+        "multipart/form-data",
+    }
     for path in IMAGE_ROUTES:
         body = found["post", path]["requestBody"]
         assert body["required"]

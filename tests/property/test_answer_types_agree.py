@@ -29,7 +29,7 @@ Sent = tuple[str, bytes, str]
 JSON = "application/json"
 NPY = "application/x-npy"
 RAW = "application/octet-stream"
-TYPES = {"PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp"}
+TYPES = {"PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp", "TIFF": "image/tiff"}
 
 HALF_FLOATS = 0.02
 """How far μ of half floats may be off: each pixel is by 2.4e-4, half of its last bit below 1."""

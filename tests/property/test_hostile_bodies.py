@@ -28,7 +28,16 @@ REFUSALS = {400, 406, 413, 415, 422}
 BESIDE = orjson.dumps({"images": [[0.0] * 784]})
 
 TYPES = st.sampled_from(
-    ["", "application/json", "image/png", "image/jpeg", "image/webp", "image/bmp", "text/plain"]
+    [
+        "",
+        "application/json",
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/bmp",
+        "image/tiff",
+        "text/plain",
+    ]
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4), max_leaves=20)
@@ -58,7 +67,7 @@ BODIES = st.fixed_dictionaries(
 def files() -> list[bytes]:
     found = []
     pixels = np.arange(784, dtype=np.uint8).reshape(28, 28)
-    for file_format in ("PNG", "JPEG", "WEBP", "BMP"):
+    for file_format in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
         file = BytesIO()
         Image.fromarray(pixels).save(file, file_format)
         found.append(file.getvalue())

@@ -17,6 +17,7 @@ from rich.console import Console
 from model.commands.reading import MAX_REASONS, show_read
 from model.datasets.folder import Folder, ImageFile, LeftOut
 from model.datasets.load import ImageSet, load_images, take_label
+from tests.tiff_files import tiff_file
 from tests.unit.model.datasets.image_folders import write_image, write_images
 from tests.unit.samples import encoded, write_idx
 
@@ -60,7 +61,7 @@ def test_a_messy_folder(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", "RGB", (6, 5))
     write_image(tmp_path / "x" / "b.jpg", "L", (6, 5))
     write_image(tmp_path / "x" / "c.jpg", "RGB", (8, 8))
-    write_images(tmp_path, ["1.tif", "2.tif", "x/3.TIFF", ".DS_Store", "__MACOSX/d.png", "w.png"])
+    write_images(tmp_path, ["1.gif", "2.gif", "x/3.HEIC", ".DS_Store", "__MACOSX/d.png", "w.png"])
     (tmp_path / "w.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("")
     assert read(tmp_path) == [
@@ -70,11 +71,11 @@ def test_a_messy_folder(tmp_path: Path) -> None:
         "sizes 2 of 6×5, 1 of 8×8 (width×height)",
         "modes 2 RGB, 1 grey",
         "used as 8×8 (width×height), grey",
-        "left out 2 .tif files: TIFF is not read yet: convert it to PNG (1.tif, 2.tif)",
+        "left out 2 .gif files: GIF is not read: convert it to PNG (1.gif, 2.gif)",
         "left out 1 folder: made by the system, not by a person (__MACOSX)",
         "left out 1 .txt file: not an image (notes.txt)",
         "left out 1 .png file: an empty file (w.png)",
-        "left out 1 .tiff file: TIFF is not read yet: convert it to PNG (x/3.TIFF)",
+        "left out 1 .heic file: HEIC is not read: convert it to PNG (x/3.HEIC)",
     ]
 
 
@@ -233,3 +234,26 @@ def test_the_path_is_not_broken_in_a_narrow_terminal(tmp_path: Path) -> None:
     folder = tmp_path / ("long " * 30)
     write_image(folder / "a.png")
     assert lines(load_images(folder, "train", image_shape=(1, 8, 8)), width=60)[0].endswith("long")
+
+
+def test_files_of_which_a_person_should_know_more(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    dark = grey.astype(np.uint16) * 16
+    ink = Image.new("RGBA", (8, 8), "black")
+    ink.putalpha(Image.fromarray(grey))
+    (tmp_path / "dark.tif").write_bytes(tiff_file(dark))
+    (tmp_path / "told.tif").write_bytes(tiff_file(dark, tags={281: [4_095]}))
+    (tmp_path / "pages.tiff").write_bytes(tiff_file(grey, pages=2))
+    (tmp_path / "channels.tif").write_bytes(tiff_file(np.dstack([grey] * 5), photometric=1))
+    (tmp_path / "ink.png").write_bytes(encoded(ink))
+    printed = read(tmp_path)
+    assert printed[0] == f"read 5 images from {tmp_path}"
+    assert "formats 4 TIFF, 1 PNG" in printed
+    notes = [line for line in printed if (line.endswith(")") and ".tif" in line) or ".png" in line]
+    assert notes == [
+        "several pages 1, only the first is read (pages.tiff)",
+        "channels 1, more than are read (channels.tif)",
+        "black 1, or almost, as 16-bit values that all stay below 4,096 are; if they have 12 bits, "
+        "save them with all 16 or with 8 (dark.tif)",
+        "transparent 1, with the same colour everywhere, so nothing is seen of them (ink.png)",
+    ]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.unit.samples import encoded
 
-FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
 
 
 def write_image(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 5)) -> Path:

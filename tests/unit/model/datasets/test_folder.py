@@ -147,8 +147,6 @@ def test_folder_and_stem() -> None:
     [
         ("a.txt", ".txt", "not an image"),
         ("a", "suffixless file", "not an image"),
-        ("a.TIF", ".tif", "TIFF is not read yet: convert it to PNG"),
-        ("a.tiff", ".tiff", "convert it to PNG"),
         ("a.gif", ".gif", "convert it to PNG"),
         ("a.heic", ".heic", "convert it to PNG"),
         ("a.dcm", ".dcm", "convert it to PNG"),
@@ -167,7 +165,7 @@ def test_other_files_are_left_out_with_advice(
     assert reason in item.reason
 
 
-TIFF = b"II*\0" + bytes(20)
+TIFF = b"II*\0\x08\0\0\0" + bytes(20)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +173,11 @@ TIFF = b"II*\0" + bytes(20)
     [
         (b"", "empty"),
         (b"broken", "not an image"),
-        (encoded(Image.new("L", (5, 5)))[:20], "not an image, or damaged"),
-        (TIFF, "TIFF by its contents: convert it to PNG"),
-        (encoded(Image.new("L", (5, 5)), "GIF"), "GIF by its contents"),
-        (encoded(Image.new("L", (5, 5)), "TIFF"), "TIFF by its contents"),
-        (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC by its contents"),
+        (encoded(Image.new("L", (5, 5)))[:20], "a PNG file that is damaged"),
+        (TIFF, "the TIFF file cannot be read: it has no tag 256"),
+        (encoded(Image.new("L", (5, 5)), "GIF"), "a GIF file by its contents: convert it to PNG"),
+        (encoded(Image.new("F", (5, 5)), "TIFF"), "floating-point numbers of 32 bits"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "a HEIC file by its contents"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (b"<!DOCTYPE html><html>not found</html>", "web page"),
     ],

@@ -559,9 +559,9 @@ def test_a_folder_with_an_odd_name_can_be_written_down(tmp_path: Path) -> None:
     assert data.name == "a\\nb\\xff"
 
 
-def test_a_folder_of_tiffs_is_refused_with_advice(tmp_path: Path) -> None:
-    write_images(tmp_path, ["a.tif", "b.tif", ".DS_Store"])
-    assert "left out: 2 .tif, the first: a.tif: TIFF is not read yet" in refused(tmp_path)
+def test_a_folder_of_gifs_is_refused_with_advice(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.gif", "b.gif", ".DS_Store"])
+    assert "left out: 2 .gif, the first: a.gif: GIF is not read" in refused(tmp_path)
 
 
 BOTTLE = {

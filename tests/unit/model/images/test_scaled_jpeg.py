@@ -66,10 +66,10 @@ def jpeg(image: Image.Image, orientation: int = 1, **options: Any) -> bytes:
 
 
 def read(
-    data: bytes, shape: Shape, preprocessing: Preprocessing, **options: bool
+    data: bytes, shape: Shape, preprocessing: Preprocessing, *, resize: bool = True
 ) -> NDArray[np.uint8]:
     image = open_image(data, max_pixels=MAX_PIXELS)
-    return image_to_array(image, shape, preprocessing=preprocessing, **options)
+    return image_to_array(image, shape, preprocessing=preprocessing, resize=resize)
 
 
 def refusal(data: bytes, preprocessing: Preprocessing) -> str | None:

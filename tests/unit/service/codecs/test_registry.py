@@ -18,6 +18,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedTypeError,
 )
+from tests.tiff_files import tiff_file
 from tests.unit.service.codecs.bodies import file_of, random_pixels, read
 
 READERS = cast("dict[str, Any]", media.IMAGE_READERS)
@@ -38,6 +39,13 @@ def wanted(content_type: str | None) -> ImageOptions:
         (b"\xff\xd8\xff\xe0", "application/x-www-form-urlencoded", "image/jpeg"),
         (b"RIFF\x00\x00\x00\x00WEBP", None, "image/webp"),
         (b"BM", None, "image/bmp"),
+        (b"II*\0", None, "image/tiff"),
+        (b"MM\0*", None, "image/tiff"),
+        (b"II+\0", None, "image/tiff"),
+        (b"\xef\xbb\xbf {", None, "application/json"),
+        (b"a", "image/jpg", "image/jpeg"),
+        (b"a", "image/x-tiff", "image/tiff"),
+        (b"a", "text/json; charset=utf-8", "application/json"),
         (b"\x93NUMPY", None, "application/x-npy"),
         (b"{", "image/png", "image/png"),
         (b"{", " Image/PNG ; charset=x", "image/png"),
@@ -95,3 +103,17 @@ def test_small_and_large_bodies_are_read_alike() -> None:
 def test_each_kind_of_wrong_body_has_its_error(body: bytes, error: type[ServiceError]) -> None:
     with pytest.raises(error):
         read(body)
+
+
+@pytest.mark.parametrize("content_type", ["image/tiff", ""])
+def test_what_is_to_be_warned_of_is_not_read_at_once(content_type: str) -> None:
+    """The direct way shares its options among requests, and its answers have no warnings."""
+    pixels = random_pixels(4, 5)
+    plain, pages = tiff_file(pixels), tiff_file(pixels, pages=2)
+    options = wanted(content_type)
+    read_at_once = media.quick_reader(options)
+    for file, is_read in ((plain, True), (pages, False), (pages, False), (plain, True)):
+        assert (read_at_once(file) is not None) is is_read
+        assert options.warnings == []
+    asyncio.run(media.read_images(pages, options))
+    assert len(options.warnings) == 1

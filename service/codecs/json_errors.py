@@ -1,0 +1,100 @@
+"""Explains JSON that cannot be parsed: what is wrong, and where. Runs only once parsing failed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import orjson
+
+BOM: Final = b"\xef\xbb\xbf"
+"""A byte order mark, with which some programs on Windows begin UTF-8."""
+
+MAX_DEPTH: Final = 1_024
+"""Arrays and objects in each other that simdjson and orjson read."""
+
+SEARCHED_BYTES: Final = 1 << 20
+"""The start of a body, in which errors are located. orjson makes Python objects of it, a few
+megabytes."""
+
+NOT_JSON: Final = re.compile(
+    r"[-+]?(?:NaN|nan|NAN|Infinity|infinity|Inf|inf|INF)\b|True\b|False\b|None\b|undefined\b|'|//|/\*"
+)
+"""What programs write in place of JSON."""
+
+INSTEAD: Final = {
+    "True": "True is not JSON, true is",
+    "False": "False is not JSON, false is",
+    "None": "None is not JSON, null is",
+    "'": "strings take double quotes",
+    "//": "comments are not JSON",
+    "/*": "comments are not JSON",
+}
+
+WORDS: Final = (b"NaN", b"Infinity")
+
+UTF_16: Final = "the body is not JSON: it is UTF-16, and JSON is UTF-8"
+
+BEFORE_VALUES: Final = b"[,: \t\r\n-+"
+
+
+def why_not_json(body: bytes, reason: str) -> str:
+    """`the body is not JSON at line 1, column 9: NaN is not JSON`.
+
+    `reason` is what the parser says, which knows no position.
+    """
+    if is_utf16(body):
+        return UTF_16
+    text = body[:SEARCHED_BYTES].removeprefix(BOM).decode("utf-8", "ignore")
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        is_whole = len(body) <= SEARCHED_BYTES
+        if is_whole or error.pos < len(text) - 64:
+            return _described(text, error)
+    for word in WORDS:
+        if (at := _find(body, word)) >= 0:
+            return f"the body is not JSON at byte {at:,}: {word.decode()} is not JSON"
+    return f"the body is not JSON: {reason}"
+
+
+def why_not_utf8(body: bytes) -> str:
+    """What is wrong with bytes that are not UTF-8."""
+    if is_utf16(body):
+        return UTF_16
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"the body is not JSON: it is not UTF-8 at byte {error.start:,}"
+    return "the body is not JSON: it is not UTF-8"
+
+
+def is_utf16(body: bytes) -> bool:
+    """Whether a text is UTF-16, by its byte order mark or its first bracket."""
+    return body[:2] in (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"[\0", b"\0[")
+
+
+def too_deep() -> str:
+    """The error of arrays or objects in more than `MAX_DEPTH` others."""
+    return f"the JSON is nested too deep: arrays and objects in more than {MAX_DEPTH:,} others"
+
+
+def _described(text: str, error: orjson.JSONDecodeError) -> str:
+    if error.msg.startswith("depth limit"):
+        return too_deep()
+    is_signed = error.pos > 0 and text[error.pos - 1] in "+-"  # orjson names the place behind
+    column = error.colno - is_signed
+    found = NOT_JSON.match(text, error.pos - is_signed)
+    if found:
+        what = INSTEAD.get(found[0], f"{found[0]} is not JSON")
+    else:
+        what = error.msg.partition(": line ")[0]
+    return f"the body is not JSON at line {error.lineno}, column {column}: {what}"
+
+
+def _find(body: bytes, word: bytes) -> int:
+    """The first place of a word that stands as a value, or -1. base64 may hold it by chance."""
+    at = body.find(word)
+    while at > 0 and body[at - 1] not in BEFORE_VALUES:
+        at = body.find(word, at + 1)
+    return at
