@@ -41,7 +41,7 @@ def whole_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         own = parsers[name]
         for action in own._actions:
-            if action.type is Path or action.metavar == "FILE":
+            if action.type is Path or action.metavar in {"FILE", "DIR"}:
                 action.complete = shtab.FILE  # type: ignore[attr-defined] # read by shtab
             if action.choices is None and str(action.metavar).startswith("{"):
                 action.choices = str(action.metavar).strip("{}").split(",")

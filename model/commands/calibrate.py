@@ -22,6 +22,7 @@ from model.commands.common import (
     warn_if_few,
     was_trained_on,
 )
+from model.commands.progress import Stage
 from model.commands.reading import show_read
 from model.datasets.folder import numbered, some
 from model.datasets.load import DataError, ImageSet, Split, load_images, load_unseen, take_label
@@ -80,10 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(directory)
     path = find_data(arguments.data)
     shape, preprocessing = bundle.config.image_shape, bundle.preprocessing
-    if split := arguments.split:
-        data = load_images(path, split, image_shape=shape, preprocessing=preprocessing)
-    else:
-        data, split = load_unseen(path, image_shape=shape, preprocessing=preprocessing)
+    with Stage(console, "reading the images"):
+        if split := arguments.split:
+            data = load_images(path, split, image_shape=shape, preprocessing=preprocessing)
+        else:
+            data, split = load_unseen(path, image_shape=shape, preprocessing=preprocessing)
     if arguments.normal_label is not None:
         data = take_label(data, arguments.normal_label)
     show_read(console, data)
@@ -95,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if (old := bundle.calibration) is not None:
         console.print(f"replaces the calibration on {old.n:,} images: {old.data_set}")
-    bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
+    with Stage(console, f"scoring {numbered(len(data.images), 'image')}"):
+        bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
     bundle.save(out, model_card(bundle))
     if out != directory and (directory / "plots").is_dir():  # the model card shows them
         shutil.copytree(directory / "plots", out / "plots", dirs_exist_ok=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Console
-from rich.status import Status
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
 from model.commands.common import (
@@ -26,6 +25,7 @@ from model.commands.common import (
 )
 from model.commands.evaluation_inputs import Inputs, read_inputs
 from model.commands.evaluation_tables import show_comparison, show_evaluation, show_judgement
+from model.commands.progress import Stage
 from model.datasets.folder import numbered
 from model.engine.engine import Engine
 from model.evaluation.card import model_card
@@ -142,10 +142,11 @@ def run(arguments: argparse.Namespace) -> int:
     reading = StringIO()
     contenders = []
     try:
-        inputs = _read(standard_output(reading), arguments, bundles)
+        with Stage(console, "reading the images"):
+            inputs = _read(standard_output(reading), arguments, bundles)
         for name, directory, bundle, place in zip(names, directories, bundles, places, strict=True):
             found = inputs[bundle.config.image_shape, bundle.preprocessing]
-            with console.status("") as status:
+            with Stage(console, bundle.name) as status:
                 observations = observe(
                     Engine(bundle, device="cpu"),
                     found.clean,
@@ -242,7 +243,7 @@ def _read(
     return inputs
 
 
-def _report(status: Status, bundle: str, name: str) -> None:
+def _report(status: Stage, bundle: str, name: str) -> None:
     status.update(f"{bundle}: measuring {name} …")
 
 

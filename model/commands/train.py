@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from model.commands.common import (
     today,
     warn_if_few,
 )
-from model.commands.progress import FittingProgress, TrainingProgress
+from model.commands.progress import FittingProgress, Stage, TrainingProgress
 from model.commands.train_options import LIMITS, add_options, parse_size, with_recipe
 from model.commands.training_images import (
     FEATURES,
@@ -63,6 +64,8 @@ from model.training.split import Split
 from model.training.train import Trained, TrainOptions, train
 from model.training.verdict import Verdict, as_metrics, judge, judge_detector
 
+RESUMES: Final = "the same command with --resume continues"
+
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
@@ -94,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    data = read_training_images(console, arguments)
+    with Stage(console, "reading the images"):
+        data = read_training_images(console, arguments)
     backbone = _backbone(console, arguments, data)
     config = suitable_config(
         data.image_shape,
@@ -115,7 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
     groups = group_of_each(console, data, arguments.group)
     kind = FEATURES if backbone else config.architecture
     splits = plan(groups, kind, arguments.folds, arguments.seed)
-    warn_of_near_copies(console, data, splits, arguments.group)
+    with Stage(console, "looking for near-copies"):
+        warn_of_near_copies(console, data, splits, arguments.group)
     console.print(_network(config))
     if backbone is not None:
         console.print(f"detector: a VAE over the features of {backbone.origin['name']}; texture")
@@ -123,6 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.resume and not checkpoint.exists():
         console.print(f"there is no {checkpoint} to resume from: starting from scratch")
+    stale = None if resumes else _identity_of_file(checkpoint)  # another training's
+
+    def can_resume() -> bool:
+        return _identity_of_file(checkpoint) not in {None, stale}
+
     with TrainingProgress(console, len(splits)) as progress:
         first = train(
             config,
@@ -143,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             networks = on_common_scale(networks, data.images)
     if backbone is not None:
-        with FittingProgress(console, len(networks)) as fitting:
+        with _resumable(console, can_resume), FittingProgress(console, len(networks)) as fitting:
             networks = with_detectors(
                 networks,
                 data.images,
@@ -153,8 +163,11 @@ def run(arguments: argparse.Namespace) -> int:
             )
         first = networks[0]
     finished = first.finished and len(networks) == len(splits)
-    with console.status("scoring the images that calibrate"):  # in three dtypes: it takes a while
-        verdict = judge(networks, data.images)
+    with (
+        _resumable(console, can_resume),
+        Stage(console, "scoring the images that calibrate"),  # in three dtypes: it takes a while
+    ):
+        verdict = replace(judge(networks, data.images), can_resume=can_resume())
         bundle = _bundle(
             arguments,
             data,
@@ -180,14 +193,39 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"wrote {arguments.out}, version {bundle.version}")
     if finished:
         checkpoint.unlink(missing_ok=True)
+    elif can_resume():
+        console.print(f"stopped early; {RESUMES}")
     else:
-        console.print("stopped early; the same command with --resume continues")
+        console.print(
+            "stopped early, before the first checkpoint; the same command with --overwrite starts "
+            "from scratch"
+        )
     if found is None:
         console.print(verdict.judgement)
     else:
         console.print(f"reconstructions: {verdict.judgement}")
         console.print(found)
     return 0 if finished else INTERRUPTED
+
+
+@contextmanager
+def _resumable(console: Console, can_resume: Callable[[], bool]) -> Iterator[None]:
+    """Say after Ctrl-C in the block that the training before it need not be done again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if can_resume():
+            console.print(f"the bundle is not written; {RESUMES}")
+        raise
+
+
+def _identity_of_file(path: Path) -> tuple[int, int] | None:
+    """What changes whenever the file is replaced; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _backbone(

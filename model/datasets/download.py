@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
+from typing import Final
 from uuid import uuid4
 
 import httpx
@@ -21,6 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+LINE_S: Final = 5.0
+"""Seconds between two lines of progress where there is no terminal to show a bar on."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ def _fetch_once(
     # Not tempfile: its files are private to the user, and an interrupt could come before `try`.
     part = directory / f".{file.name}.{uuid4().hex}.part"
     digest, size = hashlib.sha256(), 0
+    said_s = monotonic()
     try:
         with client.stream("GET", url) as response, part.open("xb") as out:
             if response.status_code != httpx.codes.OK:
@@ -189,6 +194,9 @@ def _fetch_once(
                 digest.update(chunk)
                 out.write(chunk)
                 progress.advance(progress.tasks[0].id, len(chunk))
+                if progress.disable and monotonic() - said_s >= LINE_S:
+                    said_s = monotonic()
+                    _report(progress.console, file, f"{size:,} downloaded so far")
             if size != file.size:
                 raise _AttemptError(f"{size:,} bytes arrived, expected {file.size:,}")
             if (actual := digest.hexdigest()) != file.sha256:

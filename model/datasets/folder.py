@@ -56,10 +56,11 @@ IGNORED_FILES: Final = frozenset({"desktop.ini", "thumbs.db"})
 """Files, in lower case, that are worth no line, as are all that start with a dot."""
 
 RESULTS: Final = (
+    ("heat maps of vae score", (".heat-maps",)),
     ("a bundle", ("config.json", "model.safetensors")),
     ("an evaluation", ("evaluation.json", "evaluation.md")),
 )
-"""Files that mark a folder as a bundle or as an evaluation: the images in it are plots."""
+"""Files that mark a folder whose images are plots."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError, check_weights
 from model.config import Head, VAEConfig
+from model.datasets.folder import numbered, printable, some
+from model.training.state_dicts import find_state_dict
 
 
 def import_checkpoint(
@@ -21,8 +25,14 @@ def import_checkpoint(
     name: str,
     head: Head = "relu",
     image_shape: tuple[int, int, int] | None = None,
+    key: str | None = None,
+    report: Callable[[str], object] = lambda _: None,
 ) -> Bundle:
     """Read a state dict saved by `torch.save(vae.state_dict(), path)`, keys `encoder.0.weight` ….
+
+    It may be within a checkpoint, as in `{"model": …, "epoch": 3}`, and its names may have a
+    prefix, as `module.`. `report` is called with a line that says where it was found. If there are
+    several, `key` chooses.
 
     Widths and latent size follow from the shapes. The head cannot be inferred from the weights; the
     tutorial's code has `relu`. `image_shape`, (C, H, W), defaults to a square grey image. The file
@@ -33,7 +43,7 @@ def import_checkpoint(
         _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles, which are refused below
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except BundleError:
         raise
     except OSError as error:
@@ -41,29 +51,50 @@ def import_checkpoint(
     except Exception as error:
         # torch raises a dozen types, with a page of text that suggests disabling weights_only.
         raise BundleError(
-            f"{path} is not a file of plain tensors ({type(error).__name__}): save it with "
+            f"{path} is not a file of plain tensors ({_unread(error)}): save it with "
             "torch.save(vae.state_dict(), path)"
         ) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
-    ):
-        raise BundleError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    for key, value in weights.items():
+    try:
+        found = find_state_dict(loaded, key)
+    except BundleError as error:
+        raise BundleError(f"{path} {error}") from error
+    for tensor_name, value in found.tensors.items():
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-            raise BundleError(f"{path}: {key} is not a dense tensor of real numbers")
+            raise BundleError(f"{path}: {tensor_name} is not a dense tensor of real numbers")
         if (claimed := value.nbytes) > (stored := value.untyped_storage().nbytes()):
             raise BundleError(
-                f"{path}: {key} claims {claimed:,} bytes, but the file stores only {stored:,}"
+                f"{path}: {tensor_name} claims {claimed:,} bytes, but the file stores only "
+                f"{stored:,}"
             )
-    weights = {key: value.float() for key, value in weights.items()}
+    weights = {tensor_name: value.float() for tensor_name, value in found.tensors.items()}
     config = _infer_config(weights, path, head, image_shape)
-    check_weights(weights, config)
+    try:
+        check_weights(weights, config)
+    except BundleError as error:
+        where = f", at {printable(found.key)!r}" if found.key else ""
+        raise BundleError(f"{path}{where}: {error}") from error
+    if found.key:
+        report(f"found the state dict at {printable(found.key)!r}")
+    if found.others:
+        report(f"left out {numbered(len(found.others), 'other tensor')} ({some(found.others)})")
     return Bundle(
         name=name,
         config=config,
         weights=weights,
-        provenance={"imported_from": path.name, "torch": torch.__version__},
+        provenance={
+            "imported_from": path.name,
+            **({"state_dict": printable(found.key)} if found.key else {}),
+            "torch": torch.__version__,
+        },
     )
+
+
+def _unread(error: Exception) -> str:
+    """Why torch did not read the file, in a few words: the class of an object that it may hold, as
+    a checkpoint with its arguments does."""
+    if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        return f"it holds an object of {printable(found[1][:64])}, which could run code"
+    return "TorchScript" if "TorchScript" in str(error) else type(error).__name__
 
 
 def _check_size(path: Path) -> None:

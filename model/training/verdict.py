@@ -62,6 +62,8 @@ class Verdict:
     """Whether the validation loss was still falling at the last step, or may have been."""
     finished: bool
     """False if training was interrupted."""
+    can_resume: bool = True
+    """Whether an interrupted training left a checkpoint."""
     ends_best: bool = False
     """Whether the best weights are from the last tenth of the steps: more steps may help."""
 
@@ -83,6 +85,8 @@ class Verdict:
         falling = "still falling"
         if not self.finished:
             longer, falling = "--resume continues the training", "stopped early"
+            if not self.can_resume:
+                longer = "train again, and let it run longer"
         rate = self.options.learning_rate
         if not learnt and rate > STEADY_RATE:
             return (

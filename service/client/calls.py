@@ -7,34 +7,36 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+
+from service.client.addresses import why_not_a_problem, why_unreachable
+from service.client.images import (
+    ImageLike,
+    ImagesLike,
+    Tensor,
+    array_or_files,
+    each_image,
+    size_of_file,
+    to_numbers,
+)
 
 Floats = NDArray[np.float32]
-ImageLike = NDArray[Any] | Image.Image | str | Path
-"""One image: (H, W) or (C, H, W) numbers, a PIL image, or the path of a file."""
-ImagesLike = NDArray[Any] | Sequence[ImageLike]
-"""Images: an array with one image for each index of its first axis, uint8 or floats in [0, 1], or a
-sequence of images."""
 T = TypeVar("T")
 
 NPY: Final = "application/x-npy"
 JSON: Final = "application/json"
+PNG: Final = "image/png"
 
 RETRY_STATUSES: Final = frozenset({429, 503})
 """Statuses that ask the caller to try again later."""
-
-PNG_MODES: Final = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
-"""Modes of PIL images that PNG can store. Images of other modes are converted to RGB."""
 
 BATCH_BYTES: Final = 16_000_000
 """Maximum size of all files in one body: half of what the service allows by default."""
@@ -139,14 +141,15 @@ Outcome = httpx.Response | httpx.TransportError | None
 Steps = Generator[dict[str, Any] | Pause, Outcome, httpx.Response]
 
 
-def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
-    """The attempts of one call, as a generator: yields the arguments of requests to send, and
-    pauses to make, and returns the response.
+def attempts(call: Call, address: str, timeout_s: float, max_attempts: int) -> Steps:
+    """The attempts of one call to the service at `address`, as a generator: yields the arguments of
+    requests to send, and pauses to make, and returns the response.
 
     It does no I/O, so that both clients can use it. Raises `ClientError`.
     """
     deadline = time.monotonic() + timeout_s
-    last: ClientError = UnreachableError(f"{call.path}: no response within {timeout_s:g} s")
+    where = f"{address}{call.path}"
+    last: ClientError = UnreachableError(f"{where}: no response within {timeout_s:g} s")
     for attempt in range(1, max_attempts + 1):
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0.001:
@@ -157,15 +160,14 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
         if isinstance(outcome, httpx.Response):
             if outcome.status_code == 200:
                 return outcome
-            error: ClientError = _problem(outcome)
+            error: ClientError = _problem(outcome, where)
             if outcome.status_code not in RETRY_STATUSES:
                 raise error
             pause_s = getattr(error, "retry_after_s", None) or pause_s
         else:
-            error = UnreachableError(f"{call.path}: {outcome or type(outcome).__name__}")
+            assert outcome is not None  # noqa: S101 - None answers a pause
+            error = UnreachableError(why_unreachable(address, call.path, outcome))
             error.__cause__ = outcome
-            if isinstance(outcome, httpx.UnsupportedProtocol):
-                raise error  # http:// is missing: retrying cannot help
         if attempt == max_attempts or time.monotonic() + pause_s >= deadline:
             raise error
         last = error
@@ -173,14 +175,20 @@ def attempts(call: Call, timeout_s: float, max_attempts: int) -> Steps:
     raise last
 
 
-def _problem(response: httpx.Response) -> ProblemError:
+def _problem(response: httpx.Response, where: str) -> ProblemError:
+    status = response.status_code
     try:
         problem = response.json()
     except ValueError:
-        problem = {}
+        problem = None
+    if not isinstance(problem, dict) or not problem.get("detail"):
+        problem = {
+            "title": httpx.codes.get_reason_phrase(status),
+            "detail": why_not_a_problem(where, status, response.headers),
+        }
     return ProblemError(
-        response.status_code,
-        problem if isinstance(problem, dict) else {},
+        status,
+        problem,
         _retry_after_s(response.headers.get("Retry-After", "")),
     )
 
@@ -196,44 +204,13 @@ def _retry_after_s(text: str) -> float | None:
 
 
 def _images_call(path: str, accept: str, images: ImagesLike, params: dict[str, Any]) -> Call:
-    if not isinstance(images, np.ndarray):
-        if isinstance(images, str | Path | Image.Image):
-            raise TypeError(
-                f"images is a single {type(images).__name__}, expected a sequence of images"
-            )
-        images = list(images)
-        if not all(isinstance(image, np.ndarray) for image in images):
-            files = [("images", (f"{i}", _file_bytes(image))) for i, image in enumerate(images)]
-            return Call("POST", path, accept, params, files=files)
-        if not images:
-            raise ValueError("images is empty, expected at least one")
-        images = np.stack([np.asarray(image) for image in images])
-    if images.dtype == np.float64:
-        images = images.astype(np.float32)  # half the bytes, and the network uses float32 anyway
-    content = _npy_bytes(images)
-    return Call("POST", path, accept, params, content=content, content_type=NPY)
-
-
-def _file_bytes(image: ImageLike) -> bytes:
-    if isinstance(image, str | Path):
-        return Path(image).read_bytes()
-    file = BytesIO()
-    if isinstance(image, np.ndarray):
-        raise TypeError("arrays and image files cannot be mixed in one call")
-    if not isinstance(image, Image.Image):
-        raise TypeError(
-            f"an image is of type {type(image).__name__}, expected an array, PIL image or path"
-        )
-    if image.mode.startswith(("I", "F")) and image.mode not in PNG_MODES:
-        raise TypeError(
-            f"a PIL image has mode {image.mode!r}, whose range of values is unknown; scale it to "
-            "0..255 and convert it to mode 'L', or pass an array"
-        )
-    image = ImageOps.exif_transpose(image)  # PNG does not keep the orientation
-    if image.mode not in PNG_MODES:
-        image = image.convert("RGB")
-    image.save(file, "PNG")
-    return file.getvalue()
+    found = array_or_files(images)
+    if isinstance(found, list):
+        files = [("images", (f"{i}", data)) for i, data in enumerate(found)]
+        return Call("POST", path, accept, params, files=files)
+    if found.dtype == np.float64:
+        found = found.astype(np.float32)  # half the bytes, and the network uses float32 anyway
+    return Call("POST", path, accept, params, content=_npy_bytes(found), content_type=NPY)
 
 
 def _flag(value: bool) -> str | None:
@@ -250,6 +227,12 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
 def _array(response: httpx.Response) -> Floats:
     array: Floats = np.load(BytesIO(response.content), allow_pickle=False)
     return array
+
+
+def _png(response: httpx.Response) -> bytes:
+    if (found := response.headers.get("Content-Type")) != PNG:
+        raise ValueError(f"its type is {found}, not {PNG}")
+    return response.content
 
 
 def _encoding(response: httpx.Response) -> Encoding:
@@ -296,13 +279,15 @@ class Request(Generic[T]):
     call: Call
     parse: Callable[[httpx.Response], T]
 
-    def result(self, response: httpx.Response) -> T:
-        """The parsed response. Raises `ClientError` if it cannot be parsed."""
+    def result(self, response: httpx.Response, address: str) -> T:
+        """The parsed response of the service at `address`. Raises `ClientError` if it cannot be
+        parsed."""
         try:
             return self.parse(response)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ClientError(
-                f"{self.call.path}: the response cannot be parsed: {error}"
+                f"{address}{self.call.path}: the response cannot be parsed ({error}); is this the "
+                "service's address?"
             ) from error
 
 
@@ -311,9 +296,9 @@ def encode_call(images: ImagesLike, invert: bool) -> Request[Encoding]:
     return Request(_images_call("/encode", NPY, images, {"invert": _flag(invert)}), _encoding)
 
 
-def decode_call(z: NDArray[Any]) -> Request[Floats]:
+def decode_call(z: NDArray[Any] | Tensor) -> Request[Floats]:
     """The image decoded from each latent, (N, D)."""
-    content = _npy_bytes(np.asarray(z, np.float32))
+    content = _npy_bytes(to_numbers(z))
     return Request(Call("POST", "/decode", NPY, content=content, content_type=NPY), _array)
 
 
@@ -349,12 +334,18 @@ def anomaly_score_call(
     return Request(_images_call("/anomaly-score", JSON, images, params), _scores)
 
 
-def anomaly_map_call(images: ImagesLike, invert: bool) -> Request[Floats]:
-    """The map of the default score."""
-    return Request(
-        _images_call("/anomaly-score", NPY, images, {"map": "true", "invert": _flag(invert)}),
-        _array,
-    )
+def anomaly_map_call(images: ImagesLike, score: str | None, invert: bool) -> Request[Floats]:
+    """The map of a score; None stands for the default one."""
+    params = {"map": "true", "score": score, "invert": _flag(invert)}
+    return Request(_images_call("/anomaly-score", NPY, images, params), _array)
+
+
+def anomaly_map_png_call(
+    images: ImagesLike, score: str | None, invert: bool, scale: int
+) -> Request[bytes]:
+    """The map drawn over the image, as a PNG with pixels `scale` times as large."""
+    params = {"map": "true", "score": score, "scale": scale, "invert": _flag(invert)}
+    return Request(_images_call("/anomaly-score", PNG, images, params), _png)
 
 
 def sample_call(n: int, seed: int | None) -> Request[Floats]:
@@ -367,7 +358,7 @@ def describe_call() -> Request[dict[str, Any]]:
     return Request(Call("GET", "/model", JSON), _model)
 
 
-def batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
+def batches(images: ImagesLike, size: int) -> Iterator[list[ImageLike]]:
     """Split a collection into batches of `size` images, without reading ahead.
 
     Batches with large files are shorter, so that a body stays under `BATCH_BYTES`. Raises
@@ -377,8 +368,8 @@ def batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]
         raise ValueError(f"batch is {size}, expected at least 1")
     batch: list[ImageLike] = []
     batch_bytes = 0
-    for image in images:
-        file_bytes = Path(image).stat().st_size if isinstance(image, str | Path) else 0
+    for image in each_image(images):
+        file_bytes = size_of_file(image)
         if batch and batch_bytes + file_bytes > BATCH_BYTES:
             yield batch
             batch, batch_bytes = [], 0

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import httpx
 from numpy.typing import NDArray
 
+from service.client.addresses import authorization, check_address
 from service.client.calls import (
     AnomalyScores,
     Encoding,
     Floats,
-    ImageLike,
     ImageScore,
-    ImagesLike,
     Outcome,
     Pause,
     Request,
     anomaly_map_call,
+    anomaly_map_png_call,
     anomaly_score_call,
     attempts,
     batches,
@@ -32,6 +32,7 @@ from service.client.calls import (
     reconstruct_call,
     sample_call,
 )
+from service.client.images import ImagesLike, Tensor, count
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -55,13 +56,17 @@ class _Base(Generic[H]):
 
         `timeout_s` limits each call including its retries. The remaining time is sent to the
         service, which drops work that it could not finish in time.
+
+        Raises `ValueError` for a `url` that is not http:// or https://, and for a key that no
+        header can carry.
         """
+        self._address = check_address(url)
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._http: H = self._open(
             base_url=url,
             limits=httpx.Limits(max_connections=max_connections),
-            headers=None if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            headers=authorization(api_key),
         )
 
 
@@ -81,7 +86,7 @@ class Client(_Base[httpx.Client]):
         """
         return self._call(encode_call(images, invert))
 
-    def decode(self, z: NDArray[Any]) -> Floats:
+    def decode(self, z: NDArray[Any] | Tensor) -> Floats:
         """The images decoded from latents (N, D): (N, H, W) or (N, C, H, W) in [0, 1]."""
         return self._call(decode_call(z))
 
@@ -115,14 +120,30 @@ class Client(_Base[httpx.Client]):
         """
         return self._call(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
 
-    def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
+    def anomaly_map(
+        self, images: ImagesLike, *, score: str | None = None, invert: bool = False
+    ) -> Floats:
         """Where each image is unusual, in the shape of the images.
 
-        If the bundle has a detector, the map is that of its default score: 0 is the median of clean
-        images and 1 their quantile of 99.9 %, the same in each channel. Otherwise it is the squared
-        error of each pixel.
+        The map of a score of a detector has 0 at the median of clean images and 1 at their quantile
+        of 99.9 %, the same in each channel. The map of any other score is the squared error of each
+        pixel. `score` is a name listed in `model()["scores"]`; without one it is the default score.
         """
-        return self._call(anomaly_map_call(images, invert))
+        return self._call(anomaly_map_call(images, score, invert))
+
+    def anomaly_map_png(
+        self,
+        images: ImagesLike,
+        *,
+        score: str | None = None,
+        scale: int = 1,
+        invert: bool = False,
+    ) -> bytes:
+        """The map drawn over the image, as a PNG whose pixels are `scale` times as large.
+
+        Of several images it is one sheet.
+        """
+        return self._call(anomaly_map_png_call(images, score, invert, scale))
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """`n` new images. The same `seed` gives the same images."""
@@ -134,19 +155,23 @@ class Client(_Base[httpx.Client]):
 
     def iter_scores(
         self,
-        images: Iterable[ImageLike],
+        images: ImagesLike,
         batch: int = 256,
         *,
+        alpha: float | None = None,
+        score: str | None = None,
         invert: bool = False,
         progress: bool = False,
     ) -> Iterator[ImageScore]:
         """Score a collection of any length in order, with up to `batch` images in memory at a time.
 
-        The images must be all arrays of one shape, or all files. `progress` shows a progress bar.
+        The images must be all arrays of one shape, or all files. `alpha` and `score` are as in
+        `anomaly_score`. `progress` shows a progress bar.
         """
         with _progress(images, progress) as advance:
             for group in batches(images, batch):
-                yield from each(self.anomaly_score(group, invert=invert))
+                found = self.anomaly_score(group, alpha=alpha, score=score, invert=invert)
+                yield from each(found)
                 advance(len(group))
 
     def close(self) -> None:
@@ -160,7 +185,7 @@ class Client(_Base[httpx.Client]):
         self.close()
 
     def _call(self, request: Request[T]) -> T:
-        steps = attempts(request.call, self._timeout_s, self._max_attempts)
+        steps = attempts(request.call, self._address, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         try:
             while True:
@@ -174,7 +199,7 @@ class Client(_Base[httpx.Client]):
                 except httpx.TransportError as error:
                     outcome = error
         except StopIteration as done:
-            return request.result(done.value)
+            return request.result(done.value, self._address)
 
     def _send(self, step: dict[str, Any]) -> httpx.Response:
         """Make one attempt. The timeout applies to all of it, where httpx's applies to each read.
@@ -202,7 +227,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         """See `Client.encode`."""
         return await self._call(await asyncio.to_thread(encode_call, images, invert))
 
-    async def decode(self, z: NDArray[Any]) -> Floats:
+    async def decode(self, z: NDArray[Any] | Tensor) -> Floats:
         """See `Client.decode`."""
         return await self._call(decode_call(z))
 
@@ -237,9 +262,24 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             )
         )
 
-    async def anomaly_map(self, images: ImagesLike, *, invert: bool = False) -> Floats:
+    async def anomaly_map(
+        self, images: ImagesLike, *, score: str | None = None, invert: bool = False
+    ) -> Floats:
         """See `Client.anomaly_map`."""
-        return await self._call(await asyncio.to_thread(anomaly_map_call, images, invert))
+        return await self._call(await asyncio.to_thread(anomaly_map_call, images, score, invert))
+
+    async def anomaly_map_png(
+        self,
+        images: ImagesLike,
+        *,
+        score: str | None = None,
+        scale: int = 1,
+        invert: bool = False,
+    ) -> bytes:
+        """See `Client.anomaly_map_png`."""
+        return await self._call(
+            await asyncio.to_thread(anomaly_map_png_call, images, score, invert, scale)
+        )
 
     async def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """See `Client.sample`."""
@@ -251,17 +291,20 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     async def iter_scores(
         self,
-        images: Iterable[ImageLike],
+        images: ImagesLike,
         batch: int = 256,
         *,
+        alpha: float | None = None,
+        score: str | None = None,
         invert: bool = False,
         progress: bool = False,
     ) -> AsyncIterator[ImageScore]:
         """See `Client.iter_scores`."""
         with _progress(images, progress) as advance:
             for group in batches(images, batch):
-                for score in each(await self.anomaly_score(group, invert=invert)):
-                    yield score
+                found = await self.anomaly_score(group, alpha=alpha, score=score, invert=invert)
+                for scored in each(found):
+                    yield scored
                 advance(len(group))
 
     async def aclose(self) -> None:
@@ -275,13 +318,13 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         await self.aclose()
 
     async def _call(self, request: Request[T]) -> T:
-        steps = attempts(request.call, self._timeout_s, self._max_attempts)
+        steps = attempts(request.call, self._address, self._timeout_s, self._max_attempts)
         outcome: Outcome = None
         while True:
             try:
                 step = steps.send(outcome)
             except StopIteration as done:
-                return request.result(done.value)
+                return request.result(done.value, self._address)
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
                 outcome = None
@@ -296,13 +339,12 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
 
 @contextmanager
-def _progress(images: Iterable[ImageLike], show: bool) -> Iterator[Callable[[int], None]]:
+def _progress(images: ImagesLike, show: bool) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda _: None
         return
     from rich.progress import Progress  # loaded only when it is needed
 
-    total = len(images) if isinstance(images, Sized) else None
     with Progress() as bar:
-        task = bar.add_task("scored", total=total)
+        task = bar.add_task("scored", total=count(images))
         yield lambda n: bar.advance(task, n)

@@ -265,6 +265,15 @@ def test_the_client_gets_the_map_of_the_default_score(
     np.testing.assert_allclose(found, expected["combined"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", DETECTED_SCORES)
+def test_the_client_gets_the_map_of_a_score(
+    server: Server, images: Images, expected: dict[str, Maps], name: str
+) -> None:
+    with Client(server.url) as client:
+        found = client.anomaly_map(images, score=name)
+    np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-4)
+
+
 def test_the_open_inference_protocol_has_the_default_score(
     http: httpx.Client, images: Images
 ) -> None:

@@ -18,7 +18,7 @@ OPTIONS = {
         *("--seed", "--threads", "--device"),
     },
     "calibrate": {"--bundle", "--data", "--out", "--overwrite", "--split", "--normal-label"},
-    "import": {"FILE", "--out", "--name", "--overwrite", "--head", "--image-shape"},
+    "import": {"FILE", "--out", "--key", "--name", "--overwrite", "--head", "--image-shape"},
     "download": {"NAME", "--data"},
     "demo": {"NAME", "--out", "--parts", "--seed", "--overwrite"},
 }

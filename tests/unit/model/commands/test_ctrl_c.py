@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from tests.unit.model.commands.command_line import (
     NETWORK,
     PATIENCE_S,
     SHORT,
+    Result,
     contents,
     files,
     lines,
@@ -143,6 +146,92 @@ def test_ctrl_c_during_one_of_several_networks(
         assert_one_line(ValueError(refused.err.strip()), "was trained with data")
     assert run(capsys, *command, "--resume").status == 0
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("folds", ["1", "4"])
+def test_ctrl_c_before_the_first_checkpoint_promises_no_resume(
+    folds: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor does a checkpoint that another training left there."""
+    data = folder_of(tmp_path / "data", [f"{number:02}.png" for number in range(40)])
+    out = tmp_path / "out"
+    options = [*NETWORK, "--folds", folds, "--steps", "150", "--threads", "1"]
+    command = ["train", "--data", str(data), "--out", str(out), *options]
+
+    def interrupted(step: int, *more: str) -> Result:
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingProgress, "show", interrupting(0, step))
+            result = run(capsys, *command, *more)
+        assert (result.status, result.err) == (130, "")
+        return result
+
+    early = interrupted(5)
+    assert "--resume" not in early.out
+    assert "stopped early, before the first checkpoint; the same command with --overwrite" in (
+        early.out
+    )
+    assert "--resume" not in load_bundle(out).metrics["held_out"]["verdict"]
+    assert files(out) == BUNDLE_FILES
+    assert "--resume" in interrupted(60, "--overwrite").out
+    assert "checkpoint.safetensors" in files(out)
+    again = interrupted(5, "--overwrite", "--seed", "3")
+    assert "--resume" not in again.out, "the checkpoint is of seed 0"
+    resumed = interrupted(60, "--resume")
+    assert "stopped early; the same command with --resume continues" in resumed.out
+    assert run(capsys, *command, "--resume").status == 0
+
+
+def test_ctrl_c_after_the_training_says_that_it_need_not_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the images are scored that calibrate."""
+    data = folder_of(tmp_path / "data", [f"{number:02}.png" for number in range(40)])
+    out = tmp_path / "out"
+    options = [*NETWORK, "--folds", "1", "--steps", "150", "--threads", "1"]
+    command = ["train", "--data", str(data), "--out", str(out), *options]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.commands.train.calibrated", interrupted)
+        result = run(capsys, *command)
+    assert (result.status, result.err) == (130, "stopped\n")
+    assert lines(result)[-1] == (
+        "the bundle is not written; the same command with --resume continues"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "show", interrupted)
+        assert run(capsys, *command, "--resume").status == 0, "no step is left"
+    assert files(out) == BUNDLE_FILES
+
+
+def test_a_log_is_not_silent_while_it_trains(idx: Path, tmp_path: Path) -> None:
+    """Standard output is a pipe here, as in a container or a batch job."""
+    process = start(
+        *("train", "--data", idx, "--out", tmp_path / "out", "--folds", "1"),
+        *("--hidden", "512", "256", "--steps", "200000", "--batch-size", "128"),
+    )
+    assert process.stdout is not None
+    timer = threading.Timer(PATIENCE_S, process.kill)
+    timer.start()
+    found = []
+    for line in process.stdout:
+        if re.match(r"step [\d,]+/200,000  \d+ %  loss ", line):
+            found.append((time.monotonic(), line))
+        if len(found) == 2:
+            break
+    timer.cancel()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (130, "")
+    (first_s, first), (second_s, second) = found
+    assert 3 < second_s - first_s < 30
+    assert first != second
+    assert first.endswith(" left\n")
 
 
 def interrupting(network: int, step: int) -> Callable[..., None]:

@@ -1,15 +1,19 @@
-"""The progress bar of a training, and the console that it is shown on."""
+"""The progress of a training, as a bar and as lines, and the console that it is shown on."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
+import threading
+import time
 
 import pytest
 from rich.console import Console
 
+from model.commands import progress as progress_module
 from model.commands.common import standard_output
-from model.commands.progress import TrainingProgress
+from model.commands.progress import LINE_S, FittingProgress, Stage, TrainingProgress
 from model.training.train import Step
 
 
@@ -60,3 +64,104 @@ def test_lines_are_wrapped_for_a_terminal_only(
     standard_output().print(line)
     assert (len(file.getvalue().splitlines()) > 1) == is_terminal
     assert file.getvalue().split() == line.split()
+
+
+# Without a terminal
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, which passes as the test says."""
+    now = [100.0]
+    monkeypatch.setattr("model.commands.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_few_seconds(clock: list[float]) -> None:
+    file = io.StringIO()
+    with TrainingProgress(Console(file=file, width=200), 2) as progress:
+        for step in range(1, 1_001):
+            clock[0] += 0.01
+            progress.show(at(step, 1_000))
+        clock[0] += 1
+        progress.steps_per_fold = 500
+        progress.show_fold(0, at(250))
+    lines = file.getvalue().splitlines()
+    figures = "loss -12241.8  MSE 0.0195  KL 11.2"
+    assert [line.split("  KL 11.2")[0] + "  KL 11.2" for line in lines] == [
+        f"network 1/2  step 500/1,000  25 %  {figures}",
+        f"network 1/2  step 1,000/1,000  50 %  {figures}",
+        f"network 2/2  step 250/500  75 %  {figures}",
+    ]
+    assert re.search(r"  \d:\d\d:\d\d left$", lines[0])
+
+
+def test_the_last_line_is_printed_once(clock: list[float]) -> None:
+    file = io.StringIO()
+    with TrainingProgress(Console(file=file, width=200), 1) as progress:
+        clock[0] += LINE_S
+        progress.show(at(1_500))
+    assert len(file.getvalue().splitlines()) == 1
+
+
+def test_detectors_too(clock: list[float]) -> None:
+    file = io.StringIO()
+    with FittingProgress(Console(file=file, width=200), 3) as progress:
+        for done in (64, 128):
+            clock[0] += LINE_S
+            progress.show_images(done, 128)
+        clock[0] += LINE_S
+        progress.show_step(1, 7, 2_000)
+    found = [re.sub(r"  \d:\d\d:\d\d left$", "", line) for line in file.getvalue().splitlines()]
+    assert found == [
+        "features of the images 64/128",
+        "features of the images 128/128",
+        "detector 2/3  step 7/2,000",
+    ]
+
+
+def test_a_terminal_has_the_bar_alone(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=120, force_terminal=True, force_interactive=True)
+    with TrainingProgress(console, 1) as progress:
+        clock[0] += LINE_S
+        progress.show(at(375))
+    assert " 25%" in file.getvalue()
+    assert "25 %" not in file.getvalue()
+
+
+@pytest.mark.parametrize("takes_long", [True, False])
+def test_a_stage_without_known_progress(takes_long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(progress_module, "LINE_S", 0.02 if takes_long else 60)
+    console = Console(file=file, width=200)
+    with Stage(console, "reading") as stage:
+        deadline = time.monotonic() + 10
+        while takes_long and "reading" not in file.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stage.update("drawing …")
+        while takes_long and "drawing" not in file.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    shown = file.getvalue()
+    assert bool(shown) == takes_long
+    assert all(re.fullmatch(r"(reading|drawing): 0:00:\d\d so far", x) for x in shown.splitlines())
+    time.sleep(0.1)
+    assert file.getvalue() == shown, "nothing more after the end"
+
+
+def test_a_stage_ends_with_its_error() -> None:
+    file = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Stage(Console(file=file), "reading"):
+        raise KeyboardInterrupt
+    assert not [thread for thread in threading.enumerate() if "_print_lines" in thread.name]
+
+
+def test_a_stage_on_a_terminal_is_a_spinner() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=120, force_terminal=True, force_interactive=True)
+    with Stage(console, "reading") as stage:
+        stage.update("drawing")
+    assert "so far" not in file.getvalue()
+    assert "drawing" in file.getvalue()

@@ -170,6 +170,15 @@ def test_a_terminal_sees_a_bar_over_all_bytes(mirror: Mirror, tmp_path: Path) ->
     assert f"images.gz: {len(IMAGES):,} bytes, downloaded" in text
 
 
+def test_a_log_has_a_line_now_and_then(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINE_S", 0.0)
+    lines = fetch(tmp_path).splitlines()
+    assert f"images.gz: {len(IMAGES):,} bytes, {len(IMAGES):,} downloaded so far" in lines
+    assert f"images.gz: {len(IMAGES):,} bytes, downloaded" in lines
+
+
 def test_right_files_are_not_asked_for_again(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "images.gz").write_bytes(IMAGES)
     shown = fetch(tmp_path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import math
 import os
 import pickle
+import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -255,6 +258,122 @@ def test_parameters_and_the_old_file_format_load_too(tmp_path: Path) -> None:
     assert torch.equal(loaded["encoder.0.weight"], network.state_dict()["encoder.0.weight"])
 
 
+# Checkpoints that hold a state dict
+
+
+def renamed(weights: dict[str, Tensor], pattern: str, by: str) -> dict[str, Tensor]:
+    return {re.sub(pattern, by, name): tensor for name, tensor in weights.items()}
+
+
+Wrap = Callable[[dict[str, Tensor]], object]
+
+WRAPPED: dict[str, tuple[Wrap, str]] = {
+    "model": (lambda w: {"model": w}, "model"),
+    "state_dict": (lambda w: {"state_dict": w, "epoch": 3, "lr": [0.1], "name": "x"}, "state_dict"),
+    "any name": (lambda w: {"my vae": w}, "my vae"),
+    "with an optimizer": (
+        lambda w: {
+            "model_state_dict": w,
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        },
+        "model_state_dict",
+    ),
+    "two deep": (lambda w: {"a": {"b": w}}, "a.b"),
+    "DataParallel": (lambda w: renamed(w, "^", "module."), ""),
+    "compiled": (lambda w: renamed(w, "^", "_orig_mod."), ""),
+    "both": (lambda w: renamed(w, "^", "_orig_mod.module."), ""),
+    "parts compiled": (lambda w: renamed(w, r"^(\w+)", r"\1._orig_mod"), ""),
+    "Lightning": (
+        lambda w: {
+            "state_dict": renamed(w, "^", "model.") | {"loss.weight": torch.ones(2)},
+            "best": torch.tensor(0.1),
+            "pytorch-lightning_version": "2.4.0",
+            "loops": {"fit_loop": {"state_dict": {}}},
+            "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}}],
+        },
+        "state_dict.model",
+    ),
+    "beside other values": (lambda w: {**w, "epoch": 3, "loss": 0.1}, ""),
+    "in its own values": (lambda w: {"model": renamed(w, "^", "module.vae.")}, "model.vae"),
+    "in parts": (
+        lambda w: {
+            part: {
+                name.removeprefix(f"{part}."): tensor
+                for name, tensor in w.items()
+                if name.startswith(part)
+            }
+            for part in ("encoder", "decoder")
+        },
+        "",
+    ),
+    "ordered": (lambda w: OrderedDict(state_dict=OrderedDict(w)), "state_dict"),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_state_dict_is_found_where_people_keep_it(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrap, key = WRAPPED[kind]
+    weights = state()
+    assert run(tmp_path, wrap(weights)) == 0
+    shown = capsys.readouterr().out
+    bundle = load_bundle(tmp_path / "out")
+    assert set(bundle.weights) == set(weights)
+    assert all(torch.equal(bundle.weights[name], weights[name]) for name in weights)
+    assert bundle.provenance.get("state_dict", "") == key
+    assert (f"found the state dict at {key!r}" in shown) == bool(key)
+    left_out = "left out 2 other tensors (best, state_dict.loss.weight)"
+    assert (left_out in shown) == (kind == "Lightning")
+
+
+def test_a_key_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, ema = state(), state()
+    value = {"model": plain, "averaged": renamed(ema, "^", "module.ema.")}
+    assert run(tmp_path, value) == 2
+    assert "--key chooses 'model' or 'averaged.ema'" in capsys.readouterr().err
+    assert run(tmp_path, value, "--key", "averaged.ema") == 0
+    found = load_bundle(tmp_path / "out").weights
+    assert torch.equal(found["encoder.0.weight"], ema["encoder.0.weight"])
+    assert run(tmp_path, value, "--overwrite", "--key", "none") == 2
+    assert "no state dict is at 'none': there is 'model' or 'averaged.ema'" in (
+        capsys.readouterr().err
+    )
+    assert run(tmp_path, {"epoch": 3}, "--overwrite", "--key", "model") == 2
+    assert "there is none at all" in capsys.readouterr().err
+
+
+def test_a_dict_that_holds_itself_ends(tmp_path: Path) -> None:
+    value: dict[str, object] = {"model": state()}
+    value["again"] = value
+    assert run(tmp_path, value) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ({"args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+        ({"best": np.float64(0.1)}, "numpy"),
+        ({"out": Path("runs")}, "pathlib"),
+    ],
+)
+def test_objects_in_a_checkpoint_are_named_and_not_loaded(
+    value: dict[str, object], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved({"model": state(), **value}, tmp_path / "my.pt")
+    message = refused(path, tmp_path, capsys)
+    assert re.search(rf"it holds an object of {name}\S*, which could run code", message)
+    assert "torch.save(vae.state_dict(), path)" in message
+
+
+def test_hostile_names_are_shown_safely(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b[31mred\n" + 1_000 * "x"
+    path = saved({name: {"fc.weight\n": torch.ones(2)}}, tmp_path / "my.pt")
+    message = refused(path, tmp_path, capsys)
+    assert "\x1b" not in message
+    assert len(message) < 500
+
+
 # What is refused
 
 
@@ -368,6 +487,10 @@ def without(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in state().items() if key != name}
 
 
+def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -376,9 +499,16 @@ def without(name: str) -> dict[str, Tensor]:
         (torch.ones(3), "no state dict"),
         ({"encoder.0.weight": 5}, "no state dict"),
         ({0: torch.ones(3)}, "no state dict"),
-        ({"model": state()}, "no state dict"),
         ({"fc1.weight": torch.ones(3, 4)}, "fc1.weight"),
-        ({f"module.{name}": tensor for name, tensor in state().items()}, "module."),
+        ({"net": {"fc1.weight": torch.ones(3, 4)}, "epoch": 3}, "holds net.fc1.weight: expected"),
+        ({"epoch": 3, "optimizer": {}}, "no state dict"),
+        ({"model": {}}, "no state dict"),
+        ({"model": without("decoder.4.weight")}, "decoder.4.weight"),
+        ({"model": {**state(), "extra": torch.ones(1)}}, "odd.pt, at 'model': "),
+        ({"preencoder.0.weight": torch.ones(6, 16)}, "preencoder.0.weight"),
+        ({"model": state(), "ema": state()}, "--key chooses 'model' or 'ema'"),
+        ({**prefixed("a", state()), **prefixed("b.c", state())}, "--key chooses 'a' or 'b.c'"),
+        ({"model": state(), "bad": {"encoder.0.weight": 5}, "ema": state()}, "'model' or 'ema'"),
         (without("encoder.0.weight"), ""),
         (without("encoder.2.weight"), ""),
         (without("encoder.4.bias"), "encoder.4.bias"),

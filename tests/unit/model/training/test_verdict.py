@@ -70,6 +70,12 @@ FAST = TrainOptions(steps=1_500, learning_rate=1)
         ({"is_falling": True, "finished": False}, "stopped early", ["--resume"]),
         ({"active": 0, "finished": False}, "collapsed", ["--resume"]),
         (
+            {"is_falling": True, "finished": False, "can_resume": False},
+            "stopped early",
+            ["train again"],
+        ),
+        ({"active": 0, "finished": False, "can_resume": False}, "collapsed", ["train again"]),
+        (
             {"fit": NO_BETTER, "is_falling": True, "finished": False},
             "stopped early, and no better than the mean image yet",
             ["--resume"],
