@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
+from service import environment
 from service.access.keys import KeysError
 from service.access.policy import Access
 from service.server.certificate import CertificateError, check_certificate
 from service.server.preload import preload
 from service.server.supervisor import Supervisor
-from service.settings import Settings
+from service.settings import Settings, explain
 from service.telemetry.log_writer import open_standard_streams
 from service.telemetry.request_log import set_up_logging
 
@@ -30,6 +33,9 @@ WRONG_SETTING: Final = 2
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C before the service was ready, as in shells: 128 + SIGINT."""
+
+NULL_IS_TEXT: Final = "\0"
+"""What pydantic would take for null in a flag: no argument can hold it. `Settings` reads `null`."""
 
 METAVARS: Final = {
     "bytes": "BYTES",
@@ -59,18 +65,23 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m service") 
 def settings_source(prog: str) -> CliSettingsSource[argparse.ArgumentParser]:
     """The flags, one for each setting; its `root_parser` has the help."""
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-        Settings, cli_prog_name=prog
+        Settings, cli_prog_name=prog, cli_parse_none_str=NULL_IS_TEXT
     )
     parser = source.root_parser
     parser.usage = "%(prog)s [--FLAG VALUE ...]"  # the list of 29 flags is no help
     parser.description = inspect.cleandoc(Settings.__doc__ or "")
+    shown = f"vae-service {version('vae-service')}"
+    parser.add_argument("--version", action="version", version=shown)
     for action in parser._actions:
         field = Settings.model_fields.get(action.dest)
         if field is None:
-            continue  # --help
-        if field.default is None:  # its description says what happens when it is unset
-            action.help = (action.help or "").removesuffix(" (default: null)")
+            continue  # --help, --version
+        # Where there is no default, the description says what unset means.
+        text = (action.help or "").removesuffix(" (default: null)")
+        action.help = text.replace("(default: False)", "(default: false)")
         action.metavar = _metavar(action.dest, field.annotation, action.metavar)
+        if field.annotation is bool:  # --allow-anonymous alone means true
+            action.nargs, action.const = "?", "true"
     return source
 
 
@@ -87,24 +98,32 @@ def _metavar(name: str, annotation: Any, metavar: Any) -> str:
 
 
 def _serve(argv: Sequence[str], prog: str) -> int:
+    if (misspelt := _misspelt_flag(argv)) is not None:
+        return _refuse(misspelt)
     try:
         settings = CliApp.run(
             Settings, cli_args=list(argv), cli_settings_source=settings_source(prog)
         )
     except ValidationError as error:
-        return _refuse("; ".join(_explain(item) for item in error.errors()))
+        return _refuse(explain(error), warnings=_warnings())
     except SettingsError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), warnings=_warnings())
+    warnings = _warnings(settings)
     try:
         socket.getaddrinfo(settings.host, settings.port)
     except OSError as error:
-        return _refuse(f"host (VAE_HOST) is {settings.host!r}: {error.strerror}")
+        reason = f"host (VAE_HOST) is {settings.host!r}: {error.strerror}"
+        if "://" in settings.host or settings.host.count(":") == 1:
+            reason += "; it is a name or an address, without a scheme or a port"
+        return _refuse(reason, warnings=warnings)
     try:
         check_certificate(settings)
         access = Access(settings)
     except (CertificateError, KeysError) as error:
-        return _refuse(str(error))
+        return _refuse(str(error), warnings=warnings)
     set_up_logging(settings.log_level, settings.log_format)
+    for warning in warnings:
+        log.warning("%s", warning)
     if settings.workers > 1:
         try:
             workers = Supervisor(settings, access.buckets)
@@ -133,20 +152,34 @@ def _announce_docs(settings: Settings) -> None:
     log.info("open %s/docs in a browser", settings.url(host, settings.port))
 
 
-def _refuse(reason: str) -> int:
+def _misspelt_flag(argv: Sequence[str]) -> str | None:
+    """Why a flag is unknown, if one is and there are flags like it; argparse names no others."""
+    known = [_flag(name) for name in (*Settings.model_fields, "help", "version")]
+    for word in argv:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            name = flag.removeprefix("--").replace("-", "_").lower()
+            if close := environment.nearest(name, Settings.model_fields):
+                return f"{flag} is not a flag; did you mean {' or '.join(map(_flag, close))}?"
+    return None
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
+
+
+def _warnings(settings: Settings | None = None) -> list[str]:
+    """What to say about the environment; without `settings`, as if there were API keys."""
+    has_keys = settings is None or bool(settings.api_keys or settings.api_keys_file)
+    return list(environment.warnings(os.environ, Settings.model_fields, has_keys=has_keys))
+
+
+def _refuse(reason: str, warnings: Sequence[str] = ()) -> int:
+    """Print the reason in one line, and before it any warnings that are not in the log."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"error: {reason}", file=sys.stderr)
     return WRONG_SETTING
-
-
-def _explain(item: object) -> str:
-    """`port (VAE_PORT) is 'x': input should be a valid integer`."""
-    assert isinstance(item, dict)  # noqa: S101 - for mypy: pydantic's own type is a TypedDict
-    message = item["msg"].removeprefix("Value error, ")
-    reason: str = message[:1].lower() + message[1:]
-    if not item["loc"]:
-        return reason
-    name = str(item["loc"][0])
-    return f"{name} (VAE_{name.upper()}) is {item['input']!r}: {reason}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, explain
 
 TIMEOUT_S: Final = 4
 """Less than the HEALTHCHECK's own timeout, so that the reason is still printed."""
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        n = error.error_count()
-        print(f"{n} settings cannot be used; python -m service names them", file=sys.stderr)
+        print(explain(error), file=sys.stderr)
         return 1
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - it listens on all
     connection = HTTPConnection(host, settings.port, timeout=TIMEOUT_S)

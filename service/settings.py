@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service import environment
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
 """Scheme, host and port, as browsers send them, without a path or a trailing slash."""
+
+
+REASONS: Final = {
+    "bool_parsing": "it should be true or false",
+    "int_parsing": "it should be a whole number, without a unit",
+    "int_from_float": "it should be a whole number",
+    "float_parsing": "it should be a number, with a point and without a unit",
+    "string_too_short": "it should not be empty",
+}
+"""What to say instead of pydantic's own reasons, which are about types."""
 
 
 def _cores() -> int:
@@ -20,15 +37,24 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+class EnvironmentSource(EnvSettingsSource):
+    """Reads the settings from the environment as `service.environment` does."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The values that the environment has, as text."""
+        return dict(environment.read(os.environ, self.settings_cls.model_fields))
+
+
 class Settings(BaseSettings):
     """Serve a Variational Autoencoder over HTTP.
 
     Each flag can also be set in the environment: --max-batch-images 64 is VAE_MAX_BATCH_IMAGES=64.
-    A flag overrides the environment, which overrides the default.
+    A flag overrides the environment, which overrides the default. An empty variable counts as
+    unset.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="VAE_",
+        env_prefix=environment.PREFIX,
         extra="ignore",
         frozen=True,
         cli_kebab_case=True,
@@ -203,6 +229,18 @@ class Settings(BaseSettings):
         "text", description="text for people, or json for machines, one object per line"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - passed by name
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment; pydantic puts flags before both."""
+        return init_settings, EnvironmentSource(settings_cls)
+
     @property
     def cors_origin_list(self) -> list[str]:
         """`cors_origins` as a list."""
@@ -218,13 +256,36 @@ class Settings(BaseSettings):
         """`threads`, or a default: a single worker leaves half the cores to HTTP."""
         return self.threads or max(1, min(4, _cores() // max(2, self.workers)))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_unset(cls, values: Any) -> Any:
+        """For settings that are unset by default. For others, null is a value like any other."""
+        if not isinstance(values, dict):
+            return values
+        unset = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {
+            name: None if name in unset and is_null(value) else value
+            for name, value in values.items()
+        }
+
+    @field_validator("device", "dtype", "log_level", "log_format", mode="before")
+    @classmethod
+    def _words_in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _warn_is_warning(cls, value: object) -> object:
+        return "warning" if isinstance(value, str) and value.lower() == "warn" else value
+
     @field_validator("cors_origins")
     @classmethod
     def _origins_are_origins(cls, text: str | None) -> str | None:
         for origin in (text or "*").split(","):
             if origin.strip() != "*" and not ORIGIN.fullmatch(origin.strip()):
                 raise ValueError(
-                    f"{origin.strip()[:64]!r} is not an origin such as https://example.org"
+                    f"{origin.strip()[:64]!r} is not an origin such as https://example.org; "
+                    "several are separated by commas"
                 )
         return text
 
@@ -250,3 +311,35 @@ class Settings(BaseSettings):
                 f"{self.max_queue_bytes}: such a body could never be accepted"
             )
         return self
+
+
+def is_null(value: object) -> bool:
+    """Whether a value is the word null, in any case."""
+    return isinstance(value, str) and value.lower() == "null"
+
+
+def explain(error: ValidationError) -> str:
+    """Which settings cannot be used and why, in one line.
+
+    For example `port (VAE_PORT) is 'x': it should be a whole number, without a unit`.
+    """
+    return "; ".join(_explain_one(item) for item in error.errors())
+
+
+def _explain_one(item: object) -> str:
+    assert isinstance(item, dict)  # noqa: S101 - for mypy: pydantic's own type is a TypedDict
+    message = item["msg"].removeprefix("Value error, ")
+    reason: str = REASONS.get(item["type"], message[:1].lower() + message[1:])
+    if not item["loc"]:
+        return reason
+    name, value = str(item["loc"][0]), item["input"]
+    if is_null(value):
+        reason = "this setting has no null; leave it out for its default"
+    elif name == "port" and "://" in str(value):
+        reason = (
+            "this is an address, and the setting is a number. If Kubernetes set it, for a Service "
+            f"named vae, {environment.END_LINKS}"
+        )
+    elif item["type"] in REASONS and Settings.model_fields[name].default is None:
+        reason += ", or null for unset"
+    return f"{name} ({environment.PREFIX}{name.upper()}) is {value!r}: {reason}"

@@ -50,12 +50,17 @@ def settings() -> str:
         (
             (
                 f"`VAE_{name.upper()}`",
-                "unset" if field.default is None else f"`{field.default}`",
+                "unset" if field.default is None else f"`{_as_typed(field.default)}`",
                 str(field.description),
             )
             for name, field in Settings.model_fields.items()
         ),
     )
+
+
+def _as_typed(value: object) -> str:
+    """A default as one would type it: `false`, and not Python's `False`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parameters() -> str:

@@ -1,6 +1,7 @@
 """API keys. `python -m service.keys NAME` makes one.
 
-A key file has one line per key: its name, its SHA-256, its scopes and its rate limit.
+A key file has one line per key: its name, its SHA-256, its scopes and its rate limit. It is in
+UTF-8, unless a byte order mark says otherwise.
 
 ::
 
@@ -10,6 +11,7 @@ A key file has one line per key: its name, its SHA-256, its scopes and its rate 
 
 from __future__ import annotations
 
+import codecs
 import hmac
 import logging
 import os
@@ -40,6 +42,17 @@ MIN_KEY_LENGTH: Final = 16
 
 MAX_FILE_BYTES: Final = 512 * 1024
 """Room for a few thousand keys. The file is read on the event loop, between two requests."""
+
+BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF32_LE, "UTF-32-LE"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "UTF-32-BE"),
+    (codecs.BOM_UTF16_LE, "UTF-16-LE"),
+    (codecs.BOM_UTF16_BE, "UTF-16-BE"),
+)
+"""What a file begins with, by its encoding. Windows PowerShell's `>` and `>>` write UTF-16."""
+
+BYTE_ORDER_MARK: Final = "\ufeff"
 
 CHECK_INTERVAL_S: Final = 1.0
 """How often the file is checked for changes."""
@@ -146,24 +159,40 @@ def _read_file(file: Path) -> tuple[tuple[int, ...], list[Key]]:
     try:
         with file.open("rb") as opened:
             identity = _identity(os.fstat(opened.fileno()))
-            text = opened.read(MAX_FILE_BYTES + 1)
+            content = opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise KeysError(f"api_keys_file (VAE_API_KEYS_FILE) is {file}: {error.strerror}") from error
     where = f"api_keys_file (VAE_API_KEYS_FILE), {file}"
-    if len(text) > MAX_FILE_BYTES:
+    if len(content) > MAX_FILE_BYTES:
         raise KeysError(f"{where}, has more than {MAX_FILE_BYTES:,} bytes, the maximum")
+    encoding, text = _decode(content)
     keys = []
-    for number, line in enumerate(text.decode(errors="replace").splitlines(), start=1):
-        words = line.split("#")[0].split()
-        if words:
-            try:
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            if "\0" in line:
+                raise ValueError(
+                    "there are null bytes, as if this part of the file were in another encoding "
+                    "(Windows PowerShell's >> appends UTF-16); save the whole file as UTF-8"
+                )
+            # Files that were joined each bring their mark.
+            words = line.lstrip(BYTE_ORDER_MARK).split("#")[0].split()
+            if words:
                 keys.append(read_line(words))
-            except ValueError as error:
-                # The line is not shown: it may contain a key.
-                raise KeysError(f"{where}, line {number}: {error}") from error
+        except ValueError as error:
+            # The line is not shown: it may contain a key.
+            as_read = "" if encoding == "UTF-8" else f" (read as {encoding}, as the file begins)"
+            raise KeysError(f"{where}, line {number}: {error}{as_read}") from error
     if not keys:
         raise NoKeysError(f"{where}, has no keys")
     return identity, keys
+
+
+def _decode(content: bytes) -> tuple[str, str]:
+    """A key file's encoding, UTF-8 unless a byte order mark says otherwise, and its text."""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return encoding, content.removeprefix(mark).decode(encoding, "replace")
+    return "UTF-8", content.decode(errors="replace")
 
 
 def read_line(words: list[str]) -> Key:
@@ -173,7 +202,10 @@ def read_line(words: list[str]) -> Key:
             "the name is not 1 to 64 characters of A-Z, a-z, 0-9, dot, dash and underscore"
         )
     if len(words) < 2 or not DIGEST.fullmatch(words[1].lower()):
-        raise ValueError("the second word is not a SHA-256 of 64 hexadecimal digits")
+        raise ValueError(
+            "the second word is not a SHA-256 of 64 hexadecimal digits; a line is what "
+            "python -m service.keys prints, and not the key itself"
+        )
     scopes, rate = DEFAULT_SCOPES, None
     for word in words[2:]:
         option, _, value = word.partition("=")

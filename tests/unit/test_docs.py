@@ -30,7 +30,7 @@ from service.api.open_inference import routes as open_inference
 from service.app import EXPOSED_HEADERS
 from service.errors import ServiceError
 from service.settings import Settings
-from tests.docs import ALL, PAGES, ROOT, pinned
+from tests.docs import ALL, PAGES, ROOT, fenced_block, pinned
 from tests.pinned_docs import PINNED, serving_results
 
 README = PAGES["README.md"]
@@ -38,6 +38,9 @@ API = PAGES["docs/api.md"]
 CONTRIBUTING = PAGES["CONTRIBUTING.md"]
 
 MODEL_COMMANDS = ("train", "calibrate", "evaluate", "import", "download", "demo")
+
+ABANDON_S = 10
+"""Seconds after which a batch that hangs is abandoned at a stop."""
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -222,7 +225,30 @@ def test_vae_has_the_commands_named() -> None:
 def test_every_setting_named_exists() -> None:
     known = {f"VAE_{name.upper()}" for name in Settings.model_fields}
     known |= {"VAE_DATA_DIR", "VAE_API_KEY"}  # of the commands that train, and of the client
+    known |= {"VAE_PROT", "VAE_SERVICE_HOST"}  # examples of what is no setting
     assert set(re.findall(r"\bVAE_[A-Z_]+", ALL)) - known == set()
+
+
+def test_the_kubernetes_manifest_fits_the_service() -> None:
+    yaml = pytest.importorskip("yaml")
+    pod = yaml.safe_load(fenced_block("kubernetes", "yaml"))["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    (container,) = pod["containers"]
+    env = {item["name"]: item["value"] for item in container["env"]}
+    settings = Settings.model_validate({k[4:].lower(): v for k, v in env.items()})
+    assert pod["terminationGracePeriodSeconds"] > (
+        settings.shutdown_delay_s + settings.shutdown_timeout_s + ABANDON_S
+    )
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings.model_fields["port"].default
+    paths = {route.path for route in operations.router.routes if isinstance(route, APIRoute)}
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] in paths
+        assert asked["port"] == port["name"]
+    (mount,) = container["volumeMounts"]
+    assert (settings.api_keys_file or "").startswith(f"{mount['mountPath']}/")
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
 
 
 def test_every_route_is_documented() -> None:

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.__main__ import main
-from service.settings import Settings
+from service.__main__ import main, settings_source
+from service.settings import Settings, explain
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,21 @@ def test_the_help_reads_well(help_text: str) -> None:
         if field.default is not None:
             flag = f"--{name.replace('_', '-')} "
             shown = " ".join(help_text.split("options:")[1].split(flag)[1].split())
-            assert f"(default: {field.default})" in shown.split(" --")[0]
+            default = str(field.default).replace("False", "false")
+            assert f"(default: {default})" in shown.split(" --")[0]
+
+
+def test_the_help_names_no_type_of_the_code(help_text: str) -> None:
+    """Every value is called by a word such as FILE or SECONDS, or by what it may be."""
+    shown = re.findall(r"^  --(\S+) (\S+)", help_text, re.MULTILINE)
+    assert {name.replace("-", "_") for name, _ in shown} >= set(Settings.model_fields)
+    for name, metavar in shown:
+        if name != "version":
+            assert re.fullmatch(r"[A-Z_]+|\[?\{[a-z0-9]+(,[a-z0-9]+)+\}\]?", metavar), (
+                name,
+                metavar,
+            )
+            assert not {"null", "str", "int", "float"} & set(re.findall(r"\w+", metavar))
 
 
 def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
@@ -105,6 +119,56 @@ def test_environment_and_flag_mean_the_same(
     monkeypatch.setenv(f"VAE_{name.upper()}", value)
     assert Settings() == of_flags() == flag
     assert str(getattr(flag, name)) == value
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_null_is_unset_where_that_is_the_default(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Elsewhere it is a value like any other, by flag and in the environment alike."""
+    flag, variable = f"--{name.replace('_', '-')}", f"VAE_{name.upper()}"
+    for value in ("null", "NULL"):
+        source = settings_source("")
+        got = []
+        for flags, in_environment in (([flag, value], False), ([], True)):
+            if in_environment:
+                monkeypatch.setenv(variable, value)
+            try:
+                settings = CliApp.run(Settings, cli_args=flags, cli_settings_source=source)
+                got.append(getattr(settings, name))
+            except ValidationError as error:
+                got.append(explain(error))
+            monkeypatch.delenv(variable, raising=False)
+        assert got[0] == got[1]
+        if Settings.model_fields[name].default is None:
+            assert got[0] is None
+        else:
+            assert value in (got[0], got[0].upper()) or "this setting has no null" in got[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("log_level", "INFO", "info"),
+        ("log_level", "Warning", "warning"),
+        ("log_level", "WARN", "warning"),
+        ("log_format", "JSON", "json"),
+        ("dtype", "BFloat16", "bfloat16"),
+        ("device", "CUDA:1", "cuda:1"),
+    ],
+)
+def test_words_are_read_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, meant: str
+) -> None:
+    assert getattr(of_flags(f"--{name.replace('_', '-')}", value), name) == meant
+    monkeypatch.setenv(f"VAE_{name.upper()}", value)
+    assert getattr(Settings(), name) == meant
+
+
+def test_a_service_link_leaves_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_PORT", "tcp://10.0.0.1:8000")
+    assert Settings().port == Settings.model_fields["port"].default
+    assert of_flags("--port", "9000").port == 9000
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_default(

@@ -148,6 +148,59 @@ def test_a_file_that_is_wrong_is_refused_and_not_shown(file: Path, text: str, re
     assert ALICE not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_may_have_a_byte_order_mark(file: Path, encoding: str, end: str) -> None:
+    """As PowerShell and Windows' editors write it."""
+    text = "# schlüssel" + end + (line("alice", ALICE) + line("bob", BOB)).replace("\n", end)
+    mark = "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    file.write_bytes((mark + text).encode(encoding))
+    found = Keys(file, None)
+    for name, key in (("alice", ALICE), ("bob", BOB)):
+        got = find(found, f"Bearer {key}")
+        assert got
+        assert got.name == name
+
+
+def test_files_with_marks_may_be_joined(file: Path) -> None:
+    parts = (line("alice", ALICE), line("bob", BOB))
+    file.write_bytes(b"".join(part.encode("utf-8-sig") for part in parts))
+    found = Keys(file, None)
+    assert find(found, f"Bearer {ALICE}")
+    assert find(found, f"Bearer {BOB}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (line("alice", ALICE).encode("utf-16-le"), "line 1: there are null bytes"),
+        (line("alice", ALICE).encode("utf-16-be"), "line 1: there are null bytes"),
+        (
+            line("alice", ALICE).encode() + line("bob", BOB).encode("utf-16-le"),
+            "line 2: there are null bytes",
+        ),
+        (
+            line("alice", ALICE).encode("utf-16") + line("bob", BOB).encode(),
+            "(read as UTF-16-LE, as the file begins)",
+        ),
+        (
+            line("alice", ALICE).encode("utf-16") + line("bobby", BOB).encode(),
+            "(read as UTF-16-LE, as the file begins)",
+        ),
+        (b"\xff\xfe", "has no keys"),
+        (b"\xef\xbb\xbf", "has no keys"),
+    ],
+)
+def test_an_encoding_that_cannot_be_read_is_named(file: Path, content: bytes, reason: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(KeysError, match=re.escape(reason)) as refused:
+        Keys(file, None)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_file_that_is_not_there_is_refused(file: Path) -> None:
     with pytest.raises(KeysError, match=r"VAE_API_KEYS_FILE.* is .*: No such file"):
         Keys(file, None)
