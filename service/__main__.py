@@ -40,6 +40,8 @@ NULL_IS_TEXT: Final = "\0"
 METAVARS: Final = {
     "bytes": "BYTES",
     "file": "FILE",
+    "path": "PATH",
+    "proxies": "NETWORKS",
     "keys": "KEYS",
     "origins": "ORIGINS",
     "pixels": "PIXELS",
@@ -77,7 +79,7 @@ def settings_source(prog: str) -> CliSettingsSource[argparse.ArgumentParser]:
         if field is None:
             continue  # --help, --version
         # Where there is no default, the description says what unset means.
-        text = (action.help or "").removesuffix(" (default: null)")
+        text = (action.help or "").removesuffix(f" (default: {NULL_IS_TEXT})")
         action.help = text.replace("(default: False)", "(default: false)")
         action.metavar = _metavar(action.dest, field.annotation, action.metavar)
         if field.annotation is bool:  # --allow-anonymous alone means true
@@ -86,7 +88,7 @@ def settings_source(prog: str) -> CliSettingsSource[argparse.ArgumentParser]:
 
 
 def _metavar(name: str, annotation: Any, metavar: Any) -> str:
-    """`SECONDS` instead of pydantic's `float`, `N` instead of `{int,null}`."""
+    """`SECONDS` instead of pydantic's `float`, `N` instead of a list of types."""
     if known := METAVARS.get(name.rpartition("_")[2]):
         return known
     if annotation is bool:
@@ -94,7 +96,8 @@ def _metavar(name: str, annotation: Any, metavar: Any) -> str:
     if annotation in (int, int | None):
         return "N"
     choices = str(metavar)
-    return choices if choices.startswith("{") and "null" not in choices else name.upper()
+    is_choice = choices.startswith("{") and NULL_IS_TEXT not in choices
+    return choices if is_choice else name.upper()
 
 
 def _serve(argv: Sequence[str], prog: str) -> int:

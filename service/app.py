@@ -16,7 +16,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -26,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access.policy import Access
 from service.access.rates import Buckets
 from service.api import images, operations
-from service.api.docs_page import PageHeaders
+from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
 from service.api.plans import planners
@@ -34,6 +33,7 @@ from service.api.state import Service
 from service.http.direct import DirectRequests
 from service.http.fast_routes import fast_routes
 from service.http.lifecycle import LifecycleMiddleware, RequestLifecycle
+from service.http.prefix import Prefixes, PrefixMiddleware
 from service.http.prepared import PreparedResponse
 from service.inference.admission import CLOSE_S, Inference
 from service.inference.batching import MicroBatcher
@@ -73,8 +73,8 @@ names the value and the limit that it exceeds.
 
 
 class App:
-    """The fast routes, and FastAPI for all others. CORS wraps both. `direct` begins requests that
-    need neither."""
+    """The fast routes, and FastAPI for all others. CORS wraps both, and both see paths without the
+    prefix of a reverse proxy. `direct` begins requests that need none of these."""
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class App:
         direct: DirectRequests,
         is_full: Callable[[], bool],
         cors_origins: list[str],
+        prefixes: Prefixes,
     ) -> None:
         self.state = fastapi.state
         self._fastapi = fastapi
@@ -96,10 +97,13 @@ class App:
             self._serve = CORSMiddleware(
                 self._route,
                 allow_origins=cors_origins,
-                allow_methods=("GET", "POST"),
+                allow_methods=("GET", "HEAD", "POST"),
                 allow_headers=("*",),
                 expose_headers=EXPOSED_HEADERS,
             )
+        self._prefixes = prefixes if prefixes.exist else None
+        if prefixes.exist:
+            self._serve = PrefixMiddleware(self._serve, prefixes)
 
     def refuse(self, scope: Scope) -> PreparedResponse | None:
         """The refusal of a request for a fast route while the queue is full; None to serve it.
@@ -108,11 +112,16 @@ class App:
         """
         if self._has_cors or not self._is_full():
             return None
+        if self._prefixes is not None:
+            scope = self._prefixes.strip(scope)
         fast_route = self._fast.get((scope["method"], scope["path"]))
         if fast_route is None:
             return None
         scope["route"] = fast_route.route
-        return self._lifecycle.refuse(scope)
+        response = self._lifecycle.refuse(scope)
+        if response is not None:
+            open_inference.note_refusal(scope, self._lifecycle.metrics)
+        return response
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -178,7 +187,9 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         if not await asyncio.to_thread(batcher.close, CLOSE_S):
             log.error("the current batch did not finish in time and is abandoned")
 
-    app = FastAPIOffline(
+    app = FastAPI(
+        openapi_url=None,  # `add_docs` adds these
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         title="VAE service",
@@ -187,9 +198,11 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         lifespan=lifespan,
     )
     app.state.budget = budget
-    app.include_router(images.router)
-    app.include_router(operations.router)
-    app.include_router(open_inference.router)
+    add_docs(app)
+    app.state.routes = list(app.routes)
+    for router in (images.router, operations.router, open_inference.router):
+        app.state.routes += router.routes
+        app.include_router(router)
     for error_type in (HTTPException, RequestValidationError):
         app.add_exception_handler(error_type, _raise)
     lifecycle = RequestLifecycle(
@@ -199,7 +212,8 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         budget=budget,
         check_queue_capacity=batcher.check_capacity,
     )
-    direct = DirectRequests(lifecycle, batcher)
+    prefixes = Prefixes(settings)
+    direct = DirectRequests(lifecycle, batcher, prefixes)
 
     def use(service: Service) -> None:
         """Answer requests that begin from now on with `service`."""
@@ -251,7 +265,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     # Each middleware wraps the earlier ones: the last one added is the first to see a request.
     app.add_middleware(PageHeaders)
     app.add_middleware(LifecycleMiddleware, lifecycle=lifecycle)
-    return App(app, lifecycle, direct, lambda: batcher.is_full, settings.cors_origin_list)
+    return App(app, lifecycle, direct, lambda: batcher.is_full, settings.cors_origin_list, prefixes)
 
 
 async def _raise(_: Request, error: Exception) -> Response:

@@ -50,6 +50,9 @@ class RequestContext:
     """The task that works on the answer."""
     left: bool = False
     """Whether the client has disconnected."""
+    on_pass: Callable[[float, int, float], None] | None = None
+    """Called after each forward pass for this request, with when it ended, the rows of its batch,
+    and the seconds that it took."""
 
     @classmethod
     def of(cls, request: Request) -> RequestContext:

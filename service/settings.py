@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,6 +19,11 @@ from service import environment
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*]+")
 """Scheme, host and port, as browsers send them, without a path or a trailing slash."""
+
+ROOT_PATH: Final = re.compile(r"(/[\w.~!$&'()*+,;=:@%-]+)+", re.ASCII)
+"""One or more segments of a path, as in RFC 3986, without a trailing slash."""
+
+Network = IPv4Network | IPv6Network
 
 
 REASONS: Final = {
@@ -99,6 +105,16 @@ class Settings(BaseSettings):
         min_length=1,
         description="comma-separated origins whose web pages may call the service from a browser, "
         "such as https://example.org; * allows any",
+    )
+    root_path: str | None = Field(
+        None,
+        description="path under which a reverse proxy serves this service, such as /vae; the proxy "
+        "may remove it from the paths that it forwards, or leave it there",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="comma-separated addresses or networks of reverse proxies, such as "
+        "10.0.0.0/8, whose X-Forwarded-Prefix is believed; it overrides root_path",
     )
     bundle: str = Field(
         "mnist",
@@ -246,6 +262,12 @@ class Settings(BaseSettings):
         """`cors_origins` as a list."""
         return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
 
+    @property
+    def trusted_proxy_networks(self) -> tuple[Network, ...]:
+        """`trusted_proxies` as networks; an address is a network of one."""
+        texts = (self.trusted_proxies or "").split(",")
+        return tuple(ip_network(text.strip(), strict=False) for text in texts if text.strip())
+
     def url(self, host: str, port: int) -> str:
         """The address of the service under a host name or an IP address."""
         scheme = "http" if self.tls_cert_file is None else "https"
@@ -287,6 +309,28 @@ class Settings(BaseSettings):
                     f"{origin.strip()[:64]!r} is not an origin such as https://example.org; "
                     "several are separated by commas"
                 )
+        return text
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_path(cls, text: str | None) -> str | None:
+        if text is None or not (path := text.rstrip("/")):
+            return None
+        if not ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{text[:64]!r} is not a path such as /vae")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, text: str | None) -> str | None:
+        for part in (text or "").split(","):
+            try:
+                if part.strip():
+                    ip_network(part.strip(), strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{part.strip()[:64]!r} is not an address or network such as 10.0.0.0/8"
+                ) from None
         return text
 
     @model_validator(mode="after")

@@ -1,13 +1,25 @@
-"""Security headers for the HTML pages and their assets."""
+"""The page at /docs, and security headers for HTML pages and their assets.
+
+All addresses are relative, so that the page also works below the prefix of a reverse proxy.
+"""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
 from hashlib import sha256
+from pathlib import Path
 from typing import Final
 
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.prefix import prefix_of
 
 INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 """A script inside the page. Scripts loaded from files have a `src` attribute and do not match."""
@@ -27,6 +39,37 @@ HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+ASSETS: Final = "static-offline-docs"
+"""Where the page's files are, beside the page."""
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add the OpenAPI document, and the page that shows it with Swagger UI's files from here."""
+
+    async def openapi(request: Request) -> Response:
+        page = app.openapi()
+        if prefix := prefix_of(request.scope):
+            page = page | {"servers": [{"url": prefix}]}
+        return JSONResponse(page)
+
+    async def docs(_: Request) -> Response:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=f"{app.title} - Swagger UI",
+            swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{ASSETS}/favicon.png",
+        )
+
+    async def oauth2_redirect(_: Request) -> Response:
+        return get_swagger_ui_oauth2_redirect_html()
+
+    app.add_route("/openapi.json", openapi, include_in_schema=False)
+    app.add_route("/docs", docs, include_in_schema=False)
+    app.add_route("/docs/oauth2-redirect", oauth2_redirect, include_in_schema=False)
+    files = Path(fastapi_offline.__file__).parent / "static"
+    app.mount(f"/{ASSETS}", StaticFiles(directory=files), name=ASSETS)
 
 
 class PageHeaders:

@@ -244,6 +244,8 @@ def _describe(app: FastAPI, engine: Engine, max_images: int) -> Schema:
     page = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
+    # Relative to the document's own address, which is right below any prefix of a reverse proxy.
+    page["servers"] = [{"url": "."}]
     components = page["components"]["schemas"]
     components["Problem"] = inlined(schemas.Problem)
     paths = page["paths"]
@@ -252,6 +254,12 @@ def _describe(app: FastAPI, engine: Engine, max_images: int) -> Schema:
             for operation in operations.values():
                 # FastAPI adds 422 for the path parameters, but a wrong one is a 404 there.
                 operation["responses"].pop("422", None)
+                # Together with the example of a body, these make a request that works.
+                sample = "decode" if path.endswith("/infer") else "encode"
+                values = {"name": sample, "version": engine.bundle.version}
+                for parameter in operation.get("parameters", []):
+                    if parameter["in"] == "path":
+                        parameter["example"] = values[parameter["name"]]
     for unused in ("HTTPValidationError", "ValidationError"):
         components.pop(unused, None)
     for path in IMAGE_ROUTES:

@@ -19,14 +19,18 @@ from service.access.policy import RELOAD
 from service.api import schemas
 from service.api.openapi import responses
 from service.api.state import Service
+from service.codecs.accept import negotiate
 from service.codecs.registry import JSON
-from service.errors import BundleRefusedError
+from service.errors import BundleRefusedError, NotAcceptableError
 from service.request import RequestContext
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import CONTENT_TYPES, OPENMETRICS, TEXT
 
 PRIVATE_PROVENANCE: Final = frozenset({"versions", "torch"})
 """Provenance fields that `/model` leaves out: library versions would help an attacker find known
 vulnerabilities. The model card has them."""
+
+FORMATS: Final = (TEXT, OPENMETRICS)
+"""Of metrics. The first is the default."""
 
 log = logging.getLogger("service")
 
@@ -123,10 +127,16 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get(
     "/metrics",
     tags=["service"],
-    summary="Prometheus text",
+    summary="Prometheus text, or OpenMetrics",
     response_class=PlainTextResponse,
+    responses={200: {"content": {OPENMETRICS: {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Counts of requests, latency, batch sizes, queue depth and more."""
-    text = Service.of(request).metrics.render()
-    return Response(text, media_type=Metrics.content_type)
+    """Counts of requests, latency, batch sizes, queue depth and more. OpenMetrics, for callers
+    whose `Accept` prefers it, also has exemplars: the traces of requests that have one."""
+    try:
+        accepted = negotiate(RequestContext.of(request).headers.get("accept"), FORMATS)
+    except NotAcceptableError:
+        accepted = TEXT  # as ever, for whoever asks
+    text = Service.of(request).metrics.render(accepted)
+    return Response(text, headers={"Content-Type": CONTENT_TYPES[accepted], "Vary": "Accept"})

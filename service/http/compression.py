@@ -15,6 +15,7 @@ from starlette_compress import CompressMiddleware, add_compress_type
 
 from service.codecs.responses import START, ChunkedResponse
 from service.http.problems import PROBLEM_TYPE
+from service.telemetry.metrics import OPENMETRICS
 
 COMPRESS_BYTES: Final = 4096
 """Smaller answers are sent as they are. So are arrays of floats, whatever their size: gzip took
@@ -31,7 +32,8 @@ JSON_TYPES: Final = ("application/json", PROBLEM_TYPE)
 ACCEPTED: Final = ("zstd", "gzip", "*")
 """What an Accept-Encoding header has to contain for an answer to be compressed."""
 
-add_compress_type(PROBLEM_TYPE)
+for media_type in (PROBLEM_TYPE, OPENMETRICS):
+    add_compress_type(media_type)
 
 
 def depends_on_encoding(response: Response) -> bool:

@@ -20,6 +20,7 @@ from starlette.types import Scope
 from service.access.keys import digest_of_header
 from service.codecs.registry import INLINE_JSON_BYTES
 from service.http.lifecycle import CLIENT_LEFT, RequestLifecycle, Target, headers_of, new_id
+from service.http.prefix import Prefixes
 from service.inference.batching import MicroBatcher
 from service.inference.jobs import Job, Rows, Run
 from service.request import RequestContext
@@ -38,7 +39,8 @@ PLAIN_HEADERS: Final = frozenset(
         *(b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection"),
         *(b"content-length", b"content-type", b"forwarded", b"host", b"user-agent", b"via"),
         *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
-        *(b"x-real-ip", b"x-request-timeout"),
+        # Its prefix is not taken off the path here: whom to believe it depends on the connection.
+        *(b"x-forwarded-prefix", b"x-real-ip", b"x-request-timeout"),
     }
 )
 """Headers that a kept head may have. Any other may be unique to its request, such as a trace, or
@@ -104,9 +106,12 @@ class Connection(Protocol):
 class DirectRequests:
     """Begins requests whose heads are known."""
 
-    def __init__(self, lifecycle: RequestLifecycle, batcher: MicroBatcher) -> None:
+    def __init__(
+        self, lifecycle: RequestLifecycle, batcher: MicroBatcher, prefixes: Prefixes
+    ) -> None:
         self._lifecycle = lifecycle
         self._batcher = batcher
+        self._prefixes = prefixes
         self._planners: Mapping[str, Planner] = {}
         self._heads: dict[bytes, Head] = {}
 
@@ -125,7 +130,8 @@ class DirectRequests:
 
     def learn(self, head: bytes, scope: Mapping[str, Any]) -> None:
         """Keep a head, as parsed into `scope`, if it is a usual one of an authorized caller."""
-        planner = self._planners.get(scope["path"])
+        path = self._prefixes.without_root_path(scope["path"])
+        planner = self._planners.get(path)
         if planner is None or scope["method"] != "POST" or len(head) > MAX_HEAD_BYTES:
             return
         names = {name for name, _ in scope["headers"]}
@@ -140,7 +146,6 @@ class DirectRequests:
         length = int(headers.get("content-length", MAX_BODY_BYTES + 1))
         if length > MAX_BODY_BYTES:
             return
-        path = scope["path"]
         known = Head(
             content_length=length,
             scope={"method": "POST", "path": path},

@@ -63,8 +63,14 @@ def fast_routes(*routers: APIRouter) -> dict[tuple[str, str], FastRoute]:
         for route in router.routes
         if isinstance(route, APIRoute)
         for path, handler in _handlers(route)
-        for method in route.methods or ()
+        for method in _methods(route)
     }
+
+
+def _methods(route: APIRoute) -> set[str]:
+    """The methods of a route. HEAD is answered as GET is, and the server leaves out the body."""
+    methods = route.methods or set()
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _handlers(route: APIRoute) -> Iterator[tuple[str, Handler]]:

@@ -23,8 +23,9 @@ from service.access.policy import Access
 from service.codecs.responses import BODY, START, ChunkedResponse
 from service.errors import ServiceError
 from service.http.compression import compressed, depends_on_encoding, is_accepted, note_encoding
+from service.http.methods import HeadAsGet, allow_header, declared_methods
 from service.http.prepared import PreparedResponse, TrustedHeaders
-from service.http.problems import problem_response
+from service.http.problems import no_such_path, problem_response
 from service.limits.byte_budget import ByteBudget
 from service.request import RequestContext
 from service.telemetry.metrics import NO_ROUTE, Metrics
@@ -194,6 +195,8 @@ class RequestLifecycle:
         context.release()
         method, route, path = target
         self.metrics.observe_request(method, route, status, seconds)
+        if context.trace is not None:
+            self.metrics.note_trace(route, seconds, context.trace)
         if status == 504:
             self.metrics.count_deadline_miss()
         elif status == CLIENT_LEFT:
@@ -223,7 +226,7 @@ class LifecycleMiddleware:
 
     def __init__(self, app: ASGIApp, *, lifecycle: RequestLifecycle) -> None:
         self._app = app
-        self._compressed = compressed(app)
+        self._compressed = compressed(HeadAsGet(app))
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,8 +236,13 @@ class LifecycleMiddleware:
         else:
             await self._app(scope, receive, send)
 
-    async def _handle(self, _: Request) -> ASGIApp:
-        return self._compressed
+    async def _handle(self, request: Request) -> ASGIApp:
+        if request.method != "OPTIONS":
+            return self._compressed
+        declared = declared_methods(request.scope)
+        if not declared:
+            raise no_such_path(request.scope["path"])
+        return Response(status_code=204, headers={"Allow": allow_header(declared)})
 
 
 class _Reply:

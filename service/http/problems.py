@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.errors import DeadlineError, ServiceError
+from service.errors import DeadlineError, NotFoundError, ServiceError
+from service.http.methods import allow_header, declared_methods
 from service.request import RequestContext
 
 log = logging.getLogger("service")
@@ -102,13 +103,20 @@ def error_response(
     )
 
 
-def _framework_detail(error: HTTPException, scope: Scope, headers: Mapping[str, str]) -> str:
-    """The framework's own errors: no such route, no such method."""
+def no_such_path(path: str) -> NotFoundError:
+    """The error for a path that no route has."""
+    return NotFoundError(f"there is no {path[:128]} here; /docs lists what there is")
+
+
+def _framework_detail(error: HTTPException, scope: Scope, headers: dict[str, str]) -> str:
+    """The framework's own errors: no such route, no such method. Completes `Allow` in `headers`,
+    where the framework names the methods of one route only, and neither HEAD nor OPTIONS."""
     if error.status_code == 404:
-        return f"there is no {scope['path'][:128]} here; /docs lists what there is"
+        return no_such_path(scope["path"]).detail
     if error.status_code == 405:
-        allowed = headers.get("Allow", "another method")
-        return f"{scope['path'][:128]} takes {allowed}, not {scope['method'][:32]}"
+        declared = declared_methods(scope)
+        headers["Allow"] = allow_header(declared)
+        return f"{scope['path'][:128]} takes {', '.join(declared)}, not {scope['method'][:32]}"
     return str(error.detail)
 
 

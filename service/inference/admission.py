@@ -232,7 +232,12 @@ class Inference:
             context.quota.take(context.images)
         try:
             done = await self._batcher.submit(
-                run, rows, context.deadline, inline_rows=inline_rows, max_rows=max_rows
+                run,
+                rows,
+                context.deadline,
+                inline_rows=inline_rows,
+                max_rows=max_rows,
+                on_pass=context.on_pass,
             )
         except QueueFullError:
             if context.quota is not None:

@@ -130,13 +130,15 @@ class MicroBatcher:
         inline_rows: int = 0,
         max_rows: int | None = None,
         always: bool = False,
+        on_pass: Callable[[float, int, float], None] | None = None,
     ) -> Batched[R]:
         """Queue all rows, wait for them, and return their part of `run`'s results.
 
         A batch of up to `inline_rows` rows may run on the event loop. `max_rows` limits the batches
         of `run`; all requests for the same `run` must give the same value. `always` is for the
         service's own requests: they go to the front of their queue, even if it is full, and do not
-        count against the limits.
+        count against the limits. `on_pass` is called after each batch with some of the rows, with
+        when it ended, which tells batches apart, with all of its rows, and its seconds.
 
         Cancelling drops the rows that have not started. Raises `QueueFullError` at once if the rows
         do not all fit, and queues none of them; `TimeoutError` at `deadline`, which is on
@@ -152,6 +154,7 @@ class MicroBatcher:
             max_rows=max_rows,
             always=always,
         )
+        job.on_pass = on_pass
         try:
             return await future
         finally:
@@ -356,6 +359,8 @@ class MicroBatcher:
         """Give a job its rows, which are those of `result` from `start` on."""
         job, stop = part.job, start + len(part.rows)
         job.infer_s += seconds
+        if job.on_pass is not None:
+            job.on_pass(ended, len(result[0]), seconds)
         receiver = job.receiver
         if receiver is None:
             return

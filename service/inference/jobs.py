@@ -90,6 +90,8 @@ class Job:
     done: int = 0
     """How many rows of `result` are filled."""
     infer_s: float = 0.0
+    on_pass: Callable[[float, int, float], None] | None = None
+    """Called after each batch with rows of this job; see `MicroBatcher.submit`."""
 
     @property
     def ended(self) -> bool:

@@ -7,12 +7,14 @@ the totals; see `service.telemetry.metrics_files`.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from time import time
+from typing import Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,9 +26,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
 
+from service.telemetry.infer_statistics import InferStatistics
 from service.telemetry.metrics_files import DIRECTORY_VARIABLE
+from service.telemetry.trace_context import Trace
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """From one image on an idle service to the default request timeout."""
@@ -51,11 +57,28 @@ STATM: Final = Path("/proc/self/statm")
 
 MODEL_INFO: Final = "vae_model_info"
 
+LATENCY: Final = "vae_request_duration_seconds"
+
+TEXT: Final = "text/plain"
+
+OPENMETRICS: Final = "application/openmetrics-text"
+
+CONTENT_TYPES: Final = {
+    TEXT: "text/plain; version=0.0.4; charset=utf-8",
+    OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+"""The Content-Type of each format."""
+
+
+class BucketKey(NamedTuple):
+    """A bucket of `LATENCY`."""
+
+    route: str
+    upper_bound_s: float
+
 
 class Metrics:
     """The metrics of one app. Label values are templates and numbers, which bounds the series."""
-
-    content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, *, bundle: str, version: str) -> None:
         # Shared files do not store when a series was created.
@@ -67,6 +90,9 @@ class Metrics:
         self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._durations: dict[tuple[str, str, int], list[float]] = {}
         self._queue_waits: list[float] = []
+        self._exemplars: dict[BucketKey, Exemplar] = {}
+        """Of each bucket, the last traced request. Not in the shared files, which have no place for
+        it: each worker shows its own."""
         self._requests = Counter(
             "vae_requests",
             "Requests answered",
@@ -74,7 +100,7 @@ class Metrics:
             registry=registry,
         )
         self._latency = Histogram(
-            "vae_request_duration_seconds",
+            LATENCY,
             "Time from the end of a request's head to the end of its response",
             ["route"],
             buckets=LATENCY_BUCKETS_S,
@@ -143,6 +169,7 @@ class Metrics:
             registry,
         )
         self._connections = _live_sum("vae_connections", "Open connections", registry)
+        self.infer = InferStatistics(registry, _soon)
 
     def watch_queue(
         self, images: Callable[[], int], bytes_: Callable[[], int] | None = None
@@ -195,6 +222,14 @@ class Metrics:
         waits, self._queue_waits = self._queue_waits, []
         _observe_all(self._queue_wait, waits)
 
+    def note_trace(self, route: str, seconds: float, trace: Trace) -> None:
+        """Keep the trace of a request that is counted, if its caller records it, as an exemplar."""
+        if trace.is_sampled:
+            bounds = (*LATENCY_BUCKETS_S, math.inf)
+            key = BucketKey(route, bounds[bisect_left(bounds, seconds)])
+            labels = {"trace_id": trace.trace_id, "span_id": trace.span_id}
+            self._exemplars[key] = Exemplar(labels, seconds, time())
+
     def count_invalid_request(self, status: int) -> None:
         """Count an answer to what is not a complete request: it has no method or route."""
         self._requests.labels("other", NO_ROUTE, str(status)).inc()
@@ -234,31 +269,52 @@ class Metrics:
         self._connections.set(self._read_connections())
         self._memory.set(_resident_bytes())
 
-    def render(self) -> bytes:
-        """Prometheus's text format, with the totals of all workers."""
-        self.sample_process()
-        self._count_requests()
-        shared = os.environ.get(DIRECTORY_VARIABLE)
+    def render(self, media_type: str = TEXT) -> bytes:
+        """The totals of all workers, in Prometheus's text format or as `OPENMETRICS`, which also
+        shows exemplars."""
         registry = CollectorRegistry()
-        own: Collector = self._registry
-        if shared and any(Path(shared).glob("*.db")):  # False if someone has deleted them
-            own = MultiProcessCollector(None, shared)  # type: ignore[no-untyped-call] # has no types
-        registry.register(_WithoutOldModels(own))
+        registry.register(_Shown(self._collector(), self._exemplars))
+        if media_type == OPENMETRICS:
+            return openmetrics.generate_latest(registry)  # type: ignore[no-any-return, no-untyped-call] # has no types
         return generate_latest(registry)
 
+    def collect(self) -> list[Metric]:
+        """The totals of all workers."""
+        return list(self._collector().collect())
 
-class _WithoutOldModels(Collector):
-    """The metrics of another collector, without the bundles that are no longer in memory."""
+    def _collector(self) -> Collector:
+        """What collects the metrics of all workers, as they are now."""
+        self.sample_process()
+        self._count_requests()
+        self.infer.flush()
+        shared = os.environ.get(DIRECTORY_VARIABLE)
+        if shared and any(Path(shared).glob("*.db")):  # False if someone has deleted them
+            return MultiProcessCollector(None, shared)  # type: ignore[no-untyped-call] # has no types
+        return self._registry
 
-    def __init__(self, collector: Collector) -> None:
+
+class _Shown(Collector):
+    """The metrics of another collector, with exemplars, and without the bundles that are no longer
+    in memory."""
+
+    def __init__(self, collector: Collector, exemplars: Mapping[BucketKey, Exemplar]) -> None:
         self._collector = collector
+        self._exemplars = exemplars
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
         for metric in self._collector.collect():
             if metric.name == MODEL_INFO:
                 metric.samples = [sample for sample in metric.samples if sample.value]
+            elif metric.name == LATENCY and self._exemplars:
+                metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
             yield metric
+
+    def _with_exemplar(self, sample: Sample) -> Sample:
+        if "le" not in sample.labels:
+            return sample
+        key = BucketKey(sample.labels["route"], float(sample.labels["le"]))
+        return sample._replace(exemplar=self._exemplars.get(key))
 
 
 def _soon(work: Callable[[], None]) -> None:

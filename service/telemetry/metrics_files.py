@@ -33,9 +33,9 @@ PERSISTENT: Final = ("counter", "histogram")
 LIVE: Final = ("gauge_livesum", "gauge_livemax")
 """Kinds that only mean something while their worker is running."""
 
-FILE_BYTES: Final = 256 * 1024
-"""Size of the file of one kind and one worker. All routes with all their statuses need half of it,
-and a bundle's name and version 200 bytes."""
+FILE_BYTES: Final = 512 * 1024
+"""Size of the file of one kind and one worker. All routes with all their methods and statuses need
+about 200 KiB, infer requests 30 KiB, and a bundle's name and version 200 bytes."""
 
 HEADER_BYTES: Final = 8
 """The start of a file, which says how much of it is used."""

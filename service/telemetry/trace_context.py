@@ -16,6 +16,8 @@ TRACEPARENT: Final = re.compile(
 """Version, trace id, parent id, flags. Ids of zeros and version ff are invalid. Later versions may
 add more after another dash."""
 
+SAMPLED: Final = 0x01
+
 KNOWN_FLAGS: Final = 0x03
 """The flags `sampled` and `random-trace-id`. The specification has all others set to zero."""
 
@@ -27,6 +29,21 @@ class Trace(NamedTuple):
     """The response's header: the caller's trace with a span id of this request."""
     parent_id: str
     """The caller's span id."""
+
+    @property
+    def trace_id(self) -> str:
+        """The caller's trace, 32 hexadecimal digits."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """The span of this request, 16 hexadecimal digits."""
+        return self.traceparent[36:52]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the caller records the trace, so that it can be looked up."""
+        return int(self.traceparent[53:], 16) & SAMPLED == SAMPLED
 
 
 def join_trace(traceparent: str) -> Trace | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from httpx import ASGITransport, AsyncClient
 
-from service.api.open_inference import routes as open_inference
+from service.api.open_inference import models as open_inference
 from service.app import App
 from tests.api.helpers import engine_of, uint8_body
 from tests.processes import Server, address

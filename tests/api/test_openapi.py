@@ -37,8 +37,13 @@ OPEN_INFERENCE_ROUTES = {
     *(
         (method, f"/v2/models/{{name}}{version}{path}")
         for version in ("", "/versions/{version}")
-        for method, path in (("get", ""), ("get", "/ready"), ("post", "/infer"))
+        for method, path in (
+            *(("get", path) for path in ("", "/ready", "/stats")),
+            ("post", "/infer"),
+        )
     ),
+    ("get", "/v2/models/stats"),
+    ("post", "/v2/repository/index"),
 }
 ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
@@ -161,6 +166,18 @@ async def test_examples_of_latents_are_answered(client: AsyncClient, page: dict[
     assert body["examples"]
     for example in body["examples"].values():
         assert (await client.post("/decode", json=example["value"])).status_code == 200
+
+
+async def test_examples_of_infer_requests_are_answered(
+    client: AsyncClient, page: dict[str, Any]
+) -> None:
+    for (method, path), operation in operations(page).items():
+        if "{name}" not in path:
+            continue
+        values = {item["name"]: item.get("example") for item in operation["parameters"]}
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        answer = await client.request(method, path.format(**values), json=body.get("example"))
+        assert answer.status_code == 200, path
 
 
 async def test_the_example_is_the_digit_that_it_says(client: AsyncClient) -> None:
@@ -317,7 +334,7 @@ def test_the_page_says_where_a_key_is_needed(page: dict[str, Any]) -> None:
             needed: list[Any] | None = [{name: []}] if takes_one and wanted else None
             assert operation.get("security") == needed
             assert ("429" in operation["responses"]) is (
-                path == "/sample" or path.endswith("/infer") or path in WORK_ROUTES
+                path == "/sample" or path.endswith(("/infer", "/index")) or path in WORK_ROUTES
             )
 
 

@@ -40,10 +40,11 @@ def test_one_connection_takes_any_answers_one_after_another(connection: Connecti
 @pytest.mark.parametrize("path", ["/nowhere", OWN, "/model", "/sample", "/v2/nowhere"])
 def test_an_answer_to_head_has_no_body(connection: Connection, path: str) -> None:
     """Its bytes would be taken for the next answer."""
+    status = {"/model": b"200", "/sample": b"200", OWN: b"405"}.get(path, b"404")
     for _ in range(2):
         connection.send(request(path).replace(b"GET", b"HEAD", 1))
         head = connection.read_until(b"\r\n\r\n")
-        assert head.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 405 "))
+        assert head.startswith(b"HTTP/1.1 " + status)
         assert b"content-length: " in head
         connection.send(request("/livez"))
         assert connection.answer()[0] == "HTTP/1.1 200 OK"

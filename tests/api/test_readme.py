@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_the_open_inference_protocol_works_as_printed(server: Server, tmp_path: 
     metadata, decoded = json_answers(run_block(shell_block("open inference"), server, tmp_path))
     assert metadata["name"] == "encode"
     assert decoded["outputs"][0]["shape"] == [1, 1, 28, 28]
+
+
+def test_triton_s_client_works_as_printed(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = server.url.removeprefix("http://")
+    script = fenced_block("tritonclient", "python").replace("localhost:8000", address)
+    exec(script, {})  # noqa: S102 - our own docs
+    verdicts, names, counts = capsys.readouterr().out.splitlines()
+    assert verdicts.count("True") + verdicts.count("False") == 4
+    assert json.loads(names.replace("'", '"')) == [
+        "encode",
+        "decode",
+        "reconstruct",
+        "anomaly-score",
+    ]
+    assert re.fullmatch(r"\d+ images in \d+ forward passes", counts)
 
 
 def test_the_client_works_as_printed(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.reliability.mutation import LATENTS, SIDE, image_seeds, infer_seeds, latent_seeds
-from service.api.open_inference.messages import LENGTH_HEADER, InferRequest, TensorSpec
+from service.api.open_inference.messages import LENGTH_HEADER, InferRequest, Signature, TensorSpec
 from service.codecs import registry as media
 from service.codecs.options import ImageOptions, LatentOptions
 from service.errors import ServiceError
@@ -74,7 +74,9 @@ def read_infer_request(body: bytes) -> None:
     length, found, rest = body.partition(LENGTH_SEPARATOR)
     text = length.decode("latin-1") if found and length.isdigit() else None
     offered = [TensorSpec("mu", "FP32", (-1, LATENTS)), TensorSpec("sigma", "FP32", (-1, LATENTS))]
-    request = InferRequest.parse(rest if text else body, text, offered)
+    taken = TensorSpec("z" if b'"z"' in body else "images", "FP32", (-1, LATENTS))
+    signature = Signature(taken, offered, ("alpha", "score"))
+    request = InferRequest.parse(rest if text else body, text, signature)
     assert {output.spec.name for output in request.outputs} <= {"mu", "sigma"}
     assert request.input.array.dtype.kind in "fu"
 

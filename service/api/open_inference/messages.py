@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -26,22 +26,33 @@ WHITESPACE: Final = b" \t\r\n"
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 """Length of the JSON in bytes. The binary tensors begin after it."""
 
-DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "UINT8": np.dtype("u1"),
+}
 """The datatypes of inputs."""
+
+INPUT_DATATYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "images": ("FP32", "FP64", "UINT8"),
+    "z": ("FP32", "FP64"),
+}
+"""The datatypes that each input takes."""
 
 OUTPUT_DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "BOOL": np.dtype(np.bool_),
 }
 
-PARAMETERS: Final = (
-    "timeout",
-    "binary_data_output",
-    "binary_data",
-    "binary_data_size",
-    "classification",
-)
-"""Parameters of a request or a tensor that this server looks at."""
+REQUEST_PARAMETERS: Final = ("timeout", "binary_data_output", "content_type")
+"""The protocol's own parameters of a request; each model may have more."""
+
+INPUT_PARAMETERS: Final = ("binary_data_size", "content_type")
+
+OUTPUT_PARAMETERS: Final = ("binary_data", "classification", "content_type")
+
+CONTENT_TYPE: Final = "np"
+"""MLServer's clients say with this that a tensor is an array, which is so here in any case."""
 
 MAX_FIELDS: Final = 64
 """Maximum fields of an object, unknown ones included: reading millions of them takes long."""
@@ -77,12 +88,24 @@ class Input:
     array: NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """A requested output, and whether to send it as binary or as JSON."""
 
     spec: TensorSpec
     binary: bool
+    parameters: Mapping[str, Any]
+    """Of the model, for this output: they override those of the request."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes and gives."""
+
+    input: TensorSpec
+    """Its name is one of `INPUT_DATATYPES`."""
+    outputs: Sequence[TensorSpec]
+    parameters: tuple[str, ...] = ()
+    """Names of its own parameters."""
 
 
 @dataclass(frozen=True)
@@ -93,30 +116,31 @@ class InferRequest:
     timeout_us: Any
     input: Input
     outputs: tuple[Output, ...]
+    names_outputs: bool
+    """Whether the caller chose the outputs. If not, they are all that the model may have."""
+    parameters: Mapping[str, Any]
+    """Of the model, for all outputs: JSON values that are neither arrays nor objects."""
 
     @classmethod
-    def parse(
-        cls, body: bytes, json_length: str | None, offered: Sequence[TensorSpec]
-    ) -> InferRequest:
+    def parse(cls, body: bytes, json_length: str | None, signature: Signature) -> InferRequest:
         """Parse a body whose first `json_length` bytes are JSON. If that is None, all of it is.
 
-        `json_length` is the value of `LENGTH_HEADER`; `offered` are the model's outputs. Raises
-        `BadBodyError`.
+        `json_length` is the value of `LENGTH_HEADER`. Raises `BadBodyError`.
         """
         text, binary = _split(body, json_length)
         if len(text) > INLINE_JSON_BYTES and (parts := _split_off_numbers(text)):
             # On an error simdjson parses the whole text: it reads every form, and says what is
             # wrong.
             with suppress(ServiceError):
-                return cls._parse(parts[0], binary, offered, numbers=parts[1])
-        return cls._parse(text, binary, offered)
+                return cls._parse(parts[0], binary, signature, numbers=parts[1])
+        return cls._parse(text, binary, signature)
 
     @classmethod
     def _parse(
         cls,
         text: bytes,
         binary: memoryview,
-        offered: Sequence[TensorSpec],
+        signature: Signature,
         numbers: memoryview | None = None,
     ) -> InferRequest:
         """`numbers` is the JSON text of the input's `data`, if it was split off."""
@@ -124,31 +148,36 @@ class InferRequest:
         request_id = document.get("id")
         if request_id is not None and not isinstance(request_id, str):
             raise BadBodyError(f"id is {type_name(request_id)}, expected a string")
-        parameters = _parameters(document, "parameters")
+        parameters, own = _parameters(
+            document, "parameters", REQUEST_PARAMETERS, signature.parameters
+        )
         return cls(
             id=request_id,
             timeout_us=parameters.get("timeout"),
-            input=_input(document, binary, numbers),
-            outputs=tuple(_outputs(document, offered, parameters)),
+            input=_input(document, binary, signature.input.name, numbers),
+            outputs=tuple(_outputs(document, signature, parameters)),
+            names_outputs=bool(document.get("outputs")),
+            parameters=own,
         )
 
 
 def infer_response(
     request: InferRequest,
+    outputs: Sequence[Output],
     model_name: str,
     model_version: str,
     tensors: Tensors,
     *,
     in_pieces: bool = False,
 ) -> Response:
-    """The response with the requested outputs. Binary outputs follow the JSON.
+    """The response with these outputs. Binary outputs follow the JSON.
 
     With `in_pieces`, the response is a `ChunkedResponse`. It is meant for large outputs, and must
     be built in a thread.
     """
-    outputs: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for output in request.outputs:
+    for output in outputs:
         name, datatype = output.spec.name, output.spec.datatype
         array = np.ascontiguousarray(tensors[name], OUTPUT_DATATYPES[datatype])
         entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
@@ -157,11 +186,11 @@ def infer_response(
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             entry["data"] = array.reshape(-1)
-        outputs.append(entry)
+        entries.append(entry)
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if request.id is not None:
         document["id"] = request.id
-    document["outputs"] = outputs
+    document["outputs"] = entries
     if in_pieces:
         pieces = json_pieces(document)
         length = {LENGTH_HEADER: str(sum(map(len, pieces)))} if binary else {}
@@ -175,6 +204,17 @@ def infer_response(
         headers={LENGTH_HEADER: str(len(text))},
         media_type="application/octet-stream",
     )
+
+
+def read_index_request(body: bytes) -> bool:
+    """Whether a request for the repository's index asks for ready models only.
+
+    Raises `BadBodyError`. An empty body, which Triton's client sends, asks for all models.
+    """
+    if not body:
+        return False
+    fields = _fields(parse_json(body), "the body", ("ready",), ("ready",))
+    return _boolean(fields, "ready", "the body", default=False)
 
 
 def json_bytes(body: bytes, json_length: str | None) -> int:
@@ -220,7 +260,7 @@ def _plain_numbers(text: memoryview, shape: tuple[int, ...], datatype: str) -> N
 
     Raises `BadBodyError` for anything that `_json.c` does not read.
     """
-    dtype = DATATYPES[datatype]
+    dtype = DATATYPES["FP32" if datatype == "FP64" else datatype]
     size = math.prod(shape)
     flat = not bytes(text[1:64]).lstrip(WHITESPACE).startswith(b"[")
     n, *sizes = (1, size) if flat else shape
@@ -235,7 +275,9 @@ def _plain_numbers(text: memoryview, shape: tuple[int, ...], datatype: str) -> N
     return np.frombuffer(plain[1], dtype).reshape(shape)
 
 
-def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview | None) -> Input:
+def _input(
+    document: Mapping[str, Any], binary: memoryview, taken: str, numbers: memoryview | None
+) -> Input:
     """The single input of a model, from its `data` or from the bytes after the JSON."""
     inputs = document.get("inputs")
     if not isinstance(inputs, simdjson.Array) or not len(inputs):
@@ -246,17 +288,19 @@ def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview 
             for i in range(2)
         ]
         raise BadBodyError(
-            f"there are {len(inputs):,} inputs, {', '.join(names)} …; each model takes one"
+            f"there are {len(inputs):,} inputs, {', '.join(names)} …; this model takes one, {taken}"
         )
     fields = _fields(inputs[0], "inputs[0]", ("name", "datatype", "shape", "data", "parameters"))
     name = _string(fields, "name", "inputs[0]")
+    if name != taken:
+        raise BadBodyError(f"the input is {name[:64]!r}, this model takes {taken!r}")
     datatype = _string(fields, "datatype", "inputs[0]")
-    if datatype not in DATATYPES:
-        raise BadBodyError(
-            f"inputs[0].datatype is {datatype[:32]!r}, expected {' or '.join(DATATYPES)}"
-        )
+    if datatype not in (datatypes := INPUT_DATATYPES[taken]):
+        expected = f"{', '.join(datatypes[:-1])} or {datatypes[-1]}"
+        raise BadBodyError(f"inputs[0].datatype is {datatype[:32]!r}, {taken} takes {expected}")
     shape = _shape(fields)
-    size = _parameters(fields, "inputs[0].parameters").get("binary_data_size")
+    parameters, _ = _parameters(fields, "inputs[0].parameters", INPUT_PARAMETERS)
+    size = parameters.get("binary_data_size")
     if size is None:
         if len(binary):
             raise BadBodyError(
@@ -265,11 +309,11 @@ def _input(document: Mapping[str, Any], binary: memoryview, numbers: memoryview 
         if numbers is not None:
             return Input(name, _plain_numbers(numbers, shape, datatype))
         return Input(name, _json_data(fields, shape))
-    expected = math.prod(shape) * DATATYPES[datatype].itemsize
-    if type(size) is not int or size != expected or size != len(binary):
+    n_bytes = math.prod(shape) * DATATYPES[datatype].itemsize
+    if type(size) is not int or size != n_bytes or size != len(binary):
         raise BadBodyError(
             f"inputs[0].parameters.binary_data_size is {_describe(size)}; {datatype} "
-            f"{list(shape)} takes {expected:,} bytes, and {len(binary):,} follow the JSON"
+            f"{list(shape)} takes {n_bytes:,} bytes, and {len(binary):,} follow the JSON"
         )
     return Input(name, np.frombuffer(binary, DATATYPES[datatype]).reshape(shape))
 
@@ -300,16 +344,16 @@ def _json_data(fields: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[Any
 
 
 def _outputs(
-    document: Mapping[str, Any], offered: Sequence[TensorSpec], parameters: Mapping[str, Any]
+    document: Mapping[str, Any], signature: Signature, parameters: Mapping[str, Any]
 ) -> Iterator[Output]:
-    """The requested outputs, each at most once. If none are named, all that are `offered`."""
-    binary_by_default = parameters.get("binary_data_output") is True
-    specs = {spec.name: spec for spec in offered}
+    """The requested outputs, each at most once. If none are named, all."""
+    binary_by_default = _boolean(parameters, "binary_data_output", "parameters", default=False)
+    specs = {spec.name: spec for spec in signature.outputs}
     requested = document.get("outputs")
     if requested is not None and not isinstance(requested, simdjson.Array):
         raise BadBodyError(f"outputs is {type_name(requested)}, expected an array")
     if not requested or not len(requested):
-        yield from (Output(spec, binary_by_default) for spec in offered)
+        yield from (Output(spec, binary_by_default, {}) for spec in signature.outputs)
         return
     remaining = dict(specs)
     for index, item in enumerate(requested):
@@ -322,16 +366,27 @@ def _outputs(
                 f"{where} asks for {name[:64]!r}{again}, this model has {', '.join(specs)}"
             )
         spec = remaining.pop(name)
-        output_parameters = _parameters(fields, f"{where}.parameters")
+        where_parameters = f"{where}.parameters"
+        output_parameters, own = _parameters(
+            fields, where_parameters, OUTPUT_PARAMETERS, signature.parameters
+        )
         if "classification" in output_parameters:
             raise BadBodyError(
                 f"{where} asks for classification, which this server does not support"
             )
-        yield Output(spec, output_parameters.get("binary_data", binary_by_default) is True)
+        binary = _boolean(
+            output_parameters, "binary_data", where_parameters, default=binary_by_default
+        )
+        yield Output(spec, binary, own)
 
 
-def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
-    """The fields of an object that are `known`. Others are meant for other servers, and ignored."""
+def _fields(
+    value: Any, where: str, known: Sequence[str], expected: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The fields of an object that are `known`.
+
+    Others are refused, with what is `expected`, or else ignored: they are meant for other servers.
+    """
     if not isinstance(value, simdjson.Object):
         raise BadBodyError(f"{where} is {type_name(value)}, expected an object")
     fields: dict[str, Any] = {}
@@ -342,6 +397,10 @@ def _fields(value: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
             raise BadBodyError(f"{where} has the field {key} twice")
         if key in known:
             fields[key] = value[key]
+        elif expected is not None:
+            raise BadBodyError(
+                f"{key[:64]!r} is not a known parameter in {where}, expected {', '.join(expected)}"
+            )
     return fields
 
 
@@ -371,6 +430,35 @@ def _shape(fields: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(valid)
 
 
-def _parameters(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _parameters(
+    fields: Mapping[str, Any], where: str, known: Sequence[str], own: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of a request or a tensor: those of the protocol, which are `known`, and the
+    model's own.
+
+    Raises `BadBodyError` for any other, as it would be ignored silently.
+    """
     value = fields.get("parameters")
-    return {} if value is None else _fields(value, where, PARAMETERS)
+    if value is None:
+        return {}, {}
+    expected = (*own, *(name for name in known if name != "classification"))
+    found = _fields(value, where, (*known, *own), expected)
+    if (kind := found.pop("content_type", CONTENT_TYPE)) != CONTENT_TYPE:
+        raise BadBodyError(
+            f"{where}.content_type is {str(kind)[:32]!r}, expected {CONTENT_TYPE!r}: tensors are "
+            "arrays here"
+        )
+    of_model = {name: found.pop(name) for name in own if name in found}
+    for name, item in of_model.items():
+        if isinstance(item, simdjson.Array | simdjson.Object):
+            raise BadBodyError(f"{where}.{name} is {type_name(item)}, expected a single value")
+    return found, of_model
+
+
+def _boolean(parameters: Mapping[str, Any], name: str, where: str, *, default: bool) -> bool:
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadBodyError(f"{where}.{name} is {_describe(value)}, expected true or false")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from service.api.openapi import BINARY, HEADERS, REQUEST_HEADERS, Responses, inlined
 
@@ -30,7 +30,7 @@ class ServerMetadata(BaseModel):
             "example": {
                 "name": "vae-service",
                 "version": "0.1.0",
-                "extensions": ["binary_tensor_data"],
+                "extensions": ["binary_tensor_data", "parameters", "statistics"],
             }
         }
     )
@@ -92,7 +92,7 @@ class InputTensor(BaseModel):
     """An input tensor."""
 
     name: str = Field(description="images, or z for decode")
-    datatype: Literal["FP32", "UINT8"]
+    datatype: Literal["FP32", "FP64", "UINT8"] = Field(description="UINT8 is for images only")
     shape: list[int] = Field(
         min_length=1, description="images: [-1, H, W], [-1, C, H, W] or [-1, C·H·W]; z: [-1, D]"
     )
@@ -106,7 +106,11 @@ class RequestedOutput(BaseModel):
     """An output that the caller requests."""
 
     name: str
-    parameters: dict[str, Any] | None = Field(None, description="binary_data: true or false")
+    parameters: dict[str, Any] | None = Field(
+        None,
+        description="binary_data: true or false; of anomaly-score also the parameters that the "
+        "request may have, for this output",
+    )
 
 
 class InferBody(BaseModel):
@@ -114,10 +118,72 @@ class InferBody(BaseModel):
 
     id: str | None = Field(None, description="returned in the response")
     parameters: dict[str, Any] | None = Field(
-        None, description="binary_data_output, and timeout in microseconds"
+        None,
+        description="binary_data_output, and timeout in microseconds; of anomaly-score also alpha, "
+        "score, seed, fdr and samples, and of reconstruct sample and seed, as in the queries of "
+        "the native routes. Any other is refused",
     )
     inputs: list[InputTensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = Field(None, description="by default all outputs")
+
+
+class ModelState(BaseModel):
+    """A model in the repository."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class RepositoryIndex(RootModel[list[ModelState]]):
+    """All models."""
+
+
+class Duration(BaseModel):
+    """How often something happened, and how long it took in all."""
+
+    count: int
+    ns: int
+
+
+class InferenceStats(BaseModel):
+    """Of requests: those that succeeded and failed, and the stages of the former."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration = Field(description="always 0")
+
+
+class BatchStats(BaseModel):
+    """Of forward passes with about the same batch size."""
+
+    batch_size: int = Field(description="rounded up to a power of two")
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStats(BaseModel):
+    """Of one model, since the service started."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970; 0 if there was none")
+    inference_count: int = Field(description="images or latents of requests that succeeded")
+    execution_count: int = Field(description="forward passes for infer requests")
+    inference_stats: InferenceStats
+    batch_stats: list[BatchStats]
+
+
+class Statistics(BaseModel):
+    """Statistics of models."""
+
+    model_stats: list[ModelStats]
 
 
 class OutputTensor(BaseModel):
@@ -161,7 +227,7 @@ def responses(model: type[BaseModel], *errors: int) -> Responses:
     return by_status
 
 
-METADATA_RESPONSES: Final = responses(ModelMetadata, 404)
+METADATA_RESPONSES: Final = responses(ModelMetadata, 400, 404)
 
 READY_RESPONSES: Final = responses(ModelReadiness, 404) | {503: {"model": ModelReadiness}}
 
@@ -177,6 +243,21 @@ _LENGTH_PARAMETER: Final[dict[str, Any]] = {
 
 _EXAMPLE: Final = {
     "inputs": [{"name": "z", "datatype": "FP32", "shape": [1, 10], "data": [0.0] * 10}]
+}
+
+INDEX_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"ready": {"type": ["boolean", "null"]}},
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
 }
 
 INFER: Final[dict[str, Any]] = {

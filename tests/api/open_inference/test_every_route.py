@@ -20,15 +20,19 @@ def paths_of(http: httpx.Client) -> dict[str, list[str]]:
 
 def test_every_route_with_every_other_method(http: httpx.Client, version: str) -> None:
     paths = paths_of(http)
-    assert len(paths) == 9
+    assert len(paths) == 13
     for path, offered in paths.items():
         url = path.format(name="encode", version=version)
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
+        heads = ["HEAD"] * ("GET" in offered)
+        allowed = ", ".join([*offered, *heads, "OPTIONS"])
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"):
             if method in offered:
                 continue
             answer = http.request(method, url)
             error(answer, 405, *offered, method)
-            assert answer.headers["allow"] == ", ".join(offered)
+            assert answer.headers["allow"] == allowed
+        options = http.options(url)
+        assert (options.status_code, options.headers["allow"]) == (204, allowed)
 
 
 def test_every_route_with_a_wrong_model_or_version(http: httpx.Client, version: str) -> None:

@@ -48,7 +48,7 @@ def test_the_server(client: Any) -> None:
     assert client.is_server_ready() is True
     metadata = client.get_server_metadata()
     assert set(metadata) == {"name", "version", "extensions"}
-    assert metadata["extensions"] == ["binary_tensor_data"]
+    assert metadata["extensions"] == ["binary_tensor_data", "parameters", "statistics"]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -180,18 +180,29 @@ def test_asynchronous_calls(server: Server, rows: Arrays, native: dict[str, Arra
         assert caught.value.status() == "400"
 
 
-def test_the_client_s_extra_parameters_are_ignored(
-    client: Any, rows: Arrays, native: dict[str, Arrays]
-) -> None:
+def test_what_the_client_may_add(client: Any, rows: Arrays, native: dict[str, Arrays]) -> None:
     result = client.infer(
         "encode",
         [tensor("images", rows["images"])],
-        sequence_id=5,
-        sequence_start=True,
-        priority=2,
         timeout=10_000_000,
-        parameters={"mine": 1, "yours": "x"},
+        parameters={"content_type": "np"},
         headers={"X-Request-ID": "a"},
-        query_params={"q": 1},
     )
     check(result, native["encode"])
+
+
+def test_fp64_is_taken_where_fp32_is(client: Any, rows: Arrays, native: dict[str, Arrays]) -> None:
+    for model, (name, _) in MODELS.items():
+        for binary in (True, False):
+            inputs = [tensor(name, rows[name].astype(np.float64), binary=binary)]
+            check(client.infer(model, inputs), native[model])
+
+
+def test_fp64_in_large_json(client: Any, four: NDArray[np.uint8]) -> None:
+    """Which C reads."""
+    images = np.repeat(four.reshape(4, 784) / 255, 100, axis=0)
+    wide, narrow = (
+        client.infer("encode", [tensor("images", images.astype(dtype), binary=False)])
+        for dtype in (np.float64, np.float32)
+    )
+    np.testing.assert_allclose(wide.as_numpy("mu"), narrow.as_numpy("mu"), atol=1e-5)

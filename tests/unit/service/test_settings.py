@@ -50,6 +50,8 @@ def test_the_help_reads_well(help_text: str) -> None:
     assert len(help_text.split("\n\n")[0].splitlines()) == 1, "a usage of one line"
     assert "\n    Each flag" not in help_text
     assert max(map(len, help_text.splitlines())) <= 100
+    assert help_text.replace("\n", "").isprintable()
+    assert "(default: null)" not in help_text
     for name, field in Settings.model_fields.items():
         if field.default is not None:
             flag = f"--{name.replace('_', '-')} "
@@ -89,6 +91,8 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("api_keys", "a-key-of-16-chars,another-key-of-24-chars"),
         ("allow_anonymous", "True"),
         ("cors_origins", "https://example.org,http://localhost:3000"),
+        ("root_path", "/vae"),
+        ("trusted_proxies", "10.0.0.0/8,192.0.2.1"),
         ("bundle", "fashion-mnist"),
         ("device", "cuda:1"),
         ("threads", "3"),
