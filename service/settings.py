@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         le=65_536,
         description="images per forward pass; if unset, 128 on a CPU, where larger batches are no "
         "faster and make others wait, 8 there with a detector, 512 in half precision, and 8192 "
-        "on a GPU",
+        "on a GPU, 64 there with a detector",
     )
     max_queue_images: int = Field(
         16_384,

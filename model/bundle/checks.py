@@ -52,11 +52,13 @@ def check_headers(
         _check_shapes(
             take_prefixed(shapes, DETECTOR_PREFIX),
             {name: shape for name, (_, shape) in types.items()},
+            prefix=DETECTOR_PREFIX,
         )
     statistics = take_prefixed(shapes, STATISTICS_PREFIX)
     _check_shapes(shapes, weight_shapes(config))
     if statistics:
-        _check_shapes(statistics, _statistics_shapes(statistics, config))
+        expected_shapes = _statistics_shapes(statistics, config)
+        _check_shapes(statistics, expected_shapes, prefix=STATISTICS_PREFIX)
 
 
 def take_prefixed(values: dict[str, T], prefix: str) -> dict[str, T]:
@@ -76,11 +78,13 @@ def _statistics_shapes(
 def check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
     """Raise `BundleError` unless these are the statistics of such a network."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_tensors(tensors, _statistics_shapes(shapes, config))
+    _check_tensors(tensors, _statistics_shapes(shapes, config), prefix=STATISTICS_PREFIX)
     diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
     for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
         if not (scale > 0).all():
-            raise BundleError(f"{name} holds {scale.min():g}, expected scales above 0")
+            raise BundleError(
+                f"{STATISTICS_PREFIX}{name} holds {scale.min():g}, expected scales above 0"
+            )
 
 
 def check_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> None:
@@ -89,12 +93,14 @@ def check_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> Non
     _check_shapes(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: shape for name, (_, shape) in types.items()},
+        prefix=DETECTOR_PREFIX,
     )
     for name, tensor in tensors.items():
+        shown = DETECTOR_PREFIX + name
         if tensor.dtype != types[name][0]:
-            raise BundleError(f"detector.{name} is {tensor.dtype}, expected {types[name][0]}")
+            raise BundleError(f"{shown} is {tensor.dtype}, expected {types[name][0]}")
         if not tensor.isfinite().all():
-            raise BundleError(f"detector.{name} holds NaN or infinity")
+            raise BundleError(f"{shown} holds NaN or infinity")
     scales = {
         "feature_std": tensors["feature_std"],
         **{name: tensors[name][1] for name in ("place_scale", "cell_scale")},
@@ -102,24 +108,33 @@ def check_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> Non
     }
     for name, scale in scales.items():
         if not (scale > 0).all():
-            raise BundleError(f"detector.{name} holds {scale.min():g}, expected scales above 0")
+            raise BundleError(
+                f"{DETECTOR_PREFIX}{name} holds {scale.min():g}, expected scales above 0"
+            )
 
 
 def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    prefix: str = "",
 ) -> None:
+    """Messages name tensors as the file does, with the `prefix` that these names lack."""
     if odd := sorted(set(shapes) ^ set(expected)):
         kind = "lacks" if odd[0] in expected else "has an unknown"
-        raise BundleError(f"the weights' file {kind} tensor {odd[0][:64]!r}")
+        raise BundleError(f"the weights' file {kind} tensor {(prefix + odd[0])[:64]!r}")
     for name, shape in shapes.items():
         if shape != expected[name]:
-            raise BundleError(f"{name} has shape {shape}, not {expected[name]}")
+            raise BundleError(f"{prefix}{name} has shape {shape}, not {expected[name]}")
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected)
+def _check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, prefix: str = ""
+) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_shapes(shapes, expected, prefix=prefix)
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
-            raise BundleError(f"{name} is {tensor.dtype}, expected torch.float32")
+            raise BundleError(f"{prefix}{name} is {tensor.dtype}, expected torch.float32")
         if not tensor.isfinite().all():
-            raise BundleError(f"{name} holds NaN or infinity")
+            raise BundleError(f"{prefix}{name} holds NaN or infinity")

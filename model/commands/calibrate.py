@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             "too small and false alarms too frequent"
         )
     if (old := bundle.calibration) is not None:
-        console.print(f"replaces the calibration on {old.n:,} images: {old.data_set}")
+        console.print(f"replaces the calibration on {numbered(old.n, 'image')}: {old.data_set}")
     with Stage(console, f"scoring {numbered(len(data.images), 'image')}"):
         bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
     bundle.save(out, model_card(bundle))

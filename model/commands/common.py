@@ -14,6 +14,7 @@ from typing import IO
 from rich.console import Console
 
 from model.bundle.bundle import Bundle
+from model.datasets.folder import numbered
 from model.datasets.load import ImageSet
 from model.scores.calibration import too_small_for
 
@@ -100,6 +101,7 @@ def warn_if_few(console: Console, n: int) -> None:
     """Print a warning for each common false-alarm rate that `n` images are too few for."""
     for alpha in too_small_for(n):
         console.print(
-            f"warning: calibrated on {n:,} images, too few for a false-alarm rate of {alpha:g}, "
-            f"which needs {math.ceil(1 / alpha - 1)}: at that rate no image is ever an anomaly"
+            f"warning: calibrated on {numbered(n, 'image')}, too few for a false-alarm rate of "
+            f"{alpha:g}, which needs {math.ceil(1 / alpha - 1)}: at that rate no image is ever an "
+            "anomaly"
         )

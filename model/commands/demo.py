@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from model.commands.common import HelpFormatter, check_limits, standard_output
+from model.datasets.folder import numbered
 from model.datasets.rendered.camera import EXPOSURES
 from model.datasets.rendered.defects import KINDS
 from model.datasets.rendered.files import check_folder, write_files
@@ -100,8 +101,8 @@ them say nothing about how a network does on yours.
 
 | folder | contents |
 | --- | --- |
-| `train/` | {sizes.train} normal parts, a folder each, {shots} exposures of each |
-| `test-normal/` | {sizes.test_normal} other normal parts, {shots} exposures of each |
+| `train/` | {numbered(sizes.train, "normal part")}, a folder each, {shots} exposures of each |
+| `test-normal/` | {numbered(sizes.test_normal, "other normal part")}, {shots} exposures of each |
 | `test-anomalous/` | parts with a defect, {sizes.per_kind} of each kind: {", ".join(KINDS)} |
 | `masks/` | where each defect is: 255, and 0 elsewhere |
 

@@ -94,7 +94,7 @@ def add(commands: Any) -> None:
         default=[],
         metavar="PATH",
         help="sets of anomalies, in the same formats; each subfolder is measured as a kind of its "
-        "own too, and the clean images upside down and mirrored are added",
+        "own too (without any, the clean images upside down and mirrored count as anomalies)",
     )
     parser.add_argument(
         "--masks",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from model.commands.common import find_data
 from model.commands.reading import show_read
-from model.datasets.folder import scan, some
+from model.datasets.folder import numbered, scan, some
 from model.datasets.load import (
     DataError,
     ImageSet,
@@ -95,7 +95,8 @@ def _read_clean(
     chosen = take_label(data, normal_label)
     show_read(console, replace(data, labels=None))
     console.print(
-        f"  clean: the {len(chosen.images):,} images with label {normal_label}; left out: the "
+        f"  clean: the {numbered(len(chosen.images), 'image')} with label {normal_label}; left "
+        "out: the "
         f"{len(data.images) - len(chosen.images):,} with other labels"
     )
     return chosen, split
@@ -107,7 +108,8 @@ def _without_label(console: Console, data: ImageSet, label: int) -> ImageSet:
     others = np.flatnonzero(data.labels != label)
     if not len(others):
         raise DataError(f"{data.name} has no anomalies: all of its images have label {label}")
-    console.print(f"  anomalies: the {len(others):,} images with other labels than {label}")
+    n = numbered(len(others), "image")
+    console.print(f"  anomalies: the {n} with other labels than {label}")
     return data.take(others)
 
 
@@ -137,14 +139,16 @@ def _read_masks(
     for data, paths in zip(sets, files.paths, strict=True):
         if not any(paths):
             if folders:
-                console.print(f"masks: none of the {len(paths):,} images of {data.name} has one")
+                n = numbered(len(paths), "image")
+                console.print(f"masks: 0 of {n} of {data.name}")
             loaded.append(None)
             continue
         masks = load_masks(paths, image_shape)
         _say_masks(console, data, paths, masks)
         loaded.append(masks)
     if files.unused:
-        console.print(f"  {len(files.unused):,} masks have no image: {some(files.unused)}")
+        unused = numbered(len(files.unused), "mask has", "masks have")
+        console.print(f"  {unused} no image: {some(files.unused)}")
     return tuple(loaded)
 
 
@@ -162,16 +166,21 @@ def _say_masks(
         for name, path, found in zip(data.names, paths, has_defect, strict=True)
         if path is not None and not found
     ]
-    console.print(f"masks: {len(paths) - len(missing):,} of {len(paths):,} images of {data.name}")
+    n = numbered(len(paths), "image")
+    console.print(f"masks: {len(paths) - len(missing):,} of {n} of {data.name}")
     if missing:
-        console.print(f"  {len(missing):,} images have no mask: {some(missing)}")
+        subject = numbered(len(missing), "image has", "images have")
+        console.print(f"  {subject} no mask: {some(missing)}")
     if empty:
-        console.print(f"  {len(empty):,} masks are empty, and count as none: {some(empty)}")
+        subject = numbered(len(empty), "mask is empty, and counts", "masks are empty, and count")
+        console.print(f"  {subject} as none: {some(empty)}")
     if odd := other_aspect(paths, data):
-        console.print(
-            f"warning: {len(odd):,} masks have another aspect ratio than their images, so they do "
-            f"not lie over them: {some(odd)}"
+        subject = numbered(
+            len(odd),
+            "mask has another aspect ratio than its image, so it does not lie over it",
+            "masks have another aspect ratio than their images, so they do not lie over them",
         )
+        console.print(f"warning: {subject}: {some(odd)}")
     if has_defect.any() and (share := masks[has_defect].mean()) > INVERTED:
         console.print(
             f"warning: the masks mark {share:.0%} of the pixels as defects; are they inverted? "

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model.datasets.folder import numbered
 from model.evaluation.figures import Anomalies, Estimate, Evaluation
 from model.evaluation.report import number, percent, set_cell
 from model.scores.calibration import COMMON_ALPHAS
@@ -23,7 +24,7 @@ FOOTNOTES: Final = (
 
 LOCALIZATION_FOOTNOTE: Final = (
     "PRO: per-region overlap, up to a false-positive rate of 0.3\n"
-    "peak hits: images whose largest error lies in the defect\n"
+    "peak hits: images whose map is largest in the defect\n"
     "by chance: such images if the peak lay anywhere, the share of pixels that are defects"
 )
 
@@ -125,7 +126,7 @@ def _alarms_table(evaluation: Evaluation) -> Table | str:
 
 def _detections_table(anomalies: Anomalies) -> Table:
     table = _table(
-        f"{anomalies.images.name}: {anomalies.images.n:,} images",
+        f"{anomalies.images.name}: {numbered(anomalies.images.n, 'image')}",
         *("score", "AUROC", "95 % interval", "FPR*", "95 % interval"),
     )
     for i, detection in enumerate(anomalies.detections):

@@ -170,7 +170,7 @@ def _warn_of_stretched(
         key=lambda name: -stretches[name],
     )
     if worst:
-        subject = "1 image is" if len(worst) == 1 else f"{len(worst):,} images are"
+        subject = numbered(len(worst), "image is", "images are")
         console.print(
             Text(
                 f"warning: {subject} stretched by more than {MAX_STRETCH:g}:1 to fit "

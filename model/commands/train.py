@@ -182,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
     if first.finished and first.history[-1][0] < (first.options.steps or 0):
         console.print(
             "training ended early, as the validation images no longer improved: the weights after "
-            f"{first.step:,} steps are kept"
+            f"{numbered(first.step, 'step')} are kept"
         )
     console.print(verdict.figures)
     if "test" in bundle.metrics:
@@ -258,7 +258,8 @@ def _network(config: VAEConfig) -> str:
 
 
 def _training(options: TrainOptions, splits: Sequence[Split]) -> str:
-    line = f"training: at most {options.steps:,} steps of {options.batch_size} images"
+    steps, images = numbered(options.steps or 0, "step"), numbered(options.batch_size or 0, "image")
+    line = f"training: at most {steps} of {images}"
     n = sum(len(split.held_out) for split in splits)
     if len(splits) == 1:
         return f"{line}; calibrated on {numbered(n, 'image')} held out"

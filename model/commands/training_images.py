@@ -263,7 +263,8 @@ def warn_of_near_copies(
     else:
         advice = "keep one of each"
     console.print(
-        f"warning: {count:,} of {n:,} calibration images look almost the same as images that the "
-        f"network is trained on, such as {one} and {other}. If these show the same part, new parts "
-        f"will have larger errors, and more false alarms than alpha: {advice}"
+        f"warning: {count:,} of {numbered(n, 'calibration image')} "
+        f"{'looks' if count == 1 else 'look'} almost the same as images that the network is "
+        f"trained on, such as {one} and {other}. If these show the same part, new parts will have "
+        f"larger errors, and more false alarms than alpha: {advice}"
     )

@@ -318,13 +318,15 @@ def _printable(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def numbered(n: int, noun: str) -> str:
-    """A number and its noun.
+def numbered(n: int, noun: str, plural: str = "") -> str:
+    """A number and its noun, or whatever else its number changes.
 
-    >>> numbered(1, "image"), numbered(1_234, "image")
-    ('1 image', '1,234 images')
+    >>> numbered(1, "image"), numbered(1_234, "image"), numbered(0, "image")
+    ('1 image', '1,234 images', '0 images')
+    >>> numbered(1, "mask is", "masks are"), numbered(2, "mask is", "masks are")
+    ('1 mask is', '2 masks are')
     """
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def counted(items: Iterable[str]) -> str:

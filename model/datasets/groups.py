@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from model.datasets.folder import ImageFile, some
+from model.datasets.folder import ImageFile, numbered, some
 from model.datasets.near_copies import NearCopies
 from model.images.copies import Indices
 
@@ -59,8 +59,8 @@ def _matches(images: Sequence[ImageFile], pattern: str) -> list[str]:
     missing = [image.name for image, match in zip(images, matches, strict=True) if match is None]
     if missing:
         raise GroupError(
-            f"--group '{pattern}' does not match {len(missing):,} of {len(images):,} images: "
-            f"{some(missing)}"
+            f"--group '{pattern}' does not match {len(missing):,} of "
+            f"{numbered(len(images), 'image')}: {some(missing)}"
         )
     return ["\0".join(map(str, match.groups() or [match[0]])) for match in matches if match]
 

@@ -20,6 +20,7 @@ from model.datasets.folder import (
     LeftOut,
     counted,
     explained,
+    numbered,
     printable,
     scan,
 )
@@ -218,7 +219,8 @@ def _load_idx(directory: Path, paths: dict[Split, Path], split: Split) -> ImageS
         labels = read_idx_labels(label_path)
         if len(labels) != len(images):
             raise DataError(
-                f"{directory} holds {len(images):,} {split} images, but {len(labels):,} labels"
+                f"{directory} holds {numbered(len(images), f'{split} image')}, but "
+                f"{numbered(len(labels), 'label')}"
             )
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     return ImageSet(name=printable(directory.stem), images=images, files=files, labels=labels)

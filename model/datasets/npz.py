@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.datasets.folder import is_file, printable
+from model.datasets.folder import is_file, numbered, printable
 from model.datasets.image_set import DataError, Split
 
 NPZ_KEYS: Final[Mapping[Split, Mapping[str, str]]] = {
@@ -100,7 +100,8 @@ def _labels(archive: Any, name: str, n: int, source: str) -> NDArray[np.int64] |
     if array.ndim == 2 and array.shape[1] == 1:  # as in MedMNIST
         array = array[:, 0]
     if array.ndim >= 1 and len(array) != n:
-        raise DataError(f"{source} holds {n:,} images, but {len(array):,} labels in {name}")
+        found = numbered(len(array), "label")
+        raise DataError(f"{source} holds {numbered(n, 'image')}, but {found} in {name}")
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         return None
     with np.errstate(invalid="ignore"):

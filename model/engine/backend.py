@@ -45,7 +45,8 @@ class Backend(Protocol):
     """The device, for people: `cpu`, or a GPU's index and model."""
 
     runtime: str
-    """What computes the network there, for people: `C`, or a library and its version."""
+    """What computes the network there, for people: `C`, or a library and its version. It also says
+    what computes the detector, if that is something else."""
 
     preferred_batch: int
     """Images in one pass from which on larger batches are no faster per image."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.bundle.bundle import Bundle
 from model.engine.backend import Backend
-from model.engine.forward import ForwardOutput, choose_detector, choose_forward
+from model.engine.forward import TORCH, ForwardOutput, choose_detector, choose_forward
 from model.engine.half_conv import use_half_conv
 from model.engine.passes import Passes
 from model.engine.rows import Rows, concatenate_scaled
@@ -46,11 +46,15 @@ class CpuBackend(Backend):
         )
         device = torch.device("cpu")
         self._config = bundle.config
-        self._passes = Passes(bundle, device, dtype, choose_detector(bundle))
+        detector = choose_detector(bundle)
+        self._passes = Passes(bundle, device, dtype, detector)
         self._network = self._passes.network
         use_half_conv(self._network)
         self._forward = choose_forward(self._network, bundle.graphs)
         self.runtime = self._forward.runtime
+        by = TORCH if detector is None else detector.runtime
+        if bundle.detector is not None and by != self.runtime:
+            self.runtime += f", its detector by {by}"
         self._native = NativeScores.of(bundle.config, bundle.statistics)
         errors = (
             errors_in_c(self._forward.decode) if self._native else errors_by_torch(self._network)

@@ -15,15 +15,21 @@ from torch import Tensor
 
 from model.bundle.bundle import Bundle
 from model.engine.backend import Backend
+from model.engine.forward import TORCH
 from model.engine.oom_backoff import OomBackoff, join_columns
 from model.engine.passes import Passes, heads_and_logits
 from model.engine.rows import Rows
 from model.engine.sampled_passes import SampledPasses
 from model.engine.staging import Accelerator, Buffers, Staging
 from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
+from model.scores.detected import DETECTED_SCORES
 from model.scores.sampled import errors_by_torch
 
 PREFERRED_BATCH: Final = 8192
+
+DETECTOR_BATCH: Final = 64
+"""With a detector, whose backbone alone takes 0.6 GFLOP and 8 MB an image: few images keep a GPU
+busy, and 8,192 would need 64 GB. Computed from its layers, not measured."""
 
 RECORDING: Final = Lock()
 """Held while a graph is recorded: CUDA allows one recording at a time in a process, and a bundle
@@ -101,8 +107,7 @@ class CudaBackend(Backend):
     The sampled passes are not recorded: their sizes vary with the number of draws.
     """
 
-    runtime = f"torch {torch.__version__}"
-    preferred_batch = PREFERRED_BATCH
+    runtime = TORCH
     may_run_inline = False
     image_dtypes = (np.uint8, np.float32)  # each has recordings of its own
 
@@ -110,14 +115,16 @@ class CudaBackend(Backend):
         self, bundle: Bundle, device: torch.device, dtype: str, accelerator: Accelerator, name: str
     ) -> None:
         self.name = name
+        self.preferred_batch = PREFERRED_BATCH if bundle.detector is None else DETECTOR_BATCH
         self._config = bundle.config
+        self._detected = () if bundle.detector is None else DETECTED_SCORES
         self._accelerator = accelerator
         self._passes = Passes(bundle, device, dtype)
         network = self._passes.network
         self._sampled = SampledPasses(
             bundle, network, device, partial(heads_and_logits, network), errors_by_torch(network)
         )
-        self._max_rows = PREFERRED_BATCH
+        self._max_rows = self.preferred_batch
         self._buffers = Buffers(accelerator)
         self._stagings: dict[str, Staging] = {}
         self._drawn_reconstructions: OomBackoff[Reconstructions] | None = None
@@ -158,6 +165,10 @@ class CudaBackend(Backend):
     @torch.inference_mode()
     def score(self, images: Rows, name: str) -> Scores:
         """See `Backend`."""
+        if name in self._detected:  # one recording for all of them, as they are one pass
+            columns = self._staging("detected scores", self._passes.detected_scores)(images)
+            mse, kl, *scores = columns.T
+            return Scores(scores[self._detected.index(name)], mse, kl)
         staging = self._staging(f"score {name}", partial(self._passes.score, name))
         return Scores(*staging(images).T)
 

@@ -40,7 +40,8 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N")
     index = int(match[1] or 0)
     if index >= count:
-        raise DeviceError(f"device is {name!r}, but this machine has {count} CUDA devices")
+        devices = f"{count} CUDA device{'' if count == 1 else 's'}"
+        raise DeviceError(f"device is {name!r}, but this machine has {devices}")
     return torch.device("cuda", index)
 
 

@@ -83,7 +83,7 @@ class Engine:
 
     @property
     def runtime(self) -> str:
-        """What computes the network there, for people."""
+        """What computes the network and its detector there, for people."""
         return self._backend.runtime
 
     @property
@@ -114,8 +114,8 @@ class Engine:
             self.reconstruct(images)
             self.score_map(images)
             for name in self.scores:
-                # The detector's scores are one pass, that of the map.
-                if name not in (*self.sampled_scores, *self.scaled_maps):
+                # The detector's scores are one pass, the same for all of them.
+                if name not in (*self.sampled_scores, *self.scaled_maps[1:]):
                     self.score(images, name)
         self.decode(np.zeros((n, config.latent_size), dtype=np.float32))
         self.reconstruct_drawn(np.zeros((n, config.pixels + config.latent_size), dtype=np.float32))

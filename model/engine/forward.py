@@ -15,7 +15,8 @@ N images, P = C·H·W pixels each, D latent dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from model.bundle.checks import BundleError
 from model.engine.onnx_graph import OnnxGraph, import_runtime
 from model.engine.passes import heads_and_logits
 from model.engine.rows import Rows, concatenate_scaled, count_rows, fill
+from model.features.detector import DetectorConfig
 from model.results import Floats
 from model.vae import VAE
 
@@ -36,6 +38,9 @@ except ImportError:
     available = False
 else:
     available = bool(_layers.WIDE)  # with registers narrower than AVX-512's, torch is faster
+
+TORCH: Final = f"torch {torch.__version__}"
+"""The name of torch among the runtimes."""
 
 MAX_SHARED: Final = 32
 """Images up to which one core in C is faster than several in torch."""
@@ -81,23 +86,20 @@ def choose_forward(network: VAE, graphs: Mapping[str, bytes] | None = None) -> F
     return ModuleForward(network)
 
 
-def choose_detector(bundle: Bundle) -> Callable[[Tensor], Tensor] | None:
+def choose_detector(bundle: Bundle) -> OnnxDetector | None:
     """A bundle's detector by ONNX Runtime, if that is installed and the bundle has its graph.
 
     Raises `BundleError` for a graph that is not the detector's.
     """
     if bundle.detector is None or "detector" not in bundle.graphs or not import_runtime():
         return None
-    graph = OnnxGraph("detector", bundle.graphs["detector"])
-    width = bundle.detector.config.columns
-    _check_widths("detector", graph.widths, ((bundle.config.pixels,), (width,)))
-    return lambda pixels: torch.from_numpy(graph(pixels.numpy()))
+    return OnnxDetector(bundle.detector.config, bundle.graphs["detector"])
 
 
 class ModuleForward:
     """Any network, by its torch modules."""
 
-    runtime = f"torch {torch.__version__}"
+    runtime = TORCH
 
     def __init__(self, network: VAE) -> None:
         self._network = network
@@ -130,7 +132,7 @@ class MlpForward:
         layers = sum(len(sizes) - 1 for sizes in self._sizes)
         in_c = available and layers <= _layers.MAX_LAYERS
         self._weights = weights_in_blocks(network) if in_c else None
-        self.runtime = "C" if in_c else ModuleForward.runtime
+        self.runtime = "C" if in_c else TORCH
         self._widths = config.pixels, 2 * config.latent_size, config.pixels
         self._buffers = [np.empty((0, width), dtype=np.float32) for width in self._widths]
         self._views: dict[int, ForwardOutput] = {}
@@ -195,7 +197,7 @@ class OnnxForward:
         self._config = config
         self._encoder = OnnxGraph("encoder", encoder)
         self._decoder = OnnxGraph("decoder", decoder)
-        self.runtime = f"ONNX Runtime {self._encoder.version}"
+        self.runtime = self._encoder.runtime
         expected = ((config.pixels,), (2 * config.latent_size,))
         _check_widths("encoder", self._encoder.widths, expected)
         _check_widths("decoder", self._decoder.widths, ((config.latent_size,), (config.pixels,)))
@@ -209,6 +211,24 @@ class OnnxForward:
     def decode(self, z: Floats) -> Floats:
         """Latents, (N, D), to logits, (N, P)."""
         return self._decoder(z)
+
+
+class OnnxDetector:
+    """A detector whose graph this is, by ONNX Runtime.
+
+    Raises `BundleError` for a graph that ONNX Runtime cannot read, or of other widths.
+    """
+
+    def __init__(self, config: DetectorConfig, graph: bytes) -> None:
+        self._graph = OnnxGraph("detector", graph)
+        self.runtime = self._graph.runtime
+        """What computes it, for people."""
+        expected = ((math.prod(config.image_shape),), (config.columns,))
+        _check_widths("detector", self._graph.widths, expected)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels, (N, P), to the columns of `Detector.forward`."""
+        return torch.from_numpy(self._graph(pixels.numpy()))
 
 
 def _check_widths(name: str, found: tuple[object, ...], expected: tuple[object, ...]) -> None:

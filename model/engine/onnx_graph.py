@@ -50,8 +50,8 @@ class OnnxGraph:
         if runtime is None:
             raise RuntimeError("onnxruntime is not installed")
         self._runtime = runtime
-        self.version: str = runtime.__version__
-        """Of ONNX Runtime."""
+        self.runtime = f"ONNX Runtime {runtime.__version__}"
+        """The runtime, for people."""
         self._name = name
         self._data = data
         self._session = self._new_session()
@@ -87,8 +87,8 @@ class OnnxGraph:
             )
         except Exception as error:  # the runtime's exceptions derive from Exception directly
             raise BundleError(
-                f"the {self._name} graph cannot be read by ONNX Runtime "
-                f"{self._runtime.__version__}: {' '.join(str(error).split())[:300]}"
+                f"the {self._name} graph cannot be read by {self.runtime}: "
+                f"{' '.join(str(error).split())[:300]}"
             ) from error
 
     def _only(self, kind: str, values: Any) -> Any:

@@ -56,6 +56,12 @@ class Passes:
         """Pixels, (N, P), to score, MSE and KL, (N, 3)."""
         return self.score_columns(name, pixels, *heads_and_logits(self.network, pixels))
 
+    def detected_scores(self, pixels: Tensor) -> Tensor:
+        """Pixels, (N, P), to MSE, KL and all of `DETECTED_SCORES`, (N, 2 + 4)."""
+        assert self._detected is not None  # noqa: S101 - for mypy: the caller has checked
+        scores = self._detected.scores(self._detected.find(pixels))  # (N, 4)
+        return torch.cat([self.score("mse", pixels)[:, 1:], scores], dim=1)
+
     def score_map(self, name: str, pixels: Tensor) -> Tensor:
         """Pixels, (N, P), to score, MSE, KL and the score's map, (N, 3 + P)."""
         return self.map_columns(name, pixels, *heads_and_logits(self.network, pixels))

@@ -9,6 +9,7 @@ from typing import Any, Final
 from model.bundle.bundle import Bundle
 from model.bundle.graph_files import file_name
 from model.config import PATCH, VAEConfig
+from model.datasets.folder import numbered
 from model.evaluation.figures import CalibrationFacts, Evaluation
 from model.evaluation.report import sections
 from model.features.backbone import FEATURES
@@ -83,7 +84,8 @@ def _network(config: VAEConfig) -> list[str]:
     rows, columns = config.grid
     halvings = len(maps) - 1
     steps = [
-        f"{channels} channels on a grid of {rows << (halvings - i)}×{columns << (halvings - i)}"
+        f"{numbered(channels, 'channel')} on a grid of "
+        f"{rows << (halvings - i)}×{columns << (halvings - i)}"
         for i, channels in enumerate(maps)
     ]
     return [
@@ -109,7 +111,8 @@ def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
         return "- Calibration: none, so `p_value` is null"
     return (
-        f"- Calibration: {calibration.n:,} images, {calibration.data_set}, {calibration.date}; "
+        f"- Calibration: {numbered(calibration.n, 'image')}, {calibration.data_set}, "
+        f"{calibration.date}; "
         f"scores: {', '.join(f'`{name}`' for name in sorted(calibration.scores))}"
     )
 
@@ -118,7 +121,7 @@ def _guarantee(calibration: Calibration) -> list[str]:
     """What is known of the false-alarm rate."""
     alpha, n, folds = COMMON_ALPHAS[0], calibration.n, calibration.folds
     spread = 1.96 * math.sqrt(alpha * (1 - alpha) / n)
-    off = f"{n:,} images, the rate may be off by {spread:.2g}"
+    off = f"{numbered(n, 'image')}, the rate may be off by {spread:.2g}"
     if folds:
         return [
             f"- The calibration images were divided into {folds} folds. For each, a network was",
@@ -159,7 +162,7 @@ def _verdict(splits: Mapping[str, Any]) -> list[str]:
         "",
         f"Verdict of the training: {fit['verdict']}. On the held-out images, the mean image has an "
         f"MSE of {fit['mean_image_mse']:.5f} and a PCA with ten components {fit['pca_mse']:.5f}; "
-        f"{fit['active_latents']} latents are active.",
+        f"{numbered(fit['active_latents'], 'latent is', 'latents are')} active.",
     ]
 
 
@@ -201,8 +204,8 @@ def _limits(calibration: Calibration | None) -> list[str]:
     n = calibration.n
     return [
         *lines,
-        f"- `p_value` is (1 + how many of {n:,} calibration images score at least as high) / "
-        f"{n + 1:,}.",
+        f"- `p_value` is (1 + how many of {numbered(n, 'calibration image')} score at least as "
+        f"high) / {n + 1:,}.",
         "  It is not the probability that the image is normal.",
         *_guarantee(calibration),
         "- Images from elsewhere (another camera, other writers, other preprocessing) are not",

@@ -50,6 +50,7 @@ def evaluate(observations: Observations, *, date: str, notes: Iterable[str] = ()
             _anomalies(observations, anomalies) for anomalies in observations.anomalies
         ),
         has_mistakes=True,
+        has_maps=True,
     )
 
 

@@ -77,7 +77,7 @@ class Localization:
     region_overlap: float
     """Mean share of a region that is found, over false-positive rates up to 0.3: 0 to 1."""
     peak_in_defect: Estimate
-    """Share of images whose largest error lies in the mask."""
+    """Share of images whose map is largest in the mask."""
     defect_share: float
     """Mean share of an image's pixels that are defects: the chance of a random peak."""
 
@@ -240,6 +240,8 @@ class Evaluation:
     anomalies: tuple[Anomalies, ...]
     has_mistakes: bool = False
     """Whether there is a plot of the worst mistakes, which older evaluations lack."""
+    has_maps: bool = False
+    """Whether there is a plot of maps, which older evaluations lack."""
 
     @property
     def judged(self) -> tuple[Anomalies, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.datasets.folder import numbered
 from model.evaluation.figures import Anomalies, Detection, Evaluation
 
 
@@ -56,7 +57,7 @@ def _sentence(anomalies: Anomalies, baseline: Detection) -> str:
         relation = f"is as good as {score}"
     else:
         relation = f"is as good as {score} within the error"
-        end = f"The network adds nothing there that {_images(n)} could show."
+        end = f"The network adds nothing there that {numbered(n, 'image')} could show."
     theirs, ours = round(baseline.auroc.value, 2), round(anomalies.default.auroc.value, 2)
     half = (advantage.high - advantage.low) / 2
     area, chance = anomalies.default.auroc, ""
@@ -79,10 +80,6 @@ def _kinds(whole: Anomalies, equal: list[tuple[Anomalies, Detection]], n: int) -
         f"On {share} kinds in {whole.images.name}, something that needs no network "
         f"is as good as {whole.default.score} within the error, or better: {listed}."
     )
-
-
-def _images(n: int) -> str:
-    return "one image" if n == 1 else f"{n:,} images"
 
 
 def signed(value: float) -> str:

@@ -20,10 +20,10 @@ from model.results import Floats
 from model.training.calibrate import CHUNK_IMAGES
 
 DROPPED_BITS: Final = 11
-"""Last bits of a float32 that its bin ignores: errors within 0.05 % of each other share a bin."""
+"""Last bits of a float32 that its bin ignores: values within 0.05 % of each other share a bin."""
 
 BINS: Final = (int(np.float32(1).view(np.uint32)) >> DROPPED_BITS) + 1
-"""Number of bins for errors from 0 to 1. The bits of floats ≥ 0 are in the order of the floats."""
+"""Number of bins for values from 0 to 1. The bits of floats ≥ 0 are in the order of the floats."""
 
 MAX_FALSE_POSITIVES: Final = 0.3
 """The false-positive rate up to which per-region overlap is integrated (Bergmann et al. 2020)."""
@@ -45,7 +45,7 @@ class PixelCounts:
     regions: int
     images: int
     peaks: int
-    """Number of images whose largest error lies in the mask."""
+    """Number of images whose map is largest in the mask."""
     area: float
     """Sum over the images of the mask's share of the pixels."""
 

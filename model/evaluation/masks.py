@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.datasets.folder import Folder
+from model.datasets.folder import Folder, numbered
 from model.datasets.layout import MASK_NAME, TEST, holds_masks, masks_beside, words
 from model.datasets.load import MASK, MAX_PIXELS, DataError, ImageSet
 from model.images.preprocessing import TURNS, ImageError, open_image
@@ -207,9 +207,9 @@ def _raise_unmatched(
     if not images:
         raise DataError("--masks needs anomalies in a folder, whose file names the masks share")
     raise DataError(
-        f"none of the {len(masks):,} masks in {places}, such as {masks[0]}, has the name of one of "
-        f"the {len(images):,} images, such as {images[0]}; expected the same path below the "
-        "folder, with or without _mask"
+        f"{places} holds {numbered(len(masks), 'mask')}, such as {masks[0]}, but none with the "
+        f"name of an image, such as {images[0]}; expected the same path below the folder, with or "
+        "without _mask"
     )
 
 

@@ -11,12 +11,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model.datasets.folder import numbered
 from model.datasets.load import DataError, ImageSet
 from model.engine.engine import Engine
 from model.evaluation.baselines import Values, trivial_scores
 from model.evaluation.figures import Localization, SetFacts
 from model.evaluation.kinds import name_and_kinds
 from model.evaluation.localization import PixelCounts, count_pixels, localization
+from model.evaluation.report import FLIPS
 from model.results import Encoding
 from model.scores.calibration import Floats, Probabilities
 from model.training.calibrate import CHUNK_IMAGES, all_scores
@@ -92,7 +94,10 @@ def observe(
     masks: Sequence[NDArray[np.bool_] | None] = (),
     on_set: Callable[[str], None] = lambda _: None,
 ) -> Observations:
-    """Score all image sets, and the clean images upside down and mirrored.
+    """Score all image sets.
+
+    Without `anomalies`, the clean images upside down and mirrored take their place. Beside real
+    ones they would only confuse: a part that may lie anywhere looks as normal as before.
 
     A set of anomalies with subfolders is followed by a set for each of them. `masks` are those of
     each set of anomalies, (N, H, W), empty where an image has none; None or nothing for a set
@@ -105,8 +110,8 @@ def observe(
     """
     if len(clean.images) < MIN_CLEAN_IMAGES:
         raise DataError(
-            f"{clean.name} holds {len(clean.images)} images, but an evaluation needs at least "
-            f"{MIN_CLEAN_IMAGES}"
+            f"{clean.name} holds {numbered(len(clean.images), 'image')}, but an evaluation needs "
+            f"at least {MIN_CLEAN_IMAGES}"
         )
     on_set("PCA")
     halves = halves_apart(clean) if training is None else ()
@@ -143,7 +148,7 @@ def observe(
             observed += _localized(engine, clean_pixels, whole, parts, [mask, *of_parts])
         else:
             observed += [whole, *parts]
-    for name, flipped in _flips(clean).items():
+    for name, flipped in ({} if anomalies else _flips(clean)).items():
         flip = score(flipped, _unique(name, names))
         observed.append(replace(flip, derived=True))
     return Observations(
@@ -191,10 +196,10 @@ def _localized(
 
 def _flips(clean: ImageSet) -> dict[str, ImageSet]:
     """The clean images upside down and mirrored."""
-    flips = {"upside down": clean.images[:, :, ::-1], "mirrored": clean.images[:, :, :, ::-1]}
+    flipped = clean.images[:, :, ::-1], clean.images[:, :, :, ::-1]
     return {
         name: ImageSet(name=name, images=np.ascontiguousarray(images), files={})
-        for name, images in flips.items()
+        for name, images in zip(FLIPS, flipped, strict=True)
     }
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from model.evaluation.curves import histograms, latent_scatter, p_values, roc
 from model.evaluation.figures import Evaluation
 from model.evaluation.image_grids import manifold, reconstructions, samples, traversals
+from model.evaluation.map_sheet import maps
 from model.evaluation.mistakes import mistakes
 from model.evaluation.observations import Observations
 from model.evaluation.report import picture_names
@@ -26,7 +27,7 @@ GREY_PALETTE, RGB_PALETTE = 64, 256
 """Palette sizes for bundles of grey and of RGB images. A palette cuts a file to a third of its
 size; a bundle's plots should stay under 400 kB together."""
 
-COLOURFUL: Final = ("mistakes",)
+COLOURFUL: Final = ("maps", "mistakes")
 """Plots with colours over grey images, which a small palette would tint."""
 
 Plot = Callable[[Observations, Evaluation], Figure]
@@ -37,6 +38,7 @@ PLOTS: Final[Mapping[str, Plot]] = {
     "p_values": p_values,
     "roc": roc,
     "histograms": histograms,
+    "maps": maps,
     "mistakes": mistakes,
     "latent_scatter": latent_scatter,
     "traversals": traversals,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from model.datasets.folder import numbered
 from model.evaluation.figures import Anomalies, Detection, Estimate, Evaluation, FalseAlarms
 from model.evaluation.judgement import judgement
 from model.scores.calibration import COMMON_ALPHAS
@@ -15,6 +16,9 @@ PICTURES: Final = {
     "p_values": "p-values of the clean images. Exchangeable images would follow the diagonal.",
     "roc": "ROC curves of the default score. On the right, false positives on a log scale.",
     "histograms": "Distribution of the default score over clean images and over anomalies.",
+    "maps": "Anomalies that scored highest, each folder in turn, and a few clean images: each as "
+    "the network sees it, and with its map over it. Clear: the median of clean images; full "
+    "colour: their 99.9 % quantile and above. Blue: the outline of the mask.",
     "mistakes": "The anomalies that scored lowest, and the clean images that scored highest, as "
     "the network sees them. Red: the verdict is wrong.",
     "latent_scatter": "The clean images in the latent space.",
@@ -22,6 +26,15 @@ PICTURES: Final = {
     "manifold": "The whole latent space, decoded on a grid over the quantiles of N(0, I).",
 }
 """All plots: file name without suffix, and caption."""
+
+
+FLIPS: Final = ("upside down", "mirrored")
+"""Sets that are made of the clean images."""
+
+FLIPPED: Final = (
+    "Upside down and mirrored are the clean images themselves, flipped; some of them look the same "
+    "as before."
+)
 
 
 def picture_names(evaluation: Evaluation) -> tuple[str, ...]:
@@ -33,6 +46,8 @@ def picture_names(evaluation: Evaluation) -> tuple[str, ...]:
         missing.add("manifold")
     if not evaluation.has_mistakes:
         missing.add("mistakes")
+    if not evaluation.has_maps:
+        missing.add("maps")
     return tuple(name for name in PICTURES if name not in missing)
 
 
@@ -87,12 +102,12 @@ def sections(evaluation: Evaluation, *, alarms_are_current: bool = True) -> list
     lines += ["## Anomalies", ""]
     lines += [line for sentence in judgement(evaluation) for line in (f"> {sentence}", "")]
     lines += [*_overview(evaluation), ""]
-    lines += [*_localization(evaluation)]
+    lines += [*_localization(evaluation), *picture("maps")]
     lines += [*picture("roc"), *picture("histograms"), *picture("mistakes")]
     for anomalies in evaluation.anomalies:
         images = anomalies.images
         kind = f" ({_cell(anomalies.part_of)})" if anomalies.part_of else ""
-        lines += [f"### {_cell(images.name)}{kind}, {images.n:,} images", ""]
+        lines += [f"### {_cell(images.name)}{kind}, {numbered(images.n, 'image')}", ""]
         lines += [*_detections(anomalies.detections), ""]
     lines += ["## Latent space", "", _active(evaluation), ""]
     for name in ("latent_scatter", "traversals", "manifold"):
@@ -115,8 +130,9 @@ def fit_table(evaluation: Evaluation) -> list[str]:
 
 def _active(evaluation: Evaluation) -> str:
     return (
-        f"{evaluation.active_units} of {evaluation.latent_size} latent dimensions are active: the "
-        "variance of their mean over the images is above 0.01 (Burda et al. 2016)."
+        f"{evaluation.active_units} of {numbered(evaluation.latent_size, 'latent dimension')} "
+        f"{'is' if evaluation.active_units == 1 else 'are'} active: the variance of their mean "
+        "over the images is above 0.01 (Burda et al. 2016)."
     )
 
 
@@ -132,7 +148,7 @@ def _alarms(evaluation: Evaluation, alarms: FalseAlarms) -> list[str]:
     rows.append(f"expected for exchangeable sets, 95 % | {' | '.join(spreads)}")
     lines = [
         f"Share of the {clean.n:,} clean images from {clean.name} with `p_value` ≤ α, calibrated "
-        f"on {calibration.n:,} images ({calibration.data_set}, {calibration.date}).",
+        f"on {numbered(calibration.n, 'image')} ({calibration.data_set}, {calibration.date}).",
         "",
         *table(f"score | {heads}", rows),
         "",
@@ -165,6 +181,9 @@ def _overview(evaluation: Evaluation) -> list[str]:
             f"{baseline.score}, {number(baseline.auroc.value)}"
         )
     flagged = f"flagged at α = {COMMON_ALPHAS[0]:g} | " if has_flagged else ""
+    # Older evaluations do not record which sets are derived.
+    derived = [a for a in evaluation.anomalies if a.derived or a.images.name in FLIPS]
+    flips = f" {FLIPPED}" if derived else ""
     heads = f"anomalies | n | AUROC | FPR at 95 % TPR | {flagged}best baseline, AUROC"
     return [
         f"How well `{evaluation.anomalies[0].default.score}`, the default score, separates "
@@ -174,8 +193,7 @@ def _overview(evaluation: Evaluation) -> list[str]:
         "",
         "Parentheses hold 95 % intervals, by DeLong's method for the AUROC and by the bootstrap "
         "for the false-positive rate. The baselines need no network. Either end of a baseline may "
-        "be the anomalous one, so the larger of AUROC and 1 − AUROC counts. Upside down and "
-        "mirrored are the clean images themselves, flipped; some of them look the same as before.",
+        f"be the anomalous one, so the larger of AUROC and 1 − AUROC counts.{flips}",
     ]
 
 
@@ -204,7 +222,7 @@ def _localization(evaluation: Evaluation) -> list[str]:
         "Pixels of the clean images count as pixels without a defect (Bergmann et al. 2021). "
         "Per-region overlap is the mean share of a connected region that is found, over "
         "false-positive rates up to 0.3 (Bergmann et al. 2020). The last columns are the share of "
-        "images whose largest error lies in the defect, and the mean share of the pixels that are "
+        "images whose map is largest in the defect, and the mean share of the pixels that are "
         "defects, which a random peak would reach. All at the network's resolution, at which a "
         "cell with any defect pixel is a defect.",
         "",
@@ -216,7 +234,8 @@ def _localization(evaluation: Evaluation) -> list[str]:
     )
     if without:
         lines += [
-            f"{without:,} anomalies have no mask, or an empty one, and do not count here.",
+            numbered(without, "anomaly has", "anomalies have")
+            + f" no mask, or an empty one, and {'does' if without == 1 else 'do'} not count here.",
             "",
         ]
     return lines

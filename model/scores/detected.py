@@ -38,11 +38,14 @@ class DetectorScores:
         columns = [self._run(part) for part in torch.split(pixels, rows)]
         return self._detector.split(torch.cat(columns))
 
+    def scores(self, findings: Findings) -> Tensor:
+        """All of `DETECTED_SCORES`, in this order, (N, 4)."""
+        combined = self._detector.combined(findings.parts)  # (N,)
+        return torch.cat([combined[:, None], findings.parts], dim=1)
+
     def score(self, name: str, findings: Findings) -> Tensor:
         """The score `name`, one of `DETECTED_SCORES`, (N,)."""
-        if name == COMBINED:
-            return self._detector.combined(findings.parts)
-        return findings.parts[:, PARTS.index(name)]
+        return self.scores(findings)[:, DETECTED_SCORES.index(name)]
 
     def map_of(self, name: str, findings: Findings) -> Tensor:
         """Its map, the same for each channel, (N, P). See `Detector` for its scale."""

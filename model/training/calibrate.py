@@ -13,9 +13,8 @@ from model.bundle.bundle import Bundle
 from model.engine.cpu import DETECTOR_BATCH
 from model.engine.engine import Engine
 from model.engine.forward import choose_detector
-from model.features.detector import PARTS
 from model.scores.calibration import DEFAULT_DRAWS, DTYPES, Calibration, Floats, calibration_of
-from model.scores.detected import COMBINED
+from model.scores.detected import DETECTED_SCORES, DetectorScores
 
 CHUNK_IMAGES = 128
 """Images per pass, as in the service."""
@@ -52,9 +51,9 @@ def scores_by_dtype(bundle: Bundle, images: NDArray[np.uint8]) -> dict[str, dict
 
     A detector computes in float32 whatever the type, so it runs once.
     """
-    parts = None if bundle.detector is None else detector_parts(bundle, images)
+    detected = detected_scores(bundle, images)
     return {
-        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images, parts=parts)
+        dtype: all_scores(Engine(bundle, device="cpu", dtype=dtype), images, detected=detected)
         for dtype in DTYPES
     }
 
@@ -67,26 +66,33 @@ def score_in_parts(engine: Engine, images: NDArray[np.uint8], name: str) -> Floa
 
 
 @torch.inference_mode()
-def detector_parts(bundle: Bundle, images: NDArray[np.uint8]) -> Floats:
-    """The parts that a bundle's detector finds in uint8 `images`, (N, C, H, W): (N, 3)."""
-    assert bundle.detector is not None  # noqa: S101 - for mypy: callers have checked
-    detector = bundle.detector.module()
-    run = choose_detector(bundle) or detector
-    parts = [np.empty((0, len(PARTS)), np.float32)]
+def detected_scores(bundle: Bundle, images: NDArray[np.uint8]) -> dict[str, Floats]:
+    """The scores of uint8 `images`, (N, C, H, W), by a bundle's detector: (N,) by name.
+
+    All of them from one pass. There are none for a bundle without a detector.
+    """
+    if bundle.detector is None:
+        return {}
+    detector = DetectorScores(bundle.detector.module(), choose_detector(bundle))
+    columns = [np.empty((0, len(DETECTED_SCORES)), np.float32)]
     for start in range(0, len(images), DETECTOR_BATCH):
         part = torch.from_numpy(images[start : start + DETECTOR_BATCH])
-        columns = run(part.float().div(255).reshape(len(part), -1))
-        parts.append(detector.split(columns).parts.numpy())
-    return np.concatenate(parts)
+        pixels = part.float().div(255).reshape(len(part), -1)
+        columns.append(detector.scores(detector.find(pixels)).numpy())
+    return dict(zip(DETECTED_SCORES, np.concatenate(columns).T.copy(), strict=True))
 
 
 def all_scores(
-    engine: Engine, images: NDArray[np.uint8], seed: int = 0, *, parts: Floats | None = None
+    engine: Engine,
+    images: NDArray[np.uint8],
+    seed: int = 0,
+    *,
+    detected: Mapping[str, Floats] | None = None,
 ) -> dict[str, Floats]:
     """Every score of uint8 `images`, (N, C, H, W): (N,) by name.
 
-    Sampled scores average over `DEFAULT_DRAWS` draws per image, seeded by `seed`. `parts` are what
-    `detector_parts` found, if that is known.
+    Sampled scores average over `DEFAULT_DRAWS` draws per image, seeded by `seed`. `detected` are
+    the `detected_scores` of these images, if they are known.
     """
     own = [name for name in engine.scores if name not in engine.scaled_maps]
     scores: dict[str, list[Floats]] = {name: [] for name in own}
@@ -107,10 +113,5 @@ def all_scores(
         name: np.concatenate(values) if values else np.empty(0, np.float32)
         for name, values in scores.items()
     }
-    if engine.bundle.detector is not None:
-        if parts is None:
-            parts = detector_parts(engine.bundle, images)
-        module = engine.bundle.detector.module()
-        combined = module.combined(torch.from_numpy(parts))
-        found |= {COMBINED: combined.numpy(), **dict(zip(PARTS, parts.T, strict=True))}
+    found |= detected_scores(engine.bundle, images) if detected is None else detected
     return {name: found[name] for name in engine.scores}

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
+from model.datasets.folder import numbered
 from model.images.copies import Indices
 from model.scores.calibration import Floats
 from model.training.calibrate import scores_by_dtype
@@ -39,9 +40,9 @@ def fold_splits(groups: Indices, folds: int, seed: int) -> list[Split]:
         outside = np.setdiff1d(np.arange(len(groups)), fold)
         if len(np.unique(groups[outside])) < MIN_OUTSIDE:
             raise ValueError(
-                f"{len(groups):,} images in {len(np.unique(groups))} groups cannot be divided into "
-                f"{folds} folds: {MIN_OUTSIDE} groups at least must be left without any one fold, "
-                "to train and to validate"
+                f"{len(groups):,} images in {numbered(len(np.unique(groups)), 'group')} cannot be "
+                f"divided into {numbered(folds, 'fold')}: {MIN_OUTSIDE} groups at least must be "
+                "left without any one fold, to train and to validate"
             )
         inner = split_indices(len(outside), seed, groups[outside], holds_out=False)
         splits.append(Split(outside[inner.train], outside[inner.validation], fold))

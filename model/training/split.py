@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from model.datasets.folder import numbered
 from model.images.copies import Indices
 
 HELD_OUT_SHARE: Final = 1 / 6
@@ -54,11 +55,13 @@ def split_indices(
     """
     sets = 3 if holds_out else 2
     if n < sets:
-        raise ValueError(f"{n} images cannot be split: at least {sets} are needed")
+        images = numbered(n, "image")
+        raise ValueError(f"{images} cannot be split: at least {sets} are needed")
     _, members = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
     if (found := int(members.max()) + 1) < sets:
         raise ValueError(
-            f"{n:,} images in {found} groups cannot be split: at least {sets} groups are needed"
+            f"{n:,} images in {numbered(found, 'group')} cannot be split: at least {sets} "
+            "groups are needed"
         )
     held_out = min(MAX_HELD_OUT, max(1, int(n * HELD_OUT_SHARE))) if holds_out else 0
     enough = min(ENOUGH_VALIDATION, n // 6)
@@ -101,7 +104,8 @@ def fold_indices(groups: Indices, folds: int, seed: int) -> list[Indices]:
     _, members = np.unique(groups, return_inverse=True)
     sizes = np.bincount(members)
     if len(sizes) < folds:
-        raise ValueError(f"{len(sizes)} groups cannot be divided into {folds} folds")
+        found = numbered(len(sizes), "group")
+        raise ValueError(f"{found} cannot be divided into {folds} folds")
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     by_size = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     filled = np.zeros(folds, np.int64)

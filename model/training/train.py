@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import VAEConfig
+from model.datasets.folder import numbered
 from model.features.detector import StoredDetector
 from model.scores.deterministic import ScoreStatistics
 from model.training.augment import jitter
@@ -272,8 +273,8 @@ class _Run:
             if interrupted and self.best is not None:
                 return
             raise ValueError(
-                f"training diverged after {self.step} steps: the loss is {loss}; try a learning "
-                f"rate below {self.options.learning_rate:g}"
+                f"training diverged after {numbered(self.step, 'step')}: the loss is {loss}; try a "
+                f"learning rate below {self.options.learning_rate:g}"
             )
         self.history.append((self.step, loss))
         if self.best is None or loss < self.best[0] or self.options.stop_after is not None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
+from model.datasets.folder import numbered
 from model.engine.engine import Engine
 from model.training.calibrate import score_in_parts
 from model.training.goodness_of_fit import ACTIVE_VARIANCE, Fit, chunks, evaluate_fit
@@ -74,7 +75,7 @@ class Verdict:
             f"held-out images: MSE {self.fit.mse:.5f}, "
             f"{_percent(self.fit.mse, self.mean_image)} of the mean image's {self.mean_image:.5f} "
             f"and {_percent(self.fit.mse, self.pca)} of PCA-{PCA_COMPONENTS}'s {self.pca:.5f}; "
-            f"{self.active} of {self.latent_size} latents active"
+            f"{self.active} of {numbered(self.latent_size, 'latent')} active"
         )
 
     @property
@@ -160,8 +161,8 @@ def judge_detector(bundle: Bundle, trained: Trained, images: NDArray[np.uint8]) 
     found = float(np.mean(p_values <= ALPHA))
     word = next(word for share, word in FOUND_WORDS if found >= share)
     return (
-        f"{word}: of defects pasted into {len(pasted)} held-out images, {100 * found:.0f} % are "
-        f"found at alpha {ALPHA:g}"
+        f"{word}: of defects pasted into {numbered(len(pasted), 'held-out image')}, "
+        f"{100 * found:.0f} % are found at alpha {ALPHA:g}"
     )
 
 

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from model.bundle.bundle import find_bundle, load_bundle
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
+from model.scores.detected import DETECTED_SCORES
 from service.inference.health import EXIT_STATUS
 from tests.api.helpers import uint8_body
 from tests.processes import Server, children, wait_until
+from tests.unit.detectors import clean, defective, detected_bundle
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,6 +106,80 @@ def test_recordings_share_their_memory(name: str) -> None:
     engine.warm_up(1024)
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() - before < 2 << 30
+
+
+# A detector
+
+
+@pytest.fixture(scope="module")
+def photographs() -> NDArray[np.uint8]:
+    """Clean ones and ones with a defect, (12, 3, H, W)."""
+    return np.concatenate([clean(6, 3, seed=9), defective(6, 3)])
+
+
+@pytest.fixture(scope="module")
+def detectors() -> tuple[Engine, Engine]:
+    """The same bundle by torch on the CPU and on the GPU."""
+    bundle = detected_bundle(3)
+    on_gpu = Engine(bundle, device="cuda")
+    on_gpu.warm_up(8)
+    return Engine(bundle, device="cpu", threads=1), on_gpu
+
+
+@pytest.mark.parametrize("name", DETECTED_SCORES)
+def test_a_detector_agrees_with_the_cpu(
+    name: str, detectors: tuple[Engine, Engine], photographs: NDArray[np.uint8]
+) -> None:
+    """Rounding in float32 is about 1e-5 here; with TF32, scores would be off by 1e-2."""
+    cpu, gpu = detectors
+    assert name in gpu.scaled_maps
+    for n in (1, 5, 12):
+        images = photographs[-n:]
+        for rows in (images, images / np.float32(255)):
+            for method in ("score", "score_map"):
+                for one, other in zip(
+                    getattr(cpu, method)(images, name),
+                    getattr(gpu, method)(rows, name),
+                    strict=True,
+                ):
+                    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3, strict=True)
+
+
+def test_a_detector_s_p_values_are_those_of_the_cpu(
+    detectors: tuple[Engine, Engine], photographs: NDArray[np.uint8]
+) -> None:
+    cpu, gpu = detectors
+    assert gpu.calibration is not None
+    for name in DETECTED_SCORES:
+        one, other = (
+            gpu.calibration.p_values(name, engine.score(photographs, name).score)
+            for engine in (cpu, gpu)
+        )
+        # A score may lie as close to a calibration image's as rounding.
+        np.testing.assert_allclose(other, one, atol=1.01 / (gpu.calibration.n + 1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_leaves_a_detector_alone(
+    dtype: str, detectors: tuple[Engine, Engine], photographs: NDArray[np.uint8]
+) -> None:
+    _, gpu = detectors
+    half = Engine(gpu.bundle, device="cuda", dtype=dtype)
+    for name in DETECTED_SCORES:
+        found, expected = half.score_map(photographs, name), gpu.score_map(photographs, name)
+        np.testing.assert_allclose(found.score, expected.score, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_warms_up_in_little_memory(detectors: tuple[Engine, Engine]) -> None:
+    """With the batch that it serves with by default."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    engine = Engine(detectors[1].bundle, device="cuda")
+    engine.warm_up(engine.best_batch)
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - before < 2 << 30
+    assert engine.quick_images == 0
 
 
 def test_a_network_is_recorded_while_another_serves(digits: NDArray[np.uint8]) -> None:

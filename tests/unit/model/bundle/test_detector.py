@@ -133,20 +133,23 @@ def test_a_bundle_without_one_says_nothing_of_it(bundle: Bundle, tmp_path: Path)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], object], tuple[str, ...]]] = {
-    "missing": (lambda t: t.pop("residual_mean"), ("lacks", "residual_mean")),
-    "missing weights": (lambda t: t.pop("vae.encoder.2.bias"), ("lacks", "vae.encoder.2.bias")),
+    "missing": (lambda t: t.pop("residual_mean"), ("lacks", "detector.residual_mean")),
+    "missing weights": (
+        lambda t: t.pop("vae.encoder.2.bias"),
+        ("lacks", "detector.vae.encoder.2.bias"),
+    ),
     "missing block": (
         lambda t: t.pop("backbone.blocks.3.layers.0.weight"),
-        ("lacks", "backbone.blocks.3.layers.0.weight"),
+        ("lacks", "detector.backbone.blocks.3.layers.0.weight"),
     ),
-    "unknown": (lambda t: t.update(more=torch.zeros(1)), ("unknown", "more")),
+    "unknown": (lambda t: t.update(more=torch.zeros(1)), ("unknown", "detector.more")),
     "another shape": (
         lambda t: t.update(place_scale=t["place_scale"][:, :-1]),
-        ("place_scale", "(2, 15, 2)", "(2, 16, 2)"),
+        ("detector.place_scale has shape (2, 15, 2)", "(2, 16, 2)"),
     ),
     "another rank": (
         lambda t: t.update(pooled_mean=t["pooled_mean"][None]),
-        ("pooled_mean", "(1, 176)", "(176,)"),
+        ("detector.pooled_mean has shape (1, 176)", "(176,)"),
     ),
     "no half precision": (
         lambda t: t.update(residual_roots=t["residual_roots"].float()),
@@ -185,7 +188,7 @@ def test_every_tensor_must_be_there_and_finite(tensors: dict[str, Tensor]) -> No
     for name, tensor in tensors.items():
         with pytest.raises(BundleError) as raised:
             check_detector({key: t for key, t in tensors.items() if key != name}, NARROW)
-        assert_one_line(raised.value, name)
+        assert_one_line(raised.value, f"detector.{name}")
         changed = tensor.clone()
         changed.view(-1)[-1] = next(values)
         with pytest.raises(BundleError) as raised:

@@ -279,11 +279,13 @@ def test_too_few_images_for_a_rate_are_warned_of(
     result = run(capsys, "calibrate", "--bundle", mine, "--data", tmp_path / "few.npz")
     assert (result.status, result.err) == (0, "")
     warnings = re.findall(
-        r"warning: calibrated on (\d+) images, too few for a false-alarm rate of ([\d.]+), which "
+        r"warning: calibrated on (\d+) images?, too few for a false-alarm rate of ([\d.]+), which "
         r"needs (\d+)",
         output(result),
     )
     assert warnings == [(str(n), alpha, least) for alpha, least in expected.items()]
+    assert ("on 1 image," in output(result)) == (n == 1)
+    assert "on 1 images" not in output(result)
     thresholds = re.findall(r"at alpha ([\d.]+),", output(result))
     assert thresholds == [alpha for alpha in ("0.05", "0.01") if alpha not in expected]
 

@@ -43,6 +43,8 @@ def test_it_says_what_was_written_and_what_to_run_next(
     readme = (out / "README.md").read_text()
     assert "not photographs" in readme
     assert "Apache-2.0" in readme
+    for of_parts in ("5 normal parts", "1 other normal part,"):
+        assert of_parts in readme
     assert "vae demo photos --parts 5 --seed 0" in readme
 
 

@@ -112,17 +112,15 @@ def test_subfolders_have_rows_and_masks_figures(
         (found["images"]["name"], found["images"]["n"], found["part_of"]) for found in sets
     ] == [
         *(("bad", 10, ""), ("dark", 4, "bad"), ("light", 6, "bad")),
-        *(("upside down", 30, ""), ("mirrored", 30, "")),
     ]
     figures = [found["localization"] for found in sets]
     assert [(f["n"], f["without_mask"]) for f in figures[:3]] == [(7, 3), (1, 3), (6, 0)]
-    assert figures[3:] == [None, None]
     assert figures[2]["defect_share"] == pytest.approx(25 / 784)
     for text in (
         "left out 2 normal images",
         "masks: 7 of 10 images of bad",
         "3 images have no mask: dark/000.png, dark/002.png, dark/003.png",
-        "1 masks have no image: dark/077.png",
+        "1 mask has no image: dark/077.png",
         "· light",
         "pixel AUROC",
     ):
@@ -193,7 +191,7 @@ def test_several_bundles_of_several_shapes_are_compared(
     found = read(out / "comparison.json")
     assert [made["name"] for made in found["bundles"]] == ["mine", "mine-2", "small"]
     assert [made["latent_size"] for made in found["bundles"]] == [2, 2, 3]
-    assert len(found["anomalies"]) == 5
+    assert len(found["anomalies"]) == 3
     for place, name in ((bundle, "mine"), (others[0], "mine-2"), (others[1], "small")):
         single = read(out / name / "evaluation.json")
         assert load_bundle(place).metrics["evaluation"] == single

@@ -487,6 +487,8 @@ def test_counts_are_complete_and_in_order(items: list[str]) -> None:
 )
 def test_numbers_have_the_right_plural(n: int, said: str) -> None:
     assert numbered(n, "image") == said
+    singular, plural = "anomaly has", "anomalies have"
+    assert numbered(n, singular, plural) == f"{n:,} {singular if n == 1 else plural}"
 
 
 @given(st.integers(0, 9), st.integers(1, 9))

@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
@@ -18,7 +20,12 @@ from model.engine.cpu import CpuBackend
 from model.features.detector import DetectorConfig
 from model.training.onnx_export import with_graphs
 from tests.unit.model.engine.host_accelerator import staged_backend
-from tests.unit.model.engine.onnx_bundles import detector_graph, exported
+from tests.unit.model.engine.onnx_bundles import (
+    detector_graph,
+    exported,
+    exported_detector,
+    uninstall,
+)
 from tests.unit.model.features.detectors import detector_bundle
 
 Run = Callable[[Backend, str, Any], tuple[NDArray[np.float32], ...]]
@@ -36,7 +43,9 @@ def with_detector() -> Bundle:
     )
 
 
-def with_graphs_of_both(bundle: Bundle) -> Bundle:
+@cache
+def with_graphs_of_both() -> Bundle:
+    bundle = with_detector()
     graphs = with_graphs(bundle, pytest.fail).graphs
     return replace(bundle, graphs={**graphs, "detector": detector_graph(bundle)})
 
@@ -47,7 +56,7 @@ def bundle_of(name: str) -> Bundle:
 
 def onnx_backend(bundle: Bundle) -> Backend:
     """The CPU's, by ONNX Runtime."""
-    whole = exported(bundle.name) if bundle.detector is None else with_graphs_of_both(bundle)
+    whole = exported(bundle.name) if bundle.detector is None else with_graphs_of_both()
     backend = CpuBackend(whole, "float32")
     assert backend.runtime.startswith("ONNX Runtime ")
     return backend
@@ -178,6 +187,38 @@ def test_the_sizes_to_warm_up_include_one_and_the_largest(backend: Backend) -> N
 
 def test_what_computes_it_is_said(backend: Backend) -> None:
     assert backend.runtime == "C" or backend.runtime.split()[-1][0].isdigit()
+
+
+def test_a_detector_s_runtime_is_said_where_it_is_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_onnx, by_torch = f"ONNX Runtime {onnxruntime.__version__}", f"torch {torch.__version__}"
+    conv, whole, mlp = with_detector(), with_graphs_of_both(), exported_detector()
+    in_c = CpuBackend(replace(mlp, detector=None), "float32").runtime
+
+    def runtime(bundle: Bundle, dtype: str = "float32") -> str:
+        return CpuBackend(bundle, dtype).runtime
+
+    assert runtime(whole) == by_onnx
+    assert runtime(mlp) == f"{in_c}, its detector by {by_onnx}"
+    assert runtime(mlp, "bfloat16") == f"{by_torch}, its detector by {by_onnx}"
+    assert runtime(conv) == by_torch
+    no_detector_graph = {name: whole.graphs[name] for name in ("encoder", "decoder")}
+    assert runtime(replace(whole, graphs=no_detector_graph)) == (
+        f"{by_onnx}, its detector by {by_torch}"
+    )
+    assert staged_backend(mlp).runtime == by_torch
+    uninstall(monkeypatch, ["onnxruntime"])
+    assert runtime(whole) == by_torch
+
+
+def test_a_batch_with_a_detector_is_smaller_on_each_device() -> None:
+    """An image takes a thousand times as long, and on a GPU memory for its layers."""
+    bundle = with_detector()
+    plain = replace(bundle, detector=None)
+    makers: tuple[Callable[[Bundle], Backend], ...] = (BACKENDS["cpu"], BACKENDS["staged"])
+    for make in makers:
+        assert make(bundle).preferred_batch * 16 <= make(plain).preferred_batch
 
 
 def test_a_gpu_records_the_largest_batch_first() -> None:

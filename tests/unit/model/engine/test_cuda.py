@@ -18,7 +18,9 @@ from model.engine import device as device_module
 from model.engine.cuda import CudaBackend
 from model.engine.engine import Engine
 from model.engine.staging import Buffers, Staging
+from model.scores.detected import DETECTED_SCORES
 from tests.unit.model.engine.host_accelerator import HostAccelerator
+from tests.unit.model.features.detectors import detector_bundle, photographs
 
 WIDTH = 6
 MOST = 32
@@ -175,6 +177,28 @@ def test_an_engine_that_stages_agrees_with_one_that_does_not(
     staged.score([digits[:3], digits[:2] / np.float32(255)])
     staged.encode(digits[:8] / np.float32(255))
     assert len(accelerator.recorded) == recorded  # none of it waited for a recording
+
+
+def test_every_score_of_a_detector_is_recorded_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not while the first client waits: one recording a size and type serves all of them."""
+    bundle = detector_bundle()
+    images = photographs(5)
+    plain = Engine(bundle, device="cpu", threads=1)
+    accelerator = HostAccelerator()
+    monkeypatch.setattr(device_module, "accelerator_of", lambda _: accelerator)
+    staged = Engine(bundle, device="cpu", threads=1)
+    staged.warm_up(8)
+    recorded = len(accelerator.recorded)
+    assert staged.scaled_maps == DETECTED_SCORES
+    for name in DETECTED_SCORES:
+        for rows in (images, images / np.float32(255)):
+            found = staged.score(rows, name)
+            for one, other in zip(found, plain.score(images, name), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, strict=True)
+    staged.score_map(images)
+    assert len(accelerator.recorded) == recorded
 
 
 def test_passes_and_sizes_share_their_memory(

@@ -48,7 +48,8 @@ def test_a_device_that_is_there(gpus: int, name: str, device: str) -> None:
 def test_a_device_that_is_not_there_is_one_clear_line(gpus: int, name: str) -> None:
     with pytest.raises(DeviceError) as raised:
         Engine(tiny_bundle(), device=name)
-    assert f"{name!r}, but this machine has {gpus} CUDA" in str(raised.value)
+    devices = "1 CUDA device" if gpus == 1 else f"{gpus} CUDA devices"
+    assert str(raised.value) == f"device is {name!r}, but this machine has {devices}"
     assert len(str(raised.value).splitlines()) == 1
 
 

@@ -51,6 +51,23 @@ def test_it_names_each_network_s_training_set() -> None:
         assert text in card
 
 
+def test_one_of_anything_is_singular() -> None:
+    config = VAEConfig(
+        architecture="conv", image_shape=(1, 16, 16), hidden_sizes=(1, 4), latent_size=1
+    )
+    verdict = {"verdict": "good", "mean_image_mse": 0.1, "pca_mse": 0.1, "active_latents": 1}
+    metrics = {"held_out": FIT | verdict}
+    card = model_card(tiny_bundle(config=config, calibration=calibration_on(1), metrics=metrics))
+    for part in (
+        "→ 1 channel on a grid of 4×4",
+        "- Calibration: 1 image, held-out digits",
+        "how many of 1 calibration image score",
+        "With this one, of 1 image, the rate",
+        "; 1 latent is active.",
+    ):
+        assert part in card, part
+
+
 def test_it_warns_of_the_relu_head() -> None:
     config = VAEConfig(image_shape=(3, 2, 2), hidden_sizes=(2,), latent_size=1, head="relu")
     assert "collapses" in model_card(tiny_bundle(config=config))

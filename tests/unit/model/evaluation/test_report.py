@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from model.evaluation.figures import Estimate, Evaluation, Localization
 from model.evaluation.report import PICTURES, number, picture_names, report, sections
-from tests.unit.model.evaluation.evaluations import EVALUATION, facts
+from tests.unit.model.evaluation.evaluations import ALARMS, EVALUATION, facts
 
 
 def test_it_holds_every_figure() -> None:
@@ -53,8 +54,8 @@ def test_it_shows_the_pictures_that_there_are() -> None:
         text = "\n".join(sections(evaluation, **options))
         return set(re.findall(r"!\[[^\]]+\]\(plots/(\w+)\.png\)", text))
 
-    assert shown(EVALUATION) == set(PICTURES) - {"manifold", "mistakes"}
-    new = replace(EVALUATION, has_mistakes=True)
+    assert shown(EVALUATION) == set(PICTURES) - {"manifold", "mistakes", "maps"}
+    new = replace(EVALUATION, has_mistakes=True, has_maps=True)
     assert shown(new) == set(PICTURES) - {"manifold"}
     assert shown(replace(new, latent_size=2)) == set(PICTURES)
     plain = replace(new, false_alarms=None)
@@ -70,6 +71,48 @@ def test_it_says_what_is_not_known() -> None:
     assert "calibrated anew" in stale
     assert "0.0474" not in stale
     assert "> **Note:** Beware." in report(replace(EVALUATION, notes=("Beware.",)))
+
+
+@pytest.mark.parametrize("fields", [{"derived": True}, {"images": facts("mirrored", 1_234)}])
+def test_flipped_images_are_explained_where_there_are_some(fields: dict[str, Any]) -> None:
+    """Also in the cards of older evaluations, which know them by their names alone."""
+    anomalies = (replace(EVALUATION.anomalies[0], **fields),)
+    assert "are the clean images themselves, flipped" in report(
+        replace(EVALUATION, anomalies=anomalies)
+    )
+    assert "flipped" not in report(EVALUATION)
+
+
+def test_one_of_anything_is_singular() -> None:
+    letters = EVALUATION.anomalies[0]
+    peak = Estimate(value=1.0, low=0.1, high=1.0)
+    found = Localization(
+        n=1,
+        without_mask=1,
+        regions=1,
+        pixel_auroc=0.91,
+        region_overlap=0.5,
+        peak_in_defect=peak,
+        defect_share=0.034,
+    )
+    alarms = replace(ALARMS, calibration=replace(ALARMS.calibration, n=1))
+    text = report(
+        replace(
+            EVALUATION,
+            latent_size=1,
+            active_units=1,
+            false_alarms=alarms,
+            anomalies=(replace(letters, images=facts("a", 1), localization=found),),
+        )
+    )
+    for part in (
+        "### a, 1 image\n",
+        "calibrated on 1 image (",
+        "\n1 anomaly has no mask, or an empty one, and does not count here.",
+        "\n1 of 1 latent dimension is active: ",
+    ):
+        assert part in text, part
+    assert "1 of 10 latent dimensions is active" in report(replace(EVALUATION, active_units=1))
 
 
 def test_a_name_cannot_break_a_table() -> None:
@@ -123,4 +166,7 @@ def test_masks_have_a_table_and_kinds_are_marked() -> None:
     ):
         assert line in text.splitlines()
     assert "| · a | 12 | 0.9800 (0.9700–0.9850) | 0.2500 (0.2000–0.3000) | 8.3 % |" in text
+    # The map of a detector is not of errors.
+    assert "images whose map is largest in the defect" in text
+    assert "largest error" not in text
     assert "Where the defects are" not in report(EVALUATION)

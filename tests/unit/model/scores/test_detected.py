@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.features.detector import PARTS, Detector, Findings
-from model.scores.detected import COMBINED, DETECTED_SCORES, DetectorScores
+from model.scores.detected import COMBINED, CPU_ROWS, DETECTED_SCORES, DetectorScores
 from model.scores.sampled import score_names
 from tests.unit.model.features.detectors import GREY, SHAPE, as_pixels, fitted, photographs
 from tests.unit.samples import some_statistics
@@ -41,20 +41,25 @@ def test_combined_is_of_the_parts(detector: Detector, pixels: Tensor) -> None:
     found = scores.find(pixels)
     combined = scores.score(COMBINED, found)
     torch.testing.assert_close(combined, detector.combined(found.parts))
+    together = scores.scores(found)
+    assert together.shape == (5, len(DETECTED_SCORES))
+    for column, name in zip(together.T, DETECTED_SCORES, strict=True):
+        assert torch.equal(column, scores.score(name, found))
 
 
 @torch.inference_mode()
 def test_another_runtime_may_compute_it(detector: Detector, pixels: Tensor) -> None:
+    """A few images at a time, which bounds the memory."""
     given: list[Tensor] = []
     columns = torch.arange(5 * detector.config.columns).reshape(5, -1).float()
 
     def run(pixels: Tensor) -> Tensor:
         given.append(pixels)
-        return columns
+        return columns[sum(map(len, given)) - len(pixels) :][: len(pixels)]
 
     found = DetectorScores(detector, run).find(pixels)
-    assert len(given) == 1
-    assert torch.equal(given[0], pixels)
+    assert [len(part) for part in given] == [CPU_ROWS, 5 - CPU_ROWS]
+    assert torch.equal(torch.cat(given), pixels)
     assert torch.equal(torch.cat([part.flatten(1) for part in found], dim=1), columns)
 
 

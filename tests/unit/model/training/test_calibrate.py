@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.bundle.bundle import Bundle
 from model.engine.engine import Engine
+from model.features.detector import Detector, Findings, StoredDetector
 from model.scores.calibration import DEFAULT_DRAWS, DTYPES, CalibrationError, Floats
+from model.scores.detected import DETECTED_SCORES, DetectorScores
 from model.training import calibrate as module
 from model.training.calibrate import (
     all_scores,
@@ -19,6 +22,8 @@ from model.training.calibrate import (
     calibration_by_dtype,
     scores_by_dtype,
 )
+from tests.unit.model.engine.onnx_bundles import exported_detector
+from tests.unit.model.features.detectors import detector_bundle, photographs
 from tests.unit.samples import TINY, some_statistics, tiny_bundle, whole_bundle
 
 N = 37
@@ -100,6 +105,45 @@ def test_each_dtype_has_scores_of_its_own(
         for name, table in tables.scores.items():
             np.testing.assert_array_equal(table, np.sort(scores[dtype][name]))
             np.testing.assert_array_equal(table, others.scores[name])
+
+
+@pytest.mark.parametrize("make", [detector_bundle, exported_detector])
+def test_a_detector_is_built_once_and_computes_all_of_its_scores_at_once(
+    make: Callable[[], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, images = make(), photographs(N)
+    engine = Engine(bundle, device="cpu")
+    expected = {name: engine.score(images, name).score for name in engine.scaled_maps}
+    assert tuple(expected) == DETECTED_SCORES
+    built: list[StoredDetector] = []
+    found: list[int] = []
+    module_of, find = StoredDetector.module, DetectorScores.find
+
+    def building(self: StoredDetector) -> Detector:
+        built.append(self)
+        return module_of(self)
+
+    def finding(self: DetectorScores, pixels: Tensor) -> Findings:
+        found.append(len(pixels))
+        return find(self, pixels)
+
+    monkeypatch.setattr(StoredDetector, "module", building)
+    monkeypatch.setattr(DetectorScores, "find", finding)
+    scores = all_scores(engine, images)
+    assert len(built) == 1
+    assert sum(found) == N
+    assert tuple(scores) == engine.scores
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[name], values, rtol=1e-4, atol=1e-4)
+    built.clear()
+    by_dtype = scores_by_dtype(bundle, images)
+    assert len(built) == 1 + len(DTYPES)  # one for all types, and that of each engine
+    assert sum(found) == 2 * N
+    for name in DETECTED_SCORES:
+        for of_dtype in by_dtype.values():
+            np.testing.assert_array_equal(of_dtype[name], scores[name])
+    empty = all_scores(engine, images[:0])
+    assert [len(empty[name]) for name in engine.scores] == [0] * len(engine.scores)
 
 
 def test_an_older_calibration_is_replaced_and_the_rest_stays(images: NDArray[np.uint8]) -> None:

@@ -103,10 +103,11 @@ def test_images_that_are_each_a_group_are_split_as_without_groups(n: int, seed: 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_too_few_images_are_counted(n: int) -> None:
-    with pytest.raises(ValueError, match=f"^{n} images .* at least 3 "):
+    images = "1 image" if n == 1 else f"{n} images"
+    with pytest.raises(ValueError, match=f"^{images} .* at least 3 "):
         split_indices(n, 0)
     if n < 2:
-        with pytest.raises(ValueError, match=f"^{n} images .* at least 2 "):
+        with pytest.raises(ValueError, match=f"^{images} .* at least 2 "):
             split_indices(n, 0, holds_out=False)
 
 
@@ -115,7 +116,8 @@ def test_too_few_images_are_counted(n: int) -> None:
 )
 def test_too_few_groups_are_counted(groups: int, holds_out: bool, least: int) -> None:
     labels = np.arange(1_200) % groups
-    with pytest.raises(ValueError, match=f"1,200 images in {groups} groups .* {least} groups"):
+    found = "1 group" if groups == 1 else f"{groups} groups"
+    with pytest.raises(ValueError, match=f"1,200 images in {found} .* {least} groups"):
         split_indices(1_200, 0, labels, holds_out=holds_out)
 
 
