@@ -151,8 +151,9 @@ class Settings(BaseSettings):
         ge=1,
         le=65_536,
         description="images per forward pass; if unset, 128 on a CPU, where larger batches are no "
-        "faster and make others wait, 8 there with a detector, 512 in half precision, and 8192 "
-        "on a GPU, 64 there with a detector",
+        "faster and make others wait, 512 there in half precision, and 8 with a detector; on a GPU "
+        "8192 of 28x28 and fewer of larger images (32 of 256x256 in colour), at most 32 with a "
+        "detector",
     )
     max_queue_images: int = Field(
         16_384,

@@ -3,8 +3,8 @@
 ::
 
     config.json                format, name, architecture, preprocessing, provenance, metrics, and
-                               under `known` the self-test; bundles made before it was recorded are
-                               tested against torch when they are loaded
+                               under `known` the self-test; what older bundles do not record of it
+                               is computed by torch when they are loaded
     model.safetensors          the weights, and statistics of images for scores; float32
     calibration.safetensors    scores of clean images, sorted, a table for each score and each type
                                that they are computed in (`bfloat16:mse`); may be missing
@@ -117,6 +117,11 @@ class Bundle:
         vae.load_state_dict(dict(self.weights), assign=True)
         return vae.eval().requires_grad_(requires_grad=False)
 
+    def computed_self_test(self) -> SelfTest:
+        """The self-test as these weights pass it, by torch on the CPU."""
+        detector = None if self.detector is None else self.detector.module()
+        return run_self_test(self.network(), self.config, detector)
+
     def save(self, directory: Path, card: str) -> None:
         """Write the directory, with `card` as its README.md.
 
@@ -137,7 +142,7 @@ class Bundle:
             "preprocessing": self.preprocessing.to_json(),
             "pixel_variance": self.pixel_variance,
             **({} if self.detector is None else {"detector": self.detector.config.to_json()}),
-            "known": run_self_test(self.network(), self.config)._asdict(),
+            "known": self.computed_self_test().to_json(),
             "calibration": self.calibration
             and {
                 "data_set": self.calibration.data_set,

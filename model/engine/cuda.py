@@ -25,11 +25,17 @@ from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, Sc
 from model.scores.detected import DETECTED_SCORES
 from model.scores.sampled import errors_by_torch
 
-PREFERRED_BATCH: Final = 8192
+BATCH_PIXELS: Final = 8192 * 28 * 28
+"""Numbers in the images of one batch: as float32 they are 26 MB in pinned memory, and as many again
+for each kind of pass whose result is images. The largest batch that was measured, see
+docs/performance.md."""
 
-DETECTOR_BATCH: Final = 64
-"""With a detector, whose backbone alone takes 0.6 GFLOP and 8 MB an image: few images keep a GPU
-busy, and 8,192 would need 64 GB. Computed from its layers, not measured."""
+MAX_BATCH: Final = 8192
+"""For images smaller than 28×28: by default, a request has no more."""
+
+DETECTOR_BATCH: Final = 32
+"""Images in one batch with a detector, whose backbone sees each at 256 pixels a side, however small
+it is."""
 
 RECORDING: Final = Lock()
 """Held while a graph is recorded: CUDA allows one recording at a time in a process, and a bundle
@@ -47,6 +53,13 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def preferred_batch(bundle: Bundle) -> int:
+    """Images in one batch, a power of two: 8192 of 28×28, and fewer the larger they are."""
+    fitting = max(1, BATCH_PIXELS // bundle.config.pixels)
+    most = min(fitting, MAX_BATCH if bundle.detector is None else DETECTOR_BATCH)
+    return 1 << (most.bit_length() - 1)
 
 
 class CudaAccelerator:
@@ -115,7 +128,7 @@ class CudaBackend(Backend):
         self, bundle: Bundle, device: torch.device, dtype: str, accelerator: Accelerator, name: str
     ) -> None:
         self.name = name
-        self.preferred_batch = PREFERRED_BATCH if bundle.detector is None else DETECTOR_BATCH
+        self.preferred_batch = preferred_batch(bundle)
         self._config = bundle.config
         self._detected = () if bundle.detector is None else DETECTED_SCORES
         self._accelerator = accelerator

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import timeit
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.bundle import Bundle
-from model.bundle.self_test import SelfTest, probe_images, run_self_test
+from model.bundle.self_test import SelfTest, probe_images
 from model.engine.device import choose_backend, resolve_device
 from model.engine.rows import Rows, write_scaled
 from model.results import Decoding, Draws, Encoding, Floats, Reconstructions, ScoreMaps, Scores
@@ -71,10 +72,7 @@ class Engine:
         """Largest batch whose pass may run on an event loop, as measured by `warm_up`. Always 0 on
         a GPU."""
         self.probe = probe_images(bundle.config)
-        """An image, (1, C·H·W), whose `mse` and KL are known."""
-        self._self_test: SelfTest = bundle.self_test or run_self_test(
-            bundle.network(), bundle.config
-        )
+        """An image, (1, C·H·W), whose MSE, KL and scores by the detector are known."""
 
     @property
     def device(self) -> str:
@@ -91,10 +89,26 @@ class Engine:
         """Images in one pass from which on larger batches are no faster per image."""
         return self._backend.preferred_batch
 
-    def is_right(self, scores: Scores) -> bool:
-        """Whether these scores of `probe` agree with the recorded ones, within tolerance."""
+    def is_right(self, scores: Scores, name: str | None = None) -> bool:
+        """Whether `score(probe, name)` may have given these scores.
+
+        MSE, KL and the scores of a detector have to agree with the known ones, within tolerance.
+        Other scores, which no bundle records, have to be finite.
+        """
         computed = SelfTest(float(scores.mse[0]), float(scores.kl[0]))
-        return self._self_test.agrees(computed, self.dtype)
+        return self._self_test.agrees(computed, self.dtype) and self._self_test.agrees_on(
+            name or self.scores[0], float(scores.score[0])
+        )
+
+    @cached_property
+    def _self_test(self) -> SelfTest:
+        """As recorded. What an older bundle does not record, torch computes from the weights."""
+        recorded = self.bundle.self_test
+        if recorded is None:
+            return self.bundle.computed_self_test()
+        if self.bundle.detector is not None and recorded.detector is None:
+            return recorded._replace(detector=self.bundle.computed_self_test().detector)
+        return recorded
 
     def warm_up(self, batch_images: int) -> None:
         """Run every kind of pass, so that no client waits for what only the first one needs.

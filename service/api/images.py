@@ -17,8 +17,9 @@ from service.api.openapi import BODY_ERRORS, WORK_ERRORS, responses
 from service.api.state import Service
 from service.codecs import registry
 from service.codecs.accept import negotiate
-from service.codecs.arrays import check_count, check_draws, unit_pixels
+from service.codecs.arrays import check_count, check_draws
 from service.codecs.options import ImageOptions, LatentOptions, Pixels
+from service.codecs.png import picture_bytes, sheet_sides
 from service.codecs.responses import MapDrawing, Result, without_grey_channel
 from service.errors import InvalidContentError
 from service.http.body import read_body
@@ -101,6 +102,7 @@ async def reconstruct(
     service, context = Service.of(request), RequestContext.of(request)
     accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
     images, warnings = await _read_images(request, query)
+    _check_png(service, accepted, len(images), query.scale)
     reconstruction = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
@@ -145,6 +147,7 @@ async def anomaly_score(
     images, warnings = await _read_images(request, query)
     if options.name in service.inference.engine.sampled_scores:
         check_draws(len(images), options.draws, service.settings.max_images_per_request)
+    _check_png(service, accepted, len(images), query.scale)
     scores = await service.inference.score(images, context, options)
     fields = score_fields(service, options, scores.threshold) | {
         "score": scores.score,
@@ -162,7 +165,7 @@ async def anomaly_score(
     if accepted == registry.PNG:
         scaled = options.name in service.inference.engine.scaled_maps
         drawing = MapDrawing(
-            images=unit_pixels(images).reshape(scores.anomaly_map.shape),
+            images=images,
             style="contour" if query.contour else "tint" if scaled else "errors",
         )
     result = Result(
@@ -280,8 +283,17 @@ def image_options(
     )
 
 
+def _check_png(service: Service, accepted: str, n: int, scale: int) -> None:
+    """Raise `InvalidContentError` for a PNG that would be too large, before the work for it."""
+    if accepted == registry.PNG:
+        _, *sides = service.inference.engine.bundle.config.image_shape
+        sheet_sides(n, (sides[0], sides[1]), scale, service.settings.max_image_pixels)
+
+
 async def _write(request: Request, accepted: str, result: Result) -> Response:
     service, context = Service.of(request), RequestContext.of(request)
+    if accepted == registry.PNG:
+        context.reserve_answer(picture_bytes(result))
     return await registry.write(accepted, result, service.writers, context.deadline)
 
 
@@ -289,6 +301,7 @@ async def _decode(
     request: Request, z: Floats, accepted: str, query: schemas.DecodeQuery
 ) -> Response:
     service = Service.of(request)
+    _check_png(service, accepted, len(z), query.scale)
     decoded = await service.inference.decode(z, RequestContext.of(request))
     return await _write(request, accepted, _images_result(service, decoded.images, query, {}))
 

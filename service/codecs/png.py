@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from model.results import Floats
+from service.codecs.arrays import unit_pixels
 from service.codecs.responses import ArrayResponse, MapDrawing, Result, to_uint8
 from service.errors import InvalidContentError
 
@@ -35,51 +36,91 @@ FULL: Final = 1.0
 FULL_OPACITY: Final = 0.5
 """Of the full tint. With more, it hides small defects."""
 
+DRAWN_PIXELS: Final = 1 << 16
+"""Pixels that are drawn at a time, in whole images: one takes up to 60 bytes while it is drawn."""
+
+
+def sheet_sides(n: int, sides: tuple[int, int], scale: int, max_png_pixels: int) -> tuple[int, int]:
+    """Height and width of the PNG of `n` images with these sides, each pixel `scale` × `scale`.
+
+    Raises `InvalidContentError` if that is more than `max_png_pixels`.
+    """
+    rows, columns = _grid(n)
+    height, width = rows * sides[0] * scale, columns * sides[1] * scale
+    if height * width > max_png_pixels:
+        raise InvalidContentError(
+            f"{n} images at scale {scale} make {width} × {height} pixels > maximum "
+            f"{max_png_pixels:,}",
+            ("query", "scale"),
+        )
+    return height, width
+
 
 def write_png(result: Result) -> Response:
     """Write images as one PNG: a near-square grid, row by row, each pixel `scale` × `scale`.
 
     Maps are drawn over their images. Raises `InvalidContentError` above `max_png_pixels`.
     """
-    n, _, height, width = result.array.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    size = (columns * width * result.scale, rows * height * result.scale)
-    if size[0] * size[1] > result.max_png_pixels:
-        raise InvalidContentError(
-            f"{n} images at scale {result.scale} make {size[0]} × {size[1]} pixels > maximum "
-            f"{result.max_png_pixels:,}",
-            ("query", "scale"),
-        )
-    images = result.array
-    if result.drawing is not None:
-        images = draw_map(images, result.drawing)
-    channels = images.shape[1]
-    grid = np.zeros((rows * columns, channels, height, width), dtype=np.uint8)
-    grid[:n] = to_uint8(images)
-    pixels = (
-        grid.reshape(rows, columns, channels, height, width)
-        .transpose(0, 3, 1, 4, 2)  # rows, H, columns, W, C
-        .reshape(rows * height, columns * width, channels)
-    )
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    n, _, *sides = result.array.shape
+    height, width = sheet_sides(n, (sides[0], sides[1]), result.scale, result.max_png_pixels)
+    sheet = _sheet(result)
+    image = Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet)
+    del sheet
     if result.scale > 1:
-        image = image.resize(size, Image.Resampling.NEAREST)
+        image = image.resize((width, height), Image.Resampling.NEAREST)
     file = BytesIO()
     image.save(file, "PNG")
     return ArrayResponse(file.getvalue(), media_type="image/png")
 
 
+def picture_bytes(result: Result) -> int:
+    """What the picture takes that `write_png` compresses: Pillow has 4 bytes for a pixel in colour,
+    and one for a grey one."""
+    n, channels, height, width = result.array.shape
+    rows, columns = _grid(n)
+    pixel_bytes = 1 if channels == 1 and result.drawing is None else 4
+    size: int = rows * columns * height * width * result.scale**2 * pixel_bytes
+    return size
+
+
+def _grid(n: int) -> tuple[int, int]:
+    """Rows and columns of a sheet of `n` images."""
+    columns = math.ceil(math.sqrt(n))
+    return math.ceil(n / columns), columns
+
+
+def _sheet(result: Result) -> NDArray[np.uint8]:
+    """The images side by side, not enlarged, (rows · H, columns · W, C)."""
+    n, channels, height, width = result.array.shape
+    rows, columns = _grid(n)
+    if result.drawing is not None:
+        channels = len(DEFECT)
+    sheet = np.zeros((rows * height, columns * width, channels), dtype=np.uint8)
+    cells = sheet.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
+    together = max(1, DRAWN_PIXELS // (height * width))
+    for row in range(rows):
+        end = min(n, (row + 1) * columns)
+        for start in range(row * columns, end, together):
+            part = slice(start, min(end, start + together))
+            images = result.array[part]
+            if result.drawing is not None:
+                images = draw_map(images, result.drawing.of(part))
+            column = start - row * columns
+            cells[row, column : column + len(images)] = to_uint8(images)
+    return sheet
+
+
 def draw_map(maps: Floats, drawing: MapDrawing) -> Floats:
     """Draw maps, (N, C, H, W), over their images. Returns (N, 3, H, W) in [0, 1]."""
+    images = unit_pixels(drawing.images).reshape(maps.shape)
     if drawing.style == "errors":
-        return _draw_errors(maps, drawing.images)
+        return _draw_errors(maps, images)
     values = maps[:, 0]  # the same in each channel
     if drawing.style == "tint":
         opacity = FULL_OPACITY * np.clip((values - CLEAR) / (FULL - CLEAR), 0, 1) ** 2
     else:
         opacity = _outline(values >= FULL).astype(np.float32)
-    return _blend(drawing.images, np.reshape(DEFECT, (3, 1, 1)) / 255, opacity)
+    return _blend(images, np.array(DEFECT, np.float32).reshape(3, 1, 1) / np.float32(255), opacity)
 
 
 def _draw_errors(squared_errors: Floats, images: Floats) -> Floats:
@@ -87,9 +128,9 @@ def _draw_errors(squared_errors: Floats, images: Floats) -> Floats:
     response."""
     error = np.sqrt(squared_errors.mean(axis=1))  # (N, H, W), 0..1
     steps = np.linspace(0, 1, len(CIVIDIS))
-    colour = np.stack(
-        [np.interp(error, steps, channel) / 255 for channel in np.transpose(CIVIDIS)], axis=1
-    )  # (N, 3, H, W)
+    colour = np.empty((len(error), 3, *error.shape[1:]), dtype=np.float32)
+    for channel, values in enumerate(np.transpose(CIVIDIS)):
+        colour[:, channel] = np.interp(error, steps, values / 255)
     return _blend(images, colour, np.minimum(1, 2 * error))
 
 
@@ -110,8 +151,10 @@ def _outline(regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return outline
 
 
-def _blend(images: Floats, colour: NDArray[Any], opacity: Floats) -> Floats:
+def _blend(images: Floats, colour: Floats, opacity: Floats) -> Floats:
     """Images, (N, C, H, W), under a colour, (…, 3, H, W), that is as opaque as (N, H, W) says."""
-    opacity = opacity[:, None]
-    drawn: Floats = ((1 - opacity) * images + opacity * colour).astype(np.float32)
+    drawn = np.array(np.broadcast_to(colour, (len(images), 3, *images.shape[2:])))
+    drawn -= images
+    drawn *= opacity[:, None]
+    drawn += images
     return drawn

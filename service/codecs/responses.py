@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from model.results import Floats
 from service.codecs.offload import PAUSE_S
+from service.codecs.options import Pixels
 from service.request import RequestContext
 
 PIECE_NUMBERS: Final = 16_384
@@ -35,10 +36,14 @@ BODY: Final = "http.response.body"
 class MapDrawing(NamedTuple):
     """How a PNG shows maps."""
 
-    images: Floats
-    """The images, (N, C, H, W) in [0, 1], that the maps are drawn over."""
+    images: Pixels
+    """The images, (N, C·H·W), that the maps are drawn over."""
     style: Literal["errors", "tint", "contour"]
     """`errors` is for squared errors; the others are for maps on the scale of clean images."""
+
+    def of(self, part: slice) -> MapDrawing:
+        """How some of the maps are shown."""
+        return self._replace(images=self.images[part])
 
 
 class Result(NamedTuple):

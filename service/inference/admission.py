@@ -156,14 +156,16 @@ class Inference:
         return AnomalyScores(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
     async def probe(self, deadline: float) -> bool:
-        """Whether a forward pass of the probe image gives its known scores.
+        """Whether a forward pass of the probe image gives its known scores, the default one too.
 
         The probe is queued even if the queue is full, and never runs on the event loop, which a
         hanging pass would block. Raises `TimeoutError` at `deadline`, and what the engine raises.
         """
-        run = self._run_for(self.engine.score, name="mse")
+        name = self.engine.scores[0]
+        # Not `_run_for`: a batch that the probe shares with requests may run on the event loop.
+        run = partial(self.engine.score, name=name)
         done = await self._batcher.submit(run, self.engine.probe, deadline, always=True)
-        return self.engine.is_right(done.result)
+        return self.engine.is_right(done.result, name)
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:
         """End the inference thread after the current batch, and return whether it ended in time."""

@@ -6,13 +6,20 @@ import math
 
 import numpy as np
 import pytest
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 from numpy.typing import NDArray
+from starlette.responses import Response as PNGResponse
 
+from service.app import App
+from service.codecs import registry
+from service.codecs.png import write_png
+from service.codecs.responses import Result
 from tests.api.helpers import (
     IMAGE_ROUTES,
+    SMALL,
     base64_file,
     image_file,
+    metric,
     png_pixels,
     problem,
     uint8_body,
@@ -156,3 +163,58 @@ async def test_a_picture_too_large_to_draw(client: AsyncClient) -> None:
     answer = await client.get("/sample?n=100&scale=64")
     found = problem(answer, 422, "100 images", "64", "17920", "25,000,000")
     assert found["errors"][0]["loc"] == ["query", "scale"]
+
+
+ROUTES = {
+    "/decode": {"n": 1},
+    "/reconstruct": None,
+    "/anomaly-score?map=true": None,
+    "/sample?n=1": {},
+}
+"""Each route that draws, and its body; None is for an image."""
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_picture_too_large_is_refused_before_the_work(
+    route: str, small_client: AsyncClient, four: NDArray[np.uint8]
+) -> None:
+    async def ask(scale: int, headers: dict[str, str]) -> Response:
+        given = ROUTES[route]
+        method = "GET" if given == {} else "POST"
+        body = uint8_body(four[:1]) if given is None else given or None
+        url = f"{route}{'&' if '?' in route else '?'}scale={scale}"
+        return await small_client.request(method, url, json=body, headers=headers)
+
+    most = math.isqrt(SMALL.max_image_pixels) // 28
+    assert png_pixels(await ask(most, PNG)).shape[0] == 28 * most
+    batches = await metric(small_client, "vae_batch_images_count")
+    found = problem(await ask(most + 1, PNG), 422, f"scale {most + 1}", "100,000")
+    assert found["errors"][0]["loc"] == ["query", "scale"]
+    assert await metric(small_client, "vae_batch_images_count") == batches
+    assert (await ask(most + 1, JSON)).status_code == 200, "which draws nothing"
+
+
+async def test_what_a_picture_takes_counts_while_it_is_written(
+    small_app: App,
+    small_client: AsyncClient,
+    four: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the images under a map are kept as they came: in floats they take four times as much."""
+    budget = small_app.state.budget
+    reserved, under = [], []
+
+    def noting(result: Result) -> PNGResponse:
+        reserved.append(budget.reserved)
+        assert result.drawing is not None
+        under.append(result.drawing.images.dtype)
+        return write_png(result)
+
+    monkeypatch.setattr(registry, "write_png", noting)
+    for scale in (1, 5):
+        url = f"/anomaly-score?map=true&scale={scale}"
+        answer = await small_client.post(url, json=uint8_body(four), headers=PNG)
+        assert answer.status_code == 200
+        assert budget.reserved == 0
+    assert reserved[1] - reserved[0] == 4 * 56 * 56 * (5**2 - 1)
+    assert under == [np.uint8] * 2

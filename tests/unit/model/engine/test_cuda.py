@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,16 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.bundle.bundle import Bundle, find_bundle, load_bundle
+from model.config import VAEConfig
 from model.engine import device as device_module
-from model.engine.cuda import CudaBackend
+from model.engine.cuda import BATCH_PIXELS, DETECTOR_BATCH, MAX_BATCH, CudaBackend
 from model.engine.engine import Engine
 from model.engine.staging import Buffers, Staging
 from model.scores.detected import DETECTED_SCORES
-from tests.unit.model.engine.host_accelerator import HostAccelerator
+from tests.unit.model.engine.host_accelerator import HostAccelerator, staged_backend
 from tests.unit.model.features.detectors import detector_bundle, photographs
+from tests.unit.samples import tiny_bundle
 
 WIDTH = 6
 MOST = 32
@@ -213,3 +217,60 @@ def test_passes_and_sizes_share_their_memory(
     z = 2 * 8 * latents * 4
     results = 8 * 4 * (2 * latents + pixels + (pixels + 1) + 3 + (3 + pixels))
     assert accelerator.allocated_bytes == images + z + results
+
+
+def bundle_for(image_shape: tuple[int, int, int]) -> Bundle:
+    return tiny_bundle(config=VAEConfig(image_shape=image_shape, hidden_sizes=(2,), latent_size=2))
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "images"),
+    [
+        ((1, 28, 28), 8192),
+        ((3, 32, 32), 2048),
+        ((3, 256, 256), 32),
+        ((3, 1024, 1024), 2),
+        ((1, 4, 5), MAX_BATCH),
+    ],
+)
+def test_a_batch_is_limited_in_pixels(image_shape: tuple[int, int, int], images: int) -> None:
+    bundle = bundle_for(image_shape)
+    assert staged_backend(bundle).preferred_batch == images
+    assert images * bundle.config.pixels <= BATCH_PIXELS
+
+
+def test_large_images_take_no_more_memory_than_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On either side, as the service warms up if it is told nothing else."""
+    allocated = []
+    for side in (28, 256):
+        accelerator = HostAccelerator()
+        monkeypatch.setattr(device_module, "accelerator_of", lambda _, one=accelerator: one)
+        engine = Engine(bundle_for((1, side, side)), device="cpu", threads=1)
+        n = engine.best_batch
+        engine.score_map(np.zeros((n, side * side), np.float32))
+        assert accelerator.recorded == [n]
+        allocated.append(accelerator.allocated_bytes)
+    assert allocated[1] <= allocated[0]
+
+
+def test_a_batch_with_a_detector_is_small() -> None:
+    """However small the images: the backbone enlarges them."""
+    assert staged_backend(detector_bundle()).preferred_batch == DETECTOR_BATCH
+    detector: Any = SimpleNamespace(module=nn.Identity)
+    large = replace(bundle_for((3, 512, 512)), detector=detector)
+    assert staged_backend(large).preferred_batch == 8, "pixels limit it, too"
+
+
+def test_the_default_score_of_a_detector_waits_for_no_recording(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accelerator = HostAccelerator()
+    monkeypatch.setattr(device_module, "accelerator_of", lambda _: accelerator)
+    bundle = detector_bundle()
+    engine = Engine(bundle, device="cpu", threads=1)
+    engine.warm_up(4)
+    recorded = len(accelerator.recorded)
+    for images in (np.zeros((3, bundle.config.pixels), np.uint8), engine.probe):
+        engine.score(images)
+        engine.score_map(images)
+    assert len(accelerator.recorded) == recorded

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from torch import Tensor
 
 from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError
@@ -123,10 +124,13 @@ def test_without_the_runtime_torch_computes_it(
 
 
 def test_the_way_follows_detector_graph_and_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_detector(exported_detector()) is not None
+    bundle = exported_detector()
+    assert choose_detector(bundle) is not None
     assert choose_detector(detector_bundle()) is None
-    assert choose_detector(replace(exported_detector(), detector=None)) is None
+    assert choose_detector(replace(bundle, detector=None)) is None
     assert choose_detector(tiny_bundle()) is None
+    uninstall(monkeypatch, ["onnxruntime"])
+    assert choose_detector(bundle) is None
 
 
 def test_graphs_that_are_not_the_detectors_are_one_line() -> None:
@@ -273,4 +277,27 @@ def test_it_warms_up_and_hands_every_pass_to_a_thread(by_torch: Engine) -> None:
     by_torch.warm_up(2)
     assert by_torch.quick_images == 0
     assert by_torch.best_batch < Engine(tiny_bundle(), device="cpu").best_batch
-    assert by_torch.is_right(by_torch.score(by_torch.probe))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each_score
+def test_the_known_image_has_known_scores(name: str, dtype: str, engine: Engine) -> None:
+    """Of a detector that gives other ones, or none, it is noticed, in half precision too."""
+    used = Engine(engine.bundle, device="cpu", dtype=dtype)
+    scores = used.score(used.probe, name)
+    assert used.is_right(scores, name)
+    for wrong in (scores.score * 1.01, scores.score * 0.99, scores.score * np.nan):
+        assert not used.is_right(scores._replace(score=wrong), name)
+    assert engine.bundle.detector is not None
+    broken = replace(engine.bundle.detector, tensors=shifted(engine.bundle))
+    other = Engine(replace(engine.bundle, detector=broken, graphs={}), device="cpu")
+    assert not used.is_right(other.score(used.probe, name), name)
+
+
+def shifted(bundle: Bundle) -> dict[str, Tensor]:
+    """The tensors of its detector with all scales a little wider."""
+    assert bundle.detector is not None
+    wider = {name: bundle.detector.tensors[name].clone() for name in bundle.detector.tensors}
+    for name in ("place_scale", "pooled_root", "cell_scale"):
+        wider[name] *= 1.02
+    return wider
