@@ -31,19 +31,23 @@ from model.commands.common import (
 from model.commands.progress import FittingProgress, Stage, TrainingProgress
 from model.commands.train_options import LIMITS, add_options, parse_size, with_recipe
 from model.commands.training_images import (
-    FEATURES,
+    ARCH_FEATURES,
     TrainingImages,
+    expects_detector,
+    find_files,
     group_of_each,
     has_detector,
     plan,
     read_training_images,
+    wants_detector,
     warn_of_near_copies,
 )
 from model.config import VAEConfig
-from model.datasets.folder import numbered
+from model.datasets.folder import Folder, numbered
 from model.engine.device import resolve_device
 from model.evaluation.card import model_card
 from model.features.backbone import BackboneError
+from model.features.detector import DetectorConfig
 from model.training.backbone_weights import (
     INSTALL,
     BackboneWeights,
@@ -51,20 +55,25 @@ from model.training.backbone_weights import (
     usual_backbone,
 )
 from model.training.calibrate import calibrated, calibration_by_dtype
-from model.training.chosen import (
-    choose_downscale,
-    is_photographs,
-    suitable_config,
-)
+from model.training.chosen import PHOTO_SIDE, choose_downscale, is_photographs, suitable_config
 from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, train_folds
-from model.training.detectors import with_detectors
+from model.training.detectors import thinned, with_detectors
+from model.training.fit_detector import extract
 from model.training.goodness_of_fit import evaluate_fit
-from model.training.onnx_export import with_graphs
+from model.training.onnx_export import exporter_versions, with_graphs
 from model.training.split import Split
 from model.training.train import Trained, TrainOptions, train
 from model.training.verdict import Verdict, as_metrics, judge, judge_detector
 
 RESUMES: Final = "the same command with --resume continues"
+
+NO_DETECTOR: Final = "--backbone is for detectors, and these images get none: add --arch features"
+
+CHECKED_IMAGES: Final = 16
+"""A backbone is tried on this number of images before anything is trained."""
+
+MAX_COMPARED: Final = 5
+"""Images that were held out on which exported graphs are compared with torch."""
 
 
 def add(commands: Any) -> None:
@@ -97,12 +106,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
+    folder = find_files(arguments.data)
+    weights = _weights(arguments, folder)  # the wrong ones are reported before images are decoded
     with Stage(console, "reading the images"):
-        data = read_training_images(console, arguments)
-    backbone = _backbone(console, arguments, data)
+        data = read_training_images(console, arguments, folder)
+    backbone = _backbone(console, arguments, data, weights)
     config = suitable_config(
         data.image_shape,
-        architecture=None if arguments.arch == FEATURES else arguments.arch,
+        architecture=None if arguments.arch == ARCH_FEATURES else arguments.arch,
         downscale=choose_downscale(data.image_shape[1:]) if backbone else 1,
         hidden_sizes=tuple(arguments.hidden or ()) or None,
         latent_size=arguments.latent_size,
@@ -117,13 +128,19 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     groups = group_of_each(console, data, arguments.group)
-    kind = FEATURES if backbone else config.architecture
+    kind = ARCH_FEATURES if backbone else config.architecture
     splits = plan(groups, kind, arguments.folds, arguments.seed)
     with Stage(console, "looking for near-copies"):
         warn_of_near_copies(console, data, splits, arguments.group)
     console.print(_network(config))
     if backbone is not None:
+        _check_backbone(backbone, data)
         console.print(f"detector: a VAE over the features of {backbone.origin['name']}; texture")
+        if config.architecture == "mlp" and max(data.image_shape[1:]) > PHOTO_SIDE:
+            console.print(
+                "the network is fully connected, as it could not average squares of these images: "
+                f"with {2 * config.pixels * (config.hidden_sizes or (0,))[0]:,} weights or more"
+            )
     console.print(_training(options.resolved(len(splits[0].train)), splits))
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.resume and not checkpoint.exists():
@@ -152,17 +169,14 @@ def run(arguments: argparse.Namespace) -> int:
                 first, data.images, splits[1:], device=device, on_step=progress.show_fold
             )
             networks = on_common_scale(networks, data.images)
-    if backbone is not None:
-        with _resumable(console, can_resume), FittingProgress(console, len(networks)) as fitting:
-            networks = with_detectors(
-                networks,
-                data.images,
-                backbone,
-                on_images=fitting.show_images,
-                on_step=fitting.show_step,
-            )
-        first = networks[0]
     finished = first.finished and len(networks) == len(splits)
+    lacks_detector = False
+    if backbone is not None:
+        fitted = _fit_detectors(console, networks, data, backbone) if finished else None
+        if fitted is None:  # a second Ctrl-C would lose the networks
+            backbone, finished, lacks_detector = None, False, True
+        else:
+            networks, first = fitted, fitted[0]
     with (
         _resumable(console, can_resume),
         Stage(console, "scoring the images that calibrate"),  # in three dtypes: it takes a while
@@ -177,8 +191,8 @@ def run(arguments: argparse.Namespace) -> int:
             finished=finished,
             report=console.print,
         )
-        found = None if backbone is None else judge_detector(bundle, networks[0], data.images)
-    bundle.save(arguments.out, model_card(bundle))
+        bundle.save(arguments.out, model_card(bundle))
+        found = None if backbone is None else judge_detector(bundle, first, data.images)
     if first.finished and first.history[-1][0] < (first.options.steps or 0):
         console.print(
             "training ended early, as the validation images no longer improved: the weights after "
@@ -194,6 +208,10 @@ def run(arguments: argparse.Namespace) -> int:
     if finished:
         checkpoint.unlink(missing_ok=True)
     elif can_resume():
+        if lacks_detector:
+            console.print(
+                "this bundle has no detector, as the training was stopped: --resume adds it"
+            )
         console.print(f"stopped early; {RESUMES}")
     else:
         console.print(
@@ -228,24 +246,61 @@ def _identity_of_file(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
+def _weights(arguments: argparse.Namespace, folder: Folder | None) -> BackboneWeights | None:
+    """The weights of the detector's backbone, if it is certain that the network gets a detector or
+    `--backbone` asks for one; otherwise None. Raises `BackboneError`."""
+    if arguments.backbone is None:
+        return usual_backbone() if expects_detector(arguments, folder) else None
+    if not wants_detector(arguments):
+        raise BackboneError(NO_DETECTOR)
+    return backbone_from(arguments.backbone)
+
+
 def _backbone(
-    console: Console, arguments: argparse.Namespace, data: TrainingImages
+    console: Console,
+    arguments: argparse.Namespace,
+    data: TrainingImages,
+    weights: BackboneWeights | None,
 ) -> BackboneWeights | None:
     """The weights of the detector's backbone; None for a network without a detector.
 
-    Raises `BackboneError`.
+    `weights` are those that were loaded before the images. Raises `BackboneError`.
     """
     if has_detector(arguments, data):
-        return usual_backbone() if arguments.backbone is None else backbone_from(arguments.backbone)
+        return weights or usual_backbone()
     if arguments.backbone is not None:
-        raise BackboneError(
-            "--backbone is for detectors, and these images get none: add --arch features"
-        )
+        raise BackboneError(NO_DETECTOR)
     if arguments.arch is None and data.data.folder is not None and is_photographs(data.images):
         console.print(
             f"without a detector, which finds far more defects in photographs: {INSTALL} adds it"
         )
     return None
+
+
+def _check_backbone(backbone: BackboneWeights, data: TrainingImages) -> None:
+    """Raise `BackboneError` for weights whose features of some images are too large.
+
+    Without this check, the error would come after all networks are trained.
+    """
+    some = thinned(np.arange(len(data.images)), CHECKED_IMAGES)
+    extract(DetectorConfig(image_shape=data.image_shape), backbone.tensors, data.images[some])
+
+
+def _fit_detectors(
+    console: Console, networks: Sequence[Trained], data: TrainingImages, backbone: BackboneWeights
+) -> list[Trained] | None:
+    """The networks with their detectors; None if Ctrl-C stopped the fitting."""
+    try:
+        with FittingProgress(console, len(networks)) as fitting:
+            return with_detectors(
+                networks,
+                data.images,
+                backbone,
+                on_images=fitting.show_images,
+                on_step=fitting.show_step,
+            )
+    except KeyboardInterrupt:
+        return None
 
 
 def _network(config: VAEConfig) -> str:
@@ -272,8 +327,8 @@ def _training(options: TrainOptions, splits: Sequence[Split]) -> str:
 def _identity(data: TrainingImages, splits: Sequence[Split]) -> dict[str, Any]:
     """What --resume must find unchanged, beside the options of the training.
 
-    Otherwise the network would go on with other images, and some of those that it has been trained
-    on would calibrate it.
+    Otherwise training would continue on other images, and images that the network was trained on
+    would calibrate it.
     """
     return {
         **data.files,
@@ -332,9 +387,12 @@ def _bundle(
         provenance=provenance,
         metrics=metrics,
     )
-    bundle = with_graphs(bundle, report)  # before it is calibrated: by what will serve it
-    if len(networks) == 1:
-        held_out = data.images[split.held_out]
+    held_out = data.images[split.held_out]
+    bundle = with_graphs(bundle, report, held_out[:MAX_COMPARED])
+    if bundle.graphs:  # which are part of the version
+        provenance["versions"] |= exporter_versions()
+        bundle = replace(bundle, provenance=provenance)
+    if len(networks) == 1:  # calibrated by what will serve it
         return calibrated(
             bundle, held_out, data_set=f"{data.name}, training images held out", date=today()
         )

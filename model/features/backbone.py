@@ -53,9 +53,12 @@ SCALE: Final = 128 / 255
 
 BATCH_NORM_EPSILON: Final = 1e-3
 
+FOLDED_STEM: Final = "stem.weight"
+"""The name by which the state of a `Backbone` is told from that of the network as trained."""
+
 
 class BackboneError(ValueError):
-    """The weights are not those of this network. The message names what differs."""
+    """A backbone cannot be used. The message names what is wrong with its weights or features."""
 
 
 class SameConv(nn.Conv2d):
@@ -131,39 +134,69 @@ def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a `Backbone`, from that of the whole network as it was trained.
 
     A convolution and the batch normalization after it become one convolution. Names are those of
-    the package `efficientnet_lite_pytorch`. Raises `BackboneError` for other names or shapes.
+    the package `efficientnet_lite_pytorch`; other tensors are ignored. The state of a `Backbone`
+    itself is taken as it is, in float32.
+
+    Raises `BackboneError`, naming the tensor, for one that is missing, has another shape, or is not
+    dense, finite and floating-point, and for a negative variance.
     """
-    backbone = Backbone()
-    pairs: list[tuple[str, str, str]] = [("stem", "_conv_stem", "_bn0")]
-    for number, block in enumerate(backbone.blocks):
-        assert isinstance(block, Block)  # noqa: S101 - for mypy: ModuleList holds modules
-        names = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
-        convolutions = [i for i, layer in enumerate(block.layers) if isinstance(layer, SameConv)]
-        for index, (conv, norm) in zip(convolutions, names[-len(convolutions) :], strict=True):
-            prefix = f"_blocks.{number}."
-            pairs.append((f"blocks.{number}.layers.{index}", prefix + conv, prefix + norm))
+    expected = {name: tuple(tensor.shape) for name, tensor in Backbone().state_dict().items()}
+    if FOLDED_STEM in weights:
+        return {name: _checked(weights, name, shape) for name, shape in expected.items()}
     state = {}
-    for name, conv, norm in pairs:
-        try:
-            kernel = weights[f"{conv}.weight"]
-            scale = weights[f"{norm}.weight"]
-            shift = weights[f"{norm}.bias"]
-            mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
-        except KeyError as error:
-            raise BackboneError(f"the weights have no {error}") from error
-        for tensor in (scale, shift, mean, variance):
-            if tensor.shape != kernel.shape[:1]:  # it would be broadcast, or not fit
-                found, wanted = tuple(tensor.shape), tuple(kernel.shape[:1])
-                raise BackboneError(f"the weights of {norm} have shape {found}, expected {wanted}")
+    for name, conv, norm in _trained_names():
+        kernel = _checked(weights, f"{conv}.weight", expected[f"{name}.weight"], whole=True)
+        scale, shift, mean, variance = (
+            _checked(weights, f"{norm}.{field}", expected[f"{name}.bias"], whole=True)
+            for field in ("weight", "bias", "running_mean", "running_var")
+        )
+        if (variance < 0).any():
+            least = float(variance.min())
+            raise BackboneError(f"{norm}.running_var holds {least:g}, expected variances from 0")
         scale = scale / (variance + BATCH_NORM_EPSILON).sqrt()
         state[f"{name}.weight"] = (kernel * scale[:, None, None, None]).float()
         state[f"{name}.bias"] = (shift - mean * scale).float()
-    expected = backbone.state_dict()
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
-            raise BackboneError(f"the weights of {name} have shape {found}, expected {wanted}")
+        if not all(state[f"{name}.{field}"].isfinite().all() for field in ("weight", "bias")):
+            raise BackboneError(f"{conv} and {norm} together exceed the range of float32")
     return state
+
+
+def _trained_names() -> list[tuple[str, str, str]]:
+    """For each convolution of a `Backbone`, its name, and those that it was trained under: of the
+    convolution, and of the batch normalization after it."""
+    names = [("stem", "_conv_stem", "_bn0")]
+    for number, block in enumerate(Backbone().blocks):
+        assert isinstance(block, Block)  # noqa: S101 - for mypy: ModuleList holds modules
+        parts = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+        convolutions = [i for i, layer in enumerate(block.layers) if isinstance(layer, SameConv)]
+        for index, (conv, norm) in zip(convolutions, parts[-len(convolutions) :], strict=True):
+            prefix = f"_blocks.{number}."
+            names.append((f"blocks.{number}.layers.{index}", prefix + conv, prefix + norm))
+    return names
+
+
+def _checked(
+    weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...], *, whole: bool = False
+) -> Tensor:
+    """The tensor `name`: of this shape, dense, finite, and in float32, or float64 if it is that
+    and the `whole` network's are folded. A file may be anyone's. Raises `BackboneError`."""
+    if name not in weights:
+        raise BackboneError(
+            f"the weights have no {name!r}: expected are those of an EfficientNet-Lite0 with the "
+            "names of the package efficientnet_lite_pytorch, or the state of a "
+            "model.features.backbone.Backbone"
+        )
+    tensor = weights[name].detach()
+    is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+    if not is_dense or not tensor.is_floating_point():
+        kind = str(tensor.dtype if is_dense else tensor.layout).removeprefix("torch.")
+        raise BackboneError(f"{name} is {kind}, expected dense floating-point numbers")
+    if tuple(tensor.shape) != shape:  # it would be broadcast, or not fit
+        raise BackboneError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    tensor = tensor if whole and tensor.dtype == torch.float64 else tensor.float()
+    if not tensor.isfinite().all():
+        raise BackboneError(f"{name} holds NaN or infinity, or exceeds the range of float32")
+    return tensor
 
 
 def with_backbone(state: Mapping[str, Tensor]) -> Backbone:

@@ -16,7 +16,7 @@ SMALL_SIDE: Final = 32
 """Grey pictures up to this side get the fully connected network, at their own size."""
 
 PHOTO_SIDE: Final = 64
-"""Longer side that larger pictures are reduced to: a training on 600 takes minutes on two cores."""
+"""Larger pictures are reduced to this longer side: training on 600 takes minutes on two cores."""
 
 CONV_LATENT_SIZE: Final = 32
 """Latents of a convolutional network: photographs vary in more ways than digits."""
@@ -35,15 +35,14 @@ GREY_MODES: Final = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F
 def choose_sides(folder: Folder, longer: int | None, max_side: int = PHOTO_SIDE) -> tuple[int, int]:
     """Height and width for the images of a folder, from their headers.
 
-    The aspect ratio is the median of theirs. The longer side is `longer`; otherwise that of the
-    images, by their median, but at most `max_side`. Above `SMALL_SIDE` the shorter side is at least
-    what the convolutional network takes, and above `PHOTO_SIDE` both are multiples of the squares
-    that it averages.
+    The aspect ratio is the median of theirs. The longer side is `longer`; by default it is
+    `longer_side`, but at most `max_side`. Above `SMALL_SIDE` the shorter side is at least the least
+    that the convolutional network takes. If `max_side` is above `PHOTO_SIDE`, both are rounded to
+    multiples of the squares that the network averages, the longer one down.
     """
     sides = [(image.height, image.width) for image in folder.images]
     if longer is None:
-        own = round(median(max(side) for side in sides))
-        longer = min(own, max_side)
+        longer = min(longer_side(folder), max_side)
     shape = median(math.log(height / width) for height, width in sides)
     ratio = math.exp(-abs(shape))
     square = math.ceil(longer / PHOTO_SIDE) if max_side > PHOTO_SIDE else 1
@@ -51,6 +50,11 @@ def choose_sides(folder: Folder, longer: int | None, max_side: int = PHOTO_SIDE)
     shorter = max(CONV_SIDES[0] if longer > SMALL_SIDE else 1, round(longer / square * ratio))
     shorter *= square
     return (longer, shorter) if shape > 0 else (shorter, longer)
+
+
+def longer_side(folder: Folder) -> int:
+    """Longer side of the images of a folder: their median, rounded."""
+    return round(median(max(image.height, image.width) for image in folder.images))
 
 
 def choose_channels(folder: Folder) -> int:
@@ -75,6 +79,34 @@ def choose_downscale(sides: tuple[int, int]) -> int:
     smallest = math.ceil(max(sides) / PHOTO_SIDE)
     fitting = (n for n in range(smallest, 2 * smallest) if all(side % n == 0 for side in sides))
     return next(fitting, 1)
+
+
+def can_be_averaged(sides: tuple[int, int]) -> bool:
+    """Whether images with these `sides` reach the convolutional network at about `PHOTO_SIDE`:
+    they are small, or squares of them are averaged."""
+    downscale = choose_downscale(sides)
+    if max(sides) > PHOTO_SIDE and downscale == 1:
+        return False
+    return max(sides) <= PHOTO_SIDE or all(side // downscale >= CONV_SIDES[0] for side in sides)
+
+
+def nearest_sides(sides: tuple[int, int]) -> tuple[int, int]:
+    """The sides nearest to these for which `can_be_averaged` holds."""
+
+    def change(other: tuple[int, int]) -> int:
+        return abs(other[0] - sides[0]) + abs(other[1] - sides[1])
+
+    smallest = math.ceil(max(sides) / PHOTO_SIDE)
+    rounded = [
+        (_multiple(sides[0], square), _multiple(sides[1], square))
+        for square in range(smallest, 2 * smallest)
+    ]
+    return min(filter(can_be_averaged, rounded), key=change)
+
+
+def _multiple(side: int, square: int) -> int:
+    """The multiple of `square` nearest to a side that is large enough for `conv`."""
+    return max(CONV_SIDES[0], round(side / square)) * square
 
 
 def choose_architecture(image_shape: tuple[int, int, int], downscale: int = 1) -> Architecture:

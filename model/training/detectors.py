@@ -1,4 +1,4 @@
-"""Detectors for trained networks: one for each, fitted to what that network was trained on."""
+"""Detectors for trained networks: one for each, fitted to the images it was trained on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_FITTED: Final = 2_000
 """Images that a detector is fitted to at most. Their features take 90 KB each."""
 
 MAX_UNSEEN: Final = 500
-"""Images that give its scales, at most."""
+"""Images that set its scales, at most."""
 
 
 def with_detectors(
@@ -44,7 +44,8 @@ def with_detectors(
     on_images: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable[[int, int, int], None] = lambda *_: None,
 ) -> list[Trained]:
-    """The `networks` of uint8 `images`, (N, C, H, W), each with a detector.
+    """Fit a detector for each of the `networks`, which were trained on uint8 `images`,
+    (N, C, H, W).
 
     A detector is fitted to the images that its network was trained on. Several networks hold out
     different images, and each of these is seen by the detector that was not fitted to it. All of
@@ -53,9 +54,9 @@ def with_detectors(
     it. If there is one network, the images that chose its weights set the scales of places and of
     `combined`, and those held out that of maps.
 
-    No detector is trained for more steps than the networks were allowed. `on_images` is called with
-    the number of images whose features are known, and of all; `on_step` with the number of the
-    network, the step, and how many steps there are.
+    No detector is trained for more steps than its network may take. `on_images` is called with the
+    number of images whose features are computed, and the number of all; `on_step` with the number
+    of the network, the step, and the number of steps. Raises `BackboneError` as `extract` does.
     """
     config = DetectorConfig(image_shape=networks[0].network.config.image_shape)
     used = [_used(fold.split) for fold in networks]
@@ -101,14 +102,15 @@ def with_detectors(
 
 
 def _used(split: Split) -> tuple[Indices, Indices, Indices]:
-    """The images that fit a detector, those that set its places' scales, and others held out."""
+    """The images that a detector is fitted to, those that set the scales of its places, and others
+    held out."""
     limits = MAX_FITTED, MAX_UNSEEN, MAX_UNSEEN
     parts = split.train, split.validation, split.held_out
-    trained, unseen, held_out = map(_thinned, parts, limits)
+    trained, unseen, held_out = map(thinned, parts, limits)
     return trained, unseen, held_out
 
 
-def _thinned(indices: Indices, limit: int) -> Indices:
+def thinned(indices: Indices, limit: int) -> Indices:
     """At most `limit` of the indices, evenly spaced."""
     chosen = np.linspace(0, len(indices) - 1, min(limit, len(indices))).round().astype(np.int64)
     return indices[chosen]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.features.backbone import FEATURES
+from model.features.backbone import FEATURES, BackboneError
 from model.features.detector import BLOCK, Detector, DetectorConfig, Findings
 from model.images.copies import Indices
 from model.training.mixture import precision_roots, shrunk_covariance
@@ -68,7 +68,8 @@ def extract(
 ) -> ImageFeatures:
     """Features and bands of uint8 `images`, (N, C, H, W).
 
-    `on_images` is called with how many are done, and how many there are.
+    `on_images` is called with how many are done, and how many there are. Raises `BackboneError` for
+    features that float16 does not hold.
     """
     detector = _new(config, backbone)
     # torch's stubs lack this form of `to`.
@@ -79,10 +80,22 @@ def extract(
     for start in range(0, len(images), CHUNK):
         part = torch.from_numpy(images[start : start + CHUNK])
         pixels = part.float().div(255).reshape(len(part), -1)
-        features[start : start + len(part)] = detector.features(pixels).half().numpy()
+        features[start : start + len(part)] = _half(detector.features(pixels)).numpy()
         bands.append(detector.bands(pixels).numpy())
         on_images(start + len(part), len(images))
     return ImageFeatures(features=features, bands=np.concatenate(bands))
+
+
+def _half(features: Tensor) -> Tensor:
+    """Features in half precision. Raises `BackboneError` where that cannot be."""
+    half = features.half()
+    if not half.isfinite().all():
+        largest = float(features.abs().max())  # NaN if there is one
+        raise BackboneError(
+            f"the backbone's features reach {largest:.3g}, but the largest that a detector takes "
+            f"is {torch.finfo(torch.float16).max:,.0f}: other weights are needed"
+        )
+    return half
 
 
 def fit_detector(
@@ -174,7 +187,7 @@ def _fit_vae(
                 torch.nn.init.uniform_(tensor, -bound, bound, generator=generator)
     x = places.reshape(-1, FEATURES)
     positions = detector.vae.positions  # (h · w, POSITION)
-    optimizer = torch.optim.Adam(detector.vae.parameters(), LEARNING_RATE)
+    optimizer = torch.optim.Adam(detector.vae.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
     for step in range(steps):
         chosen = torch.randint(len(x), (BATCH,), generator=generator)

@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.bundle.bundle import Bundle
@@ -45,47 +47,67 @@ class ExportError(Exception):
     """There is no graph. The message is one line that says why."""
 
 
-def with_graphs(bundle: Bundle, report: Callable[[str], object]) -> Bundle:
+def with_graphs(
+    bundle: Bundle, report: Callable[[str], object], images: NDArray[np.uint8] | None = None
+) -> Bundle:
     """The bundle with graphs of its encoder and decoder, if its network has convolutions, and of
     its detector, if it has one.
 
-    Fully connected networks are faster in C. If there can be no graphs, the bundle is as it was,
-    torch computes it, and `report` is called with a line that says why.
+    Fully connected networks are faster in C. The graphs are checked on random images, and on uint8
+    `images`, (N, C, H, W), of the kind that the network is for. Without a graph torch computes the
+    network or the detector, and `report` is called with a line that says why.
     """
+    parts: dict[str, Callable[[], dict[str, bytes]]] = {}
+    if bundle.config.architecture == "conv":
+        parts["network"] = lambda: export_network(bundle.network(), images)
+    if (stored := bundle.detector) is not None:
+        parts["detector"] = lambda: {"detector": export_detector(stored.module(), images)}
     graphs: dict[str, bytes] = {}
-    try:
-        if bundle.config.architecture == "conv":
-            graphs |= export_network(bundle.network())
-        if bundle.detector is not None:
-            graphs["detector"] = export_detector(bundle.detector.module())
-    except ExportError as error:
-        report(f"no ONNX graphs: {error}; the network works without them, slower on a CPU")
-        return bundle
+    failed: dict[str, list[str]] = {}  # what has no graph, by the reason
+    for part, export in parts.items():
+        try:
+            graphs |= export()
+        except ExportError as error:
+            failed.setdefault(str(error), []).append(part)
+    for reason, without in failed.items():
+        what = " and the ".join(without)
+        report(f"no ONNX graphs of the {what}: {reason}; torch computes them, slower on a CPU")
     return replace(bundle, graphs={**bundle.graphs, **graphs}) if graphs else bundle
 
 
-def export_network(network: VAE) -> dict[str, bytes]:
+def exporter_versions() -> dict[str, str]:
+    """Versions of the packages that exported and checked a graph, by name."""
+    return {name: import_module(name).__version__ for name in PACKAGES}
+
+
+def export_network(network: VAE, images: NDArray[np.uint8] | None = None) -> dict[str, bytes]:
     """Graphs `encoder`, pixels (N, P) to heads (N, 2D), and `decoder`, latents (N, D) to logits
-    (N, P), checked on random images and latents. Raises `ExportError`."""
+    (N, P), checked on random images and latents, and on `images`. Raises `ExportError`."""
     config = network.config
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.rand(CHECKED_ROWS, config.pixels, generator=generator)
-    latents = torch.randn(CHECKED_ROWS, config.latent_size, generator=generator)
+    pixels = _rows(config.pixels, images)
+    latents = torch.randn(
+        CHECKED_ROWS, config.latent_size, generator=torch.Generator().manual_seed(0)
+    )
     return {
         "encoder": export_graph("encoder", network.encoder, pixels),
         "decoder": export_graph("decoder", network.decoder, latents),
     }
 
 
-def export_detector(detector: Detector) -> bytes:
-    """Graph `detector`, pixels (N, P) to its columns, checked on random images.
+def export_detector(detector: Detector, images: NDArray[np.uint8] | None = None) -> bytes:
+    """Graph `detector`, pixels (N, P) to its columns, checked on random images and on `images`.
 
     Raises `ExportError`.
     """
-    pixels = math.prod(detector.config.image_shape)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(CHECKED_ROWS, pixels, generator=generator)
-    return export_graph("detector", detector, images)
+    return export_graph("detector", detector, _rows(math.prod(detector.config.image_shape), images))
+
+
+def _rows(pixels: int, images: NDArray[np.uint8] | None) -> Tensor:
+    """Random images, and uint8 `images`, (N, C, H, W), as float32 rows in [0, 1]."""
+    noise = torch.rand(CHECKED_ROWS, pixels, generator=torch.Generator().manual_seed(0))
+    if images is None:
+        return noise
+    return torch.cat([noise, torch.from_numpy(images).flatten(1).float() / 255])
 
 
 def export_graph(name: str, module: nn.Module, rows: Tensor) -> bytes:

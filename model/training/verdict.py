@@ -1,7 +1,8 @@
-"""What a training came to, in words: against the mean image, against a PCA, and what would help."""
+"""How good a trained network is, in words: beside the mean image and a PCA, and what would help."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from model.bundle.bundle import Bundle
 from model.datasets.folder import numbered
 from model.engine.engine import Engine
 from model.training.calibrate import score_in_parts
+from model.training.detectors import thinned
 from model.training.goodness_of_fit import ACTIVE_VARIANCE, Fit, chunks, evaluate_fit
 from model.training.pasted import with_defects
 from model.training.pca import PCA_COMPONENTS, PcaError
@@ -33,10 +35,10 @@ ALPHA: Final = 0.05
 """The false-alarm rate at which a detector is judged."""
 
 MAX_PASTED: Final = 64
-"""Images that defects are pasted into."""
+"""Images that defects are pasted into, and images that they come from, at most."""
 
 FOUND_WORDS: Final = ((0.6, "good"), (0.3, "fair"), (0.0, "weak"))
-"""Words for the share of pasted defects that is found, of which the smallest are barely visible."""
+"""Words for the share of the pasted defects that is found. The smallest are barely visible."""
 
 NO_ERROR: Final = 1e-9
 """Errors up to this are those of rounding, and no other is a share of them."""
@@ -150,12 +152,23 @@ def judge(folds: Sequence[Trained], images: NDArray[np.uint8]) -> Verdict:
 
 
 def judge_detector(bundle: Bundle, trained: Trained, images: NDArray[np.uint8]) -> str:
-    """What a calibrated bundle's default score finds of defects pasted into uint8 `images`,
-    (N, C, H, W), those that its network held out: a sentence."""
-    held_out = images[trained.split.held_out[:MAX_PASTED]]
-    pasted = with_defects(held_out, images[trained.split.train])
+    """How many pasted defects a calibrated bundle's default score finds: a sentence.
+
+    They are pasted into those of uint8 `images`, (N, C, H, W), that the network held out, and come
+    from those that it was trained on.
+    """
     engine = Engine(bundle, device="cpu")
     assert engine.calibration is not None  # noqa: S101 - for mypy: it was just calibrated
+    n, needed = engine.calibration.n, math.ceil(1 / ALPHA - 1)
+    if n < needed:
+        return (
+            f"too few images to judge the detector: at alpha {ALPHA:g} no image is ever an anomaly "
+            f"with {n} calibration images, and {needed} is the minimum"
+        )
+    held_out, sources = (
+        images[thinned(part, MAX_PASTED)] for part in (trained.split.held_out, trained.split.train)
+    )
+    pasted = with_defects(held_out, sources)
     name = engine.scores[0]
     p_values = engine.calibration.p_values(name, score_in_parts(engine, pasted, name))
     found = float(np.mean(p_values <= ALPHA))

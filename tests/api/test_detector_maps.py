@@ -23,8 +23,8 @@ from service.settings import Settings
 from tests.api.bodies import JSON, NPY, RAW, npy
 from tests.api.helpers import client_of, hold, png_pixels, problem, queue_holds
 from tests.processes import Server, running
-from tests.unit.detectors import DEFECT as PATCH
-from tests.unit.detectors import SIDES, clean, defective, detected_bundle
+from tests.unit.model.features.detectors import DEFECT as PATCH
+from tests.unit.model.features.detectors import SIDES, calibrated_bundle, clean, defective
 
 PNG = "image/png"
 N = 2
@@ -44,7 +44,7 @@ def saved(bundle: Bundle, directory: Path) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service with a bundle that has a detector, for grey images."""
-    directory = saved(detected_bundle(), tmp_path_factory.mktemp("grey") / "detected")
+    directory = saved(calibrated_bundle(), tmp_path_factory.mktemp("grey") / "detected")
     with running("--bundle", directory, "--max-batch-images", "4", "--threads", "1") as server:
         yield server
 
@@ -58,7 +58,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> App:
     """The same for RGB images, in this process."""
-    directory = saved(detected_bundle(3), tmp_path_factory.mktemp("rgb") / "detected")
+    directory = saved(calibrated_bundle(3), tmp_path_factory.mktemp("rgb") / "detected")
     return create_app(Settings(bundle=directory, threads=1, max_batch_images=4))
 
 
@@ -71,7 +71,7 @@ def images() -> Images:
 @pytest.fixture(scope="module")
 def expected(images: Images) -> dict[str, Maps]:
     """The map of each score of a detector, (2, H, W), by the engine itself."""
-    engine = Engine(detected_bundle(), device="cpu", threads=1)
+    engine = Engine(calibrated_bundle(), device="cpu", threads=1)
     return {name: engine.score_map(images, name).anomaly_map[:, 0] for name in DETECTED_SCORES}
 
 
@@ -249,10 +249,10 @@ def contour_of(page: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_detector_is_described(http: httpx.Client) -> None:
     model = http.get("/model").json()
-    detector = detected_bundle().detector
+    detector = calibrated_bundle().detector
     assert detector is not None
     assert model["architecture"].pop("detector") == detector.config.to_json()
-    assert model["architecture"] == detected_bundle().config.to_json()
+    assert model["architecture"] == calibrated_bundle().config.to_json()
     assert tuple(model["scores"][: len(DETECTED_SCORES)]) == DETECTED_SCORES
     assert contour_of(http.get("/openapi.json").json())["type"] == "boolean"
 
@@ -299,7 +299,7 @@ async def test_colour_images(coloured: App) -> None:
         values = np.array(fields["anomaly_map"], np.float32)
         assert values.shape == images.shape
         np.testing.assert_array_equal(values, np.repeat(values[:, :1], 3, axis=1))
-        engine = Engine(detected_bundle(3), device="cpu", threads=1)
+        engine = Engine(calibrated_bundle(3), device="cpu", threads=1)
         wanted = engine.score_map(images, "combined").anomaly_map
         np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4)
         plain, full = rgb(images), values[:, 0] >= FULL

@@ -22,7 +22,7 @@ from model.scores.detected import DETECTED_SCORES
 from service.inference.health import EXIT_STATUS
 from tests.api.helpers import uint8_body
 from tests.processes import Server, children, wait_until
-from tests.unit.detectors import clean, defective, detected_bundle
+from tests.unit.model.features.detectors import calibrated_bundle, clean, defective
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,7 +120,7 @@ def photographs() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def detectors() -> tuple[Engine, Engine]:
     """The same bundle by torch on the CPU and on the GPU."""
-    bundle = detected_bundle(3)
+    bundle = calibrated_bundle(3)
     on_gpu = Engine(bundle, device="cuda")
     on_gpu.warm_up(8)
     return Engine(bundle, device="cpu", threads=1), on_gpu

@@ -29,7 +29,7 @@ from model.bundle.bundle import load_bundle
 from model.engine.engine import Engine
 from model.images.preprocessing import SCALED
 from model.training import backbone_weights
-from tests.unit.detectors import detected_bundle
+from tests.unit.model.features.detectors import calibrated_bundle
 
 PHOTOGRAPH = Photograph(name=PNG_256, media_type="image/png", data=bytes(range(256)) * 2)
 
@@ -48,7 +48,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> tuple[Photograph, ...]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """The bundle of a detector that has JPEG files scaled down."""
-    replace(detected_bundle(3), preprocessing=SCALED).save(tmp_path, "")
+    replace(calibrated_bundle(3), preprocessing=SCALED).save(tmp_path, "")
     return tmp_path
 
 

@@ -36,6 +36,18 @@ conv_configs = st.builds(
 )
 
 
+reduced_configs = st.builds(
+    lambda shape, downscale: VAEConfig(
+        architecture="conv",
+        image_shape=(shape[0], downscale * shape[1], downscale * shape[2]),
+        hidden_sizes=(4, 8),
+        downscale=downscale,
+    ),
+    st.tuples(st.sampled_from([1, 3]), st.integers(16, 128), st.integers(16, 128)),
+    st.integers(1, 8),
+)
+
+
 def test_its_examples_are_true() -> None:
     result = doctest.testmod(module)
     assert result.attempted >= 4
@@ -58,7 +70,7 @@ def test_the_decoder_mirrors_the_encoder(config: VAEConfig) -> None:
 
 
 @settings(deadline=None)
-@given(configs | conv_configs)
+@given(configs | conv_configs | reduced_configs)
 def test_json_and_back(config: VAEConfig) -> None:
     assert VAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
@@ -136,6 +148,52 @@ def test_the_limits_of_conv_are_allowed() -> None:
         VAEConfig(architecture="conv", image_shape=(3, *sides))
     deepest = VAEConfig(architecture="conv", hidden_sizes=(4, 4, 4, 4, 8))
     assert (deepest.reduction, deepest.grid) == (32, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"downscale": 2, "image_shape": (3, 64, 63)}, ["downscale", "2", "64 × 63"]),
+        ({"downscale": 3, "image_shape": (3, 64, 66)}, ["downscale", "3", "64 × 66"]),
+        ({"downscale": 0}, ["downscale", "0"]),
+        ({"downscale": -1}, ["downscale", "-1"]),
+        ({"downscale": 2.0}, ["downscale", "2.0"]),
+        ({"downscale": True}, ["downscale", "True"]),
+        ({"downscale": "2"}, ["downscale", "'2'"]),
+        ({"downscale": None}, ["downscale", "None"]),
+        ({"downscale": 2, "image_shape": (3, 64, 30)}, ["image_shape", "32 × 15", "16 to 256"]),
+        ({"downscale": 2, "image_shape": (1, 514, 64)}, ["image_shape", "257 × 32", "16 to 256"]),
+        ({"downscale": 2, "image_shape": (1, 32, 32), "hidden_sizes": (4, 4, 4, 4, 4, 8)},
+         ["hidden_sizes", "16"]),
+        ({"downscale": 2, "architecture": "mlp"}, ["downscale", "2", "only conv"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_images_that_cannot_be_averaged_are_reported(
+    fields: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{words[0]} ") as raised:
+        VAEConfig(**{"architecture": "conv", "hidden_sizes": (64, 128)} | fields)
+    assert_one_line(raised.value, *words)
+
+
+@settings(deadline=None)
+@given(reduced_configs)
+def test_the_grid_is_of_the_averaged_image(config: VAEConfig) -> None:
+    channels, height, width = config.image_shape
+    reduced = channels, height // config.downscale, width // config.downscale
+    assert config.reduced_shape == reduced
+    assert config.pixels == channels * height * width
+    plain = replace(config, image_shape=reduced, downscale=1)
+    assert config.grid == plain.grid
+
+
+def test_a_config_from_before_there_was_a_downscale_is_read_and_written_as_it_was() -> None:
+    assert "downscale" not in VAEConfig(architecture="conv").to_json()
+    assert VAEConfig.from_json(JSON).downscale == 1
+    reduced = VAEConfig(architecture="conv", image_shape=(1, 64, 64), downscale=2)
+    assert reduced.to_json()["downscale"] == 2
+    assert VAEConfig.from_json(JSON | {"downscale": 1}) == VAEConfig()
 
 
 @settings(deadline=None)

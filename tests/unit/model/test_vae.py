@@ -197,6 +197,49 @@ def test_convolutions_take_every_shape_and_keep_their_rows_apart(vae: VAE, n: in
     assert weight_shapes(config) == shapes
 
 
+def reduced_networks(downscale: int, shape: tuple[int, int, int]) -> tuple[VAE, VAE]:
+    """A network for images of this shape, and one for those that it averages, of one's weights."""
+    config = VAEConfig(
+        architecture="conv", image_shape=shape, hidden_sizes=(3, 4, 5), latent_size=2,
+        downscale=downscale,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reduced = VAE(config).requires_grad_(requires_grad=False)
+    plain = VAE(replace(config, image_shape=config.reduced_shape, downscale=1))
+    for one, other in zip(plain.parameters(), reduced.parameters(), strict=True):
+        one.data = other.data
+    return reduced, plain.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("downscale", "shape"), [(2, (1, 48, 36)), (3, (3, 51, 69)), (4, (3, 64, 256))]
+)
+def test_squares_of_pixels_are_averaged_and_enlarged_again(
+    downscale: int, shape: tuple[int, int, int]
+) -> None:
+    reduced, plain = reduced_networks(downscale, shape)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
+    c, h, w = reduced.config.reduced_shape
+    squares = x.reshape(2, c, h, downscale, w, downscale).mean(dim=(3, 5))
+    heads = reduced.heads(x.flatten(1))
+    assert heads.shape == (2, 2 * 2)
+    torch.testing.assert_close(heads, plain.heads(squares.flatten(1)))
+    z = torch.randn(2, 2, generator=torch.Generator().manual_seed(2))
+    logits = reduced.logits(z)
+    assert logits.shape == (2, reduced.config.pixels)
+    small = plain.logits(z).reshape(2, c, h, w)
+    large = logits.reshape(2, c, h, downscale, w, downscale)
+    together = torch.stack([large.mean(dim=(3, 5)).flatten(), small.flatten()])
+    assert torch.corrcoef(together)[0, 1] > 0.9
+    assert small.min() <= logits.min() < logits.max() <= small.max()
+    steps = [logits.reshape(2, *shape).diff(dim=d).abs().max() for d in (2, 3)]
+    small_steps = [small.diff(dim=d).abs().max() for d in (2, 3)]
+    for fine, coarse in zip(steps, small_steps, strict=True):
+        assert fine <= coarse / downscale + 1e-5  # no blocks
+    shapes = {name: tuple(tensor.shape) for name, tensor in reduced.state_dict().items()}
+    assert weight_shapes(reduced.config) == shapes
+
+
 RAGGED = VAEConfig(architecture="conv", image_shape=(3, 18, 21), hidden_sizes=(4, 8), latent_size=2)
 """Sides that are no multiples of 4: 5 × 6 places, of which the last of each row are cut."""
 

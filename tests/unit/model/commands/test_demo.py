@@ -7,10 +7,15 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from model.bundle.bundle import load_bundle
+from model.datasets.load import load_images
 from model.datasets.rendered.defects import KINDS
 from model.datasets.rendered.files import SUMS
+from model.engine.engine import Engine
 from tests.unit.model.commands.command_line import line, lines, run
 
 SMALL = ["--parts", "5"]
@@ -119,3 +124,37 @@ def test_the_commands_that_it_names_run(
     rows = list(csv.DictReader((out / "scores.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 10 + 2 * len(KINDS)
     assert "Where the defects are" in (out / "evaluation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.with_detectors
+def test_the_map_of_its_detector_shows_the_most_obvious_defects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained by the command that it names, but for the length of the training. The first file of
+    each kind has its most obvious defect. A mask covers 1.6 % of an image at most."""
+    monkeypatch.chdir(tmp_path)
+    made = run(capsys, "demo", "photos", "--parts", "12")
+    _, *train = shlex.split(line(made, "train: ").removeprefix("train: "))
+    trained = run(capsys, *train, "--folds", "1", "--steps", "400", "--threads", "1")
+    assert (trained.status, trained.err) == (0, "")
+    assert "EfficientNet-Lite0" in line(trained, "detector: ")
+    bundle = load_bundle(Path("runs/demo"))
+    engine = Engine(bundle, device="cpu", threads=1)
+    assert engine.scores[0] == "combined"
+    _, height, width = bundle.config.image_shape
+    hits = []
+    for kind in KINDS:
+        data = load_images(
+            Path("demo-photos/test-anomalous") / kind,
+            "train",
+            image_shape=bundle.config.image_shape,
+            preprocessing=bundle.preprocessing,
+            anomalous=True,
+        )
+        (mask_file,) = Path("demo-photos/masks", kind).glob(f"{Path(data.names[0]).stem}*")
+        mask = np.asarray(Image.open(mask_file).convert("L").resize((width, height))) > 127
+        assert 0 < mask.mean() < 0.02
+        found = engine.score_map(data.images[:1]).anomaly_map[0, 0]
+        hits.append(bool(mask[np.unravel_index(found.argmax(), found.shape)]) and found.max() > 1)
+    assert sum(hits) >= len(KINDS) - 1

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from model.commands import progress as progress_module
 from model.commands.common import standard_output
@@ -17,7 +18,7 @@ from model.commands.progress import LINE_S, FittingProgress, Stage, TrainingProg
 from model.training.train import Step
 
 
-def shown(progress: TrainingProgress) -> str:
+def shown(progress: Progress) -> str:
     file = io.StringIO()
     Console(file=file, width=80).print(progress.get_renderable())
     return file.getvalue()
@@ -49,6 +50,36 @@ def test_the_bar_is_of_all_networks() -> None:
     assert shown(progress).startswith("network 10/10  step 1,000/1,000 ")
     assert "100% loss" in shown(progress)
     assert len(shown(progress).splitlines()) == 1
+
+
+def fitting(networks: int) -> FittingProgress:
+    return FittingProgress(Console(file=io.StringIO()), networks)
+
+
+def test_the_features_of_images_are_counted() -> None:
+    progress = fitting(3)
+    progress.show_images(16, 64)
+    (text,) = shown(progress).splitlines()
+    assert text.startswith("features of the images ")
+    assert " 25% " in text
+
+
+@pytest.mark.parametrize(
+    ("networks", "number", "name", "percent"),
+    [(1, 0, "detector ", 50), (4, 0, "detector 1/4 ", 12), (4, 3, "detector 4/4 ", 88)],
+)
+def test_the_steps_of_all_detectors_are_one_bar(
+    networks: int, number: int, name: str, percent: int
+) -> None:
+    progress = fitting(networks)
+    progress.show_images(64, 64)
+    progress.show_step(number, 750, 1_500)
+    features, steps = shown(progress).splitlines()
+    assert "100%" in features
+    assert steps.startswith(name)
+    assert f" {percent}% " in steps
+    progress.show_step(networks - 1, 1_500, 1_500)
+    assert "100%" in shown(progress).splitlines()[1]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

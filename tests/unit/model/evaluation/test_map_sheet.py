@@ -22,7 +22,7 @@ from model.evaluation.map_sheet import MAX_ANOMALIES, MAX_CLEAN, OUTLINE, maps, 
 from model.evaluation.observations import Observations, observe
 from model.evaluation.report import picture_names
 from model.results import ScoreMaps
-from tests.unit.detectors import DEFECT, clean, defective, detected_bundle
+from tests.unit.model.features.detectors import DEFECT, calibrated_bundle, clean, defective
 from tests.unit.samples import tiny_bundle
 
 Pair = tuple[Axes, Axes]
@@ -48,7 +48,7 @@ def photographs() -> Observations:
     masks = np.zeros((len(bad), *bad.shape[2:]), bool)
     masks[: len(bad) // 2, *DEFECT] = True
     data = ImageSet(name="clean", images=clean(9, seed=7), files={})
-    engine = Engine(detected_bundle(), device="cpu")
+    engine = Engine(calibrated_bundle(), device="cpu")
     return observe(engine, data, [in_folder(bad)], training=None, masks=[masks])
 
 

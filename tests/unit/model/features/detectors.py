@@ -1,8 +1,9 @@
-"""Backbones, images that resemble photographs, and small detectors fitted to them."""
+"""Backbones, images that resemble photographs, and bundles with small detectors fitted to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ from torch.nn import functional
 
 from model.bundle.bundle import Bundle
 from model.config import VAEConfig
+from model.engine.engine import Engine
 from model.features.backbone import Backbone, folded
 from model.features.detector import Detector, DetectorConfig, StoredDetector
-from model.training.fit_detector import (
-    ImageFeatures,
-    extract,
-    fit_detector,
-)
+from model.scores.calibration import calibration_of
+from model.training.calibrate import all_scores
+from model.training.chosen import suitable_config
+from model.training.fit_detector import ImageFeatures, extract, fit_detector
+from model.training.statistics import score_statistics
 from tests.unit.samples import some_statistics, tiny_bundle
 
 Images = NDArray[np.uint8]
@@ -121,3 +123,52 @@ def detector_bundle(seen_by: DetectorConfig = SMALL, **fields: Any) -> Bundle:
             **fields,
         }
     )
+
+
+# Calibrated, for requests to a service
+
+SIDES = (32, 96)
+"""Height and width of the striped images. Flat, so that the detector has few places and is soon
+fitted."""
+
+DEFECT = (slice(8, 20), slice(72, 88))
+"""Rows and columns of the defect in the images of `defective`."""
+
+N_CALIBRATING = 10
+
+
+def clean(n: int, channels: int = 1, seed: int = 0) -> Images:
+    """Soft stripes with some noise, (n, channels, H, W)."""
+    noise = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: SIDES[0], : SIDES[1]]
+    phase, tone = noise.uniform(0, 6, (n, channels, 1, 1)), noise.uniform(90, 150, (n, 1, 1, 1))
+    stripes = tone + 20 * np.sin(columns / 3 + rows / 20 + phase)
+    images: Images = (stripes + noise.normal(0, 4, stripes.shape)).clip(0, 255).astype(np.uint8)
+    return images
+
+
+def defective(n: int, channels: int = 1, seed: int = 1) -> Images:
+    """The same, with a rough patch at `DEFECT`."""
+    images = clean(n, channels, seed)
+    patch = images[..., *DEFECT]
+    rough = np.random.default_rng(seed).integers(-70, 71, (n, 1, *patch.shape[2:]))
+    patch[:] = (patch + rough).clip(0, 255)
+    return images
+
+
+@cache
+def calibrated_bundle(channels: int = 1) -> Bundle:
+    """A bundle with a detector of striped images, calibrated; the network and the backbone have
+    random weights. Made once, in a few seconds."""
+    config = suitable_config((channels, *SIDES))
+    plain = tiny_bundle(config=config, name="detected", pixel_variance=0.25)
+    trained, unseen = clean(16, channels, 2), clean(10, channels, 3)
+    flat = [torch.from_numpy(images).flatten(1) for images in (trained, unseen)]
+    plain = replace(plain, statistics=score_statistics(plain.network(), *flat))
+    shape = DetectorConfig(image_shape=config.image_shape)
+    features = [extract(shape, random_backbone(), images) for images in (trained, unseen)]
+    detector = fit_detector(shape, random_backbone(), *features, steps=20)
+    bundle = replace(plain, detector=stored(detector))
+    scores = all_scores(Engine(bundle, device="cpu"), clean(N_CALIBRATING, channels, 4))
+    calibration = calibration_of(scores, data_set="stripes", date="2026-01-02")
+    return replace(bundle, calibration=calibration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -207,6 +208,68 @@ def test_weights_of_another_shape_are_refused(name: str, change: str) -> None:
     with pytest.raises(BackboneError) as raised:
         folded({**imagenet_weights(), name: other})
     assert_one_line(raised.value, "shape")
+
+
+SPOILT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "no axes": (lambda tensor: tensor.flatten()[0], "shape"),
+    "NaN": (lambda tensor: tensor * float("nan"), "NaN"),
+    "infinity": (lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("inf")), "infinity"),
+    "whole numbers": (lambda tensor: tensor.int(), "int32"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "complex64"),
+    "sparse": (lambda tensor: tensor.to_sparse(), "sparse_coo"),
+    "without values": (lambda tensor: tensor.to("meta"), "dense"),
+}
+
+
+@pytest.mark.parametrize("is_folded", [False, True], ids=["as trained", "folded"])
+@pytest.mark.parametrize("how", SPOILT)
+def test_weights_that_no_network_can_compute_with_are_refused(how: str, is_folded: bool) -> None:
+    """They may be anyone's, and would otherwise fail after all networks have been trained."""
+    weights = random_backbone() if is_folded else imagenet_weights()
+    spoil, reason = SPOILT[how]
+    for name in ["stem.weight", "blocks.6.layers.2.bias"] if is_folded else USED:
+        with pytest.raises(BackboneError) as raised:
+            folded({**weights, name: spoil(weights[name])})
+        assert_one_line(raised.value, name, reason)
+
+
+def test_a_negative_variance_is_refused_and_zero_is_not() -> None:
+    name = "_blocks.0._bn2.running_var"
+    variance = imagenet_weights()[name].clone()
+    variance[3] = 0
+    assert folded({**imagenet_weights(), name: variance})
+    variance[3] = -1e-4  # which the epsilon would hide
+    with pytest.raises(BackboneError) as raised:
+        folded({**imagenet_weights(), name: variance})
+    assert_one_line(raised.value, name, "-0.0001")
+
+
+def test_a_product_beyond_float32_is_refused() -> None:
+    large = {
+        name: imagenet_weights()[name] * 1e25
+        for name in ("_blocks.0._bn2.weight", "_blocks.0._project_conv.weight")
+    }
+    with pytest.raises(BackboneError) as raised:
+        folded({**imagenet_weights(), **large})
+    assert_one_line(raised.value, "_blocks.0._bn2", "_blocks.0._project_conv", "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_folded_in_float32(dtype: torch.dtype) -> None:
+    half = {name: tensor.to(dtype) for name, tensor in imagenet_weights().items()}
+    expected = folded({name: tensor.float() for name, tensor in half.items()})
+    for name, tensor in folded(half).items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_the_state_of_a_backbone_stays_as_it_is() -> None:
+    state = random_backbone()
+    taken = folded({**state, "extra": torch.zeros(3)})
+    assert taken.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in taken.items())
+    with pytest.raises(BackboneError) as raised:
+        folded({name: tensor for name, tensor in state.items() if name != "stem.bias"})
+    assert_one_line(raised.value, "stem.bias")
 
 
 def test_the_weights_of_another_network_are_refused() -> None:

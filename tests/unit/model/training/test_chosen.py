@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from hypothesis import strategies as st
 from model.config import VAEConfig, conv_sizes
 from model.datasets.folder import Folder, ImageFile
 from model.training.chosen import (
+    DETECTOR_SIDE,
+    PHOTO_SIDE,
+    can_be_averaged,
     choose_architecture,
     choose_channels,
+    choose_downscale,
     choose_sides,
     is_grey,
+    longer_side,
+    nearest_sides,
     suitable_config,
 )
 
@@ -77,6 +84,99 @@ def test_any_images_have_sides(sizes: list[tuple[int, int]], longer: int | None)
     assert max(height, width) == longer or (longer is None and max(height, width) <= 64)
     turned = [(b, a) for a, b in sizes]
     assert choose_sides(folder(turned), longer) == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "longer", "expected"),
+    [
+        ((4_000, 3_000), None, (192, 256)),
+        ((900, 900), None, (256, 256)),
+        ((28, 28), None, (28, 28)),
+        ((64, 48), None, (48, 64)),
+        ((127, 127), None, (126, 126)),
+        ((128, 96), None, (96, 128)),
+        ((640, 480), 130, (96, 129)),
+        ((640, 480), 257, (190, 255)),
+        ((4_000, 100), None, (64, 256)),  # averaged to the 16 that conv takes
+        ((640, 480), 512, (384, 512)),
+    ],
+)
+def test_with_a_detector_the_sides_are_multiples_of_squares(
+    size: tuple[int, int], longer: int | None, expected: tuple[int, int]
+) -> None:
+    assert choose_sides(folder([size]), longer, DETECTOR_SIDE) == expected
+
+
+@given(st.tuples(sides, sides), st.none() | st.integers(1, 2_048))
+def test_sides_for_a_detector_can_always_be_averaged(
+    size: tuple[int, int], longer: int | None
+) -> None:
+    """To at most `PHOTO_SIDE`, and as little below as the rounding makes it."""
+    found = choose_sides(folder([size]), longer, DETECTOR_SIDE)
+    wanted = min(max(size), DETECTOR_SIDE) if longer is None else longer
+    downscale = choose_downscale(found)
+    assert can_be_averaged(found)
+    assert wanted - math.ceil(wanted / PHOTO_SIDE) < max(found) <= wanted
+    assert max(found) // downscale <= PHOTO_SIDE
+    assert (downscale == 1) == (max(found) <= PHOTO_SIDE)
+    if max(found) > PHOTO_SIDE:
+        assert choose_architecture((3, *found), downscale) == "conv"
+
+
+@pytest.mark.parametrize(
+    ("found", "downscale"),
+    [
+        ((28, 28), 1), ((64, 64), 1), ((65, 65), 1), ((66, 66), 2), ((80, 96), 2),
+        ((128, 128), 2), ((192, 256), 4), ((126, 126), 2), ((129, 96), 3), ((255, 190), 5),
+        ((130, 128), 1), ((132, 258), 6), ((131, 257), 1), ((300, 257), 1), ((512, 512), 8),
+        ((140, 175), 5), ((150, 200), 5), ((201, 134), 1),
+    ],
+)  # fmt: skip
+def test_the_smallest_squares_that_fit_both_sides(found: tuple[int, int], downscale: int) -> None:
+    """Smaller than twice what is needed: more would lose what can be seen at `PHOTO_SIDE`."""
+    assert choose_downscale(found) == choose_downscale(found[::-1]) == downscale
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nearest"),
+    [
+        ((131, 257), (132, 258)), ((257, 131), (258, 132)), ((300, 257), (300, 258)),
+        ((131, 251), (132, 252)), ((40, 256), (64, 256)), ((65, 65), (64, 64)),
+    ],
+)  # fmt: skip
+def test_the_nearest_sides_that_work(wanted: tuple[int, int], nearest: tuple[int, int]) -> None:
+    assert not can_be_averaged(wanted)
+    assert nearest_sides(wanted) == nearest
+
+
+@given(st.integers(65, 2_048), st.integers(1, 2_048))
+def test_sides_that_work_are_always_near(one: int, other: int) -> None:
+    """Nearer than a square, unless a side is too short for `conv`."""
+    found = nearest_sides((one, other))
+    assert can_be_averaged(found)
+    if can_be_averaged((one, other)):
+        return
+    square = math.ceil(max(one, other) / PHOTO_SIDE)
+    if min(one, other) >= 17 * square:
+        assert max(abs(found[0] - one), abs(found[1] - other)) <= square
+
+
+def test_without_a_detector_the_sides_stay_as_asked_for() -> None:
+    assert choose_sides(folder([(640, 480)]), 130) == (98, 130)
+
+
+def test_the_longer_side_is_the_median() -> None:
+    assert longer_side(folder([(30, 20), (40, 60), (900, 90)])) == 60
+
+
+def test_a_large_image_gets_the_network_of_the_averaged_one() -> None:
+    config = suitable_config((3, 192, 256), downscale=4)
+    assert (config.architecture, config.downscale) == ("conv", 4)
+    assert config.hidden_sizes == conv_sizes((3, 48, 64))
+    asked = suitable_config((3, 192, 256), downscale=4, architecture="mlp")
+    assert (asked.architecture, asked.downscale) == ("mlp", 1)
+    small = suitable_config((3, 60, 256), downscale=4)  # 15 pixels are too few for conv
+    assert (small.architecture, small.downscale) == ("mlp", 1)
 
 
 @given(st.integers(16, 5_000), st.integers(16, 5_000))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.features.backbone import BackboneError
 from model.features.detector import Detector, DetectorConfig
 from model.features.texture import BANDS, GRID
 from model.training.fit_detector import (
@@ -30,6 +31,7 @@ from tests.unit.model.features.detectors import (
     random_backbone,
     stored,
 )
+from tests.unit.samples import assert_one_line
 
 QUICK = DetectorConfig(image_shape=(1, 20, 60), latent_size=2, hidden_size=8)
 
@@ -44,7 +46,7 @@ def some() -> ImageFeatures:
 
 
 def test_features_are_the_detectors_own() -> None:
-    """In half precision, as there are many; and told of as they come."""
+    """In half precision, as there are many. Progress is reported after each part."""
     detector = fitted(GREY).detector
     images = photographs(2 * CHUNK + 3, GREY.image_shape, seed=3)
     done: list[tuple[int, int]] = []
@@ -61,6 +63,18 @@ def test_features_are_the_detectors_own() -> None:
         expected = detector.features(as_pixels(images)), detector.bands(as_pixels(images))
     np.testing.assert_allclose(made.features, expected[0], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(made.bands, expected[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1e6, "e+0"), (1e38, "nan")])
+def test_features_that_half_precision_does_not_hold_are_refused(factor: float, said: str) -> None:
+    """Of weights that are finite all the same. No covariance could be computed from them."""
+    backbone = {name: tensor.clone() for name, tensor in random_backbone().items()}
+    for name in ("blocks.10.layers.4.weight", "blocks.10.layers.4.bias"):
+        backbone[name] *= factor
+    images = photographs(CHUNK + 1, QUICK.image_shape)
+    with pytest.raises(BackboneError) as raised:
+        extract(QUICK, backbone, images)
+    assert_one_line(raised.value, said, "65,504")
 
 
 def test_some_of_the_features(some: ImageFeatures) -> None:
@@ -95,7 +109,7 @@ def test_training_lowers_the_negative_elbo(some: ImageFeatures) -> None:
     assert losses[1] > losses[2] + 0.5
 
 
-def test_each_step_is_told_of(some: ImageFeatures) -> None:
+def test_each_step_is_reported(some: ImageFeatures) -> None:
     steps: list[tuple[int, int]] = []
     part = some.take(np.arange(4))
     note = lambda *counts: steps.append(counts)  # noqa: E731

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model.config import VAEConfig
+from model.scores.calibration import Calibration, Floats
+from model.training import verdict as verdict_module
 from model.training.cross_fit import fold_splits, train_folds
 from model.training.goodness_of_fit import Fit, evaluate_fit
 from model.training.pca import PcaError
 from model.training.split import Split
 from model.training.train import Trained, TrainOptions, train
-from model.training.verdict import Verdict, as_metrics, judge
+from model.training.verdict import Verdict, as_metrics, judge, judge_detector
 from tests.unit.model.training.small_training import SMALL
 from tests.unit.samples import TINY, tiny_bundle
 
@@ -227,6 +229,137 @@ def test_whether_it_was_still_falling(
     fields: dict[str, Any], falling: bool, images: NDArray[np.uint8]
 ) -> None:
     assert judge([untrained(thirds()[0], **fields)], images).is_falling is falling
+
+
+# Detectors
+
+
+class FakeEngine:
+    """Scores an image by the share of its pixels that differ from 100, as a detector would."""
+
+    scores = ("changed", "other")
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.scored: list[NDArray[np.uint8]] = []
+
+    def score(self, images: NDArray[np.uint8], name: str) -> Floats:
+        assert name == "changed"
+        self.scored.append(images)
+        share: Floats = (images != 100).mean(axis=(1, 2, 3), dtype=np.float32)
+        return share
+
+
+Judged = tuple[str, FakeEngine]
+
+
+def judge_by(
+    monkeypatch: pytest.MonkeyPatch,
+    calibration_scores: list[float],
+    images: NDArray[np.uint8],
+    split: Split,
+) -> Judged:
+    """What is said of a detector with these calibration scores, and what it scored."""
+    table = np.array(sorted(calibration_scores), np.float32)
+    calibration = Calibration(scores={"changed": table}, data_set="x", date="2026-01-02")
+    engine = FakeEngine(calibration)
+    monkeypatch.setattr(verdict_module, "Engine", lambda bundle, device: engine)
+    monkeypatch.setattr(
+        verdict_module, "score_in_parts", lambda engine, images, name: engine.score(images, name)
+    )
+    return judge_detector(tiny_bundle(), untrained(split), images), engine
+
+
+def numbered_images(n: int = 300) -> NDArray[np.uint8]:
+    """Grey images of 20×20, each of the value 100, but for its number in the first pixels."""
+    images = np.full((n, 1, 20, 20), 100, np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(n) // 100, np.arange(n) % 100
+    return images
+
+
+SPLIT = Split(np.arange(100, 300), np.arange(95, 100), np.arange(95))
+
+
+def paste_into(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """A defect in this share of the images, and nothing in the others."""
+
+    def paste(images: NDArray[np.uint8], sources: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pasted = images.copy()
+        pasted[: round(share * len(images)), :, 5:15] = 0
+        return pasted
+
+    monkeypatch.setattr(verdict_module, "with_defects", paste)
+
+
+@pytest.mark.parametrize(
+    ("share", "word", "percent"),
+    [
+        (0, "weak", 0), (0.25, "weak", 25), (0.3125, "fair", 31), (0.5, "fair", 50),
+        (0.625, "good", 62), (1, "good", 100),
+    ],
+)  # fmt: skip
+def test_the_word_follows_the_share_of_pasted_defects_that_is_found(
+    share: float, word: str, percent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paste_into(monkeypatch, share)
+    line, _ = judge_by(monkeypatch, [0.1] * 40, numbered_images(), SPLIT)
+    assert line == (
+        f"{word}: of defects pasted into 64 held-out images, {percent} % are found at alpha 0.05"
+    )
+
+
+def test_a_defect_counts_as_found_at_alpha_and_not_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 59 calibration images score higher: a p-value of 3/60, just 0.05."""
+    paste_into(monkeypatch, 1)
+    line, _ = judge_by(monkeypatch, [0.9, 0.9] + [0.1] * 57, numbered_images(), SPLIT)
+    assert line.startswith("good: ")
+    line, _ = judge_by(monkeypatch, [0.9, 0.9, 0.9] + [0.1] * 56, numbered_images(), SPLIT)
+    assert line.startswith("weak: ")
+
+
+@pytest.mark.parametrize(("n", "few"), [(1, True), (18, True), (19, False)])
+def test_few_calibration_images_are_no_fault_of_the_detector(
+    n: int, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paste_into(monkeypatch, 1)
+    line, engine = judge_by(monkeypatch, [0.1] * n, numbered_images(), SPLIT)
+    if few:
+        assert line.startswith("too few images to judge the detector: ")
+        assert f"with {n} calibration images, and 19 is the minimum" in line
+        assert engine.scored == []
+    else:
+        assert line.startswith("good: ")
+
+
+def test_defects_are_pasted_into_images_held_out_and_come_from_trained_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 of each, evenly spaced: the first ones might show a few parts only."""
+    given: list[NDArray[np.uint8]] = []
+
+    def paste(images: NDArray[np.uint8], sources: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        given.extend([images, sources])
+        return images
+
+    monkeypatch.setattr(verdict_module, "with_defects", paste)
+    judge_by(monkeypatch, [0.1] * 40, numbered_images(), SPLIT)
+    for found, expected in zip(given, (SPLIT.held_out, SPLIT.train), strict=True):
+        numbers = found[:, 0, 0, 0].astype(int) * 100 + found[:, 0, 0, 1]
+        assert len(numbers) == len(set(numbers)) == 64
+        assert set(numbers) <= set(expected)
+        assert (numbers[0], numbers[-1]) == (expected[0], expected[-1])
+        assert np.diff(numbers).max() <= np.ceil(len(expected) / 63)
+
+
+def test_pasted_defects_are_found_by_what_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real defects. All change some pixels of a flat image, as its sources differ."""
+    images = numbered_images()
+    images[100:] = np.random.default_rng(0).integers(101, 256, images[100:].shape, np.uint8)
+    line, engine = judge_by(monkeypatch, [0.006] * 40, images, SPLIT)
+    assert line.startswith("good: of defects pasted into 64 held-out images, 100 % ")
+    assert len(engine.scored[0]) == 64
+    line, _ = judge_by(monkeypatch, [0.9] * 40, images, SPLIT)
+    assert line.startswith("weak: of defects pasted into 64 held-out images, 0 % ")
 
 
 # Trained for real
