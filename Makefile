@@ -6,7 +6,7 @@ BIN := .venv/bin
 C_SOURCES := $(wildcard model/*.[ch] model/*/*.[ch] service/*.[ch] service/*/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help serve train evaluate test test-all lint format bench bench-quick bench-photographs bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
+.PHONY: help commands serve train evaluate test test-all lint format bench bench-quick bench-photographs bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
 .DEFAULT_GOAL := help
 
 # $(call quote,VALUE): VALUE as one word for the shell, with a leading ~/ expanded as the shell would.
@@ -48,6 +48,8 @@ help: ## list the targets
 	@echo "Adding the tools for tests to .venv: about a minute, this once."
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ .venv/.evaluate .venv/.train # which are among them
+
+commands: .venv/.train .venv/.evaluate ## install what every vae command needs into .venv
 
 serve: .venv/.serve ## start the service on port 8000; with settings: VAE_PORT=9000 make serve
 	$(BIN)/python -m service
