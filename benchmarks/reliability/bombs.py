@@ -44,6 +44,7 @@ MAX_DECODED_MIB: Final = {
     "JPEG, 25 megapixels, progressive": 384,
     "WebP, 25 megapixels": 512,
     "TIFF, 25 megapixels of 16 bits": 192,
+    "TIFF, 25 megapixels of 16-bit colour": 512,
     "TIFF, 25 megapixels, LZW": 384,
 }
 """Limits for images of the largest accepted size. Pillow uses four bytes for each pixel of a colour
@@ -251,16 +252,17 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "BMP, 2³¹ × 2³¹", bmp_claim(2**31 - 1, 2**31 - 1)
     yield "BMP, 50,000 × 1", bmp_claim(50_000, 1)
     yield "BMP, 20 million runs", bmp_of_runs()
-    yield "TIFF, 2³² × 2³²", tiff([(256, [2**32 - 1]), (257, [2**32 - 1])])
-    yield "TIFF, 50,000 × 1", tiff([(256, [50_000]), (257, [1])])
+    yield "TIFF, 2³² × 2³²", tiff([(256, [2**32 - 1]), (257, [2**32 - 1]), (262, [1])])
+    yield "TIFF, 50,000 × 1", tiff([(256, [50_000]), (257, [1]), (262, [1])])
     yield "TIFF, 65,535 tags", tiff([(40_000, [0])] * 65_535)
     yield "TIFF, 2 million strips", tiff([*SIDES, (273, [8] * 2_000_000)])
     yield "TIFF, tiles of 2³¹", tiff([*SIDES, (322, [1 << 16]), (323, [1 << 15]), (324, [8])])
+    yield "TIFF, 1,000 tiles of a megapixel for 16,000 pixels", column_of_tiles()
     yield "TIFF, 16,384 strips that are the whole file", overlapping()
     yield "TIFF, pages in a circle", circle()
 
 
-SIDES: Final = ((256, [28]), (257, [28]))
+SIDES: Final = ((256, [28]), (257, [28]), (262, [1]))
 
 
 def tiff(tags: Sequence[tuple[int, Sequence[int]]], data: bytes = b"") -> bytes:
@@ -286,9 +288,26 @@ def overlapping() -> bytes:
     return tiff([*sides, *grey, *strips], data)
 
 
+def column_of_tiles() -> bytes:
+    """Deflated tiles of a megapixel, of which the image has one column each."""
+    tile, n = zlib.compress(bytes(1 << 20), 9), 1_000
+    sides = ((256, [1]), (257, [16 * n]), (322, [1 << 16]), (323, [16]))
+    grey = ((258, [8]), (259, [8]), (262, [1]), (277, [1]))
+    tiles = ((324, [8 + len(tile) * i for i in range(n)]), (325, [len(tile)] * n))
+    return tiff([*sides, *grey, *tiles], tile * n)
+
+
+def deep_colour() -> bytes:
+    """One strip of 25 megapixels of 16-bit RGB."""
+    strip = zlib.compress(bytes(6 * LARGEST[0] * LARGEST[1]), 1)
+    sides = ((256, [LARGEST[0]]), (257, [LARGEST[1]]))
+    kind = ((258, [16] * 3), (259, [8]), (262, [2]), (273, [8]), (277, [3]), (279, [len(strip)]))
+    return tiff([*sides, *kind], strip)
+
+
 def circle() -> bytes:
     """Pages whose next one is the first, and which have too many pixels."""
-    file = bytearray(tiff([(256, [40_000]), (257, [40_000])]))
+    file = bytearray(tiff([(256, [40_000]), (257, [40_000]), (262, [1])]))
     file[-4:] = file[4:8]
     return bytes(file)
 
@@ -330,6 +349,7 @@ def largest() -> Iterator[tuple[str, bytes]]:
         "TIFF, 25 megapixels of 16 bits",
         file_of(deep, "TIFF", compression="tiff_adobe_deflate", tiffinfo=strips),
     )
+    yield "TIFF, 25 megapixels of 16-bit colour", deep_colour()
     yield "TIFF, 25 megapixels, LZW", file_of(image, "TIFF", compression="tiff_lzw")
 
 

@@ -12,16 +12,15 @@ Otherwise they are taken as 16 bits. The lowest bits are cut off, not rounded.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-
-from model.images.tiff import TiffImage, decode, to_image
 
 MIN_BITS, MAX_BITS = 8, 16
 
@@ -33,7 +32,7 @@ STRIP_SAMPLES: Final = 1 << 18
 
 
 class Layout(NamedTuple):
-    """How Pillow gives the bytes of a 16-bit PNG with several channels."""
+    """How Pillow gives the bytes of 16-bit samples of several channels."""
 
     raw_mode: str
     """As which it gives the low bytes, in the same mode as the high ones."""
@@ -44,14 +43,19 @@ class Layout(NamedTuple):
     """How many of the channels are colours, and not alpha."""
 
 
+CHANNELS: Final = {"RGB": (0, 1, 2), "RGBX": (0, 1, 2), "RGBA": (0, 1, 2, 3)}
+
 LAYOUTS: Final = {
-    "RGB;16B": Layout("RGB;16L", (0, 1, 2), (0, 1, 2), 3),
-    "RGBA;16B": Layout("RGBA;16L", (0, 1, 2, 3), (0, 1, 2, 3), 3),
     "LA;16B": Layout("RGBA", (0, 3), (1, 3), 1),
+    **{
+        f"{mode};16{order}": Layout(f"{mode};16{reverse}", channels, channels, 3)
+        for mode, channels in CHANNELS.items()
+        for order, reverse in ("BL", "LB", "NL" if sys.byteorder == "big" else "NB")
+    },
 }
-"""By the raw mode with which Pillow opens a file, which drops the low bytes. Read as little-endian
-numbers, the low bytes of PNG's big-endian ones are the high ones. Grey with alpha has four bytes,
-as 8-bit RGBA has."""
+"""By the raw mode with which Pillow opens a file, which drops the low bytes. Read in the reverse
+byte order, the low bytes of numbers are the high ones. Big-endian (B) are PNG and some TIFFs,
+native (N) what libtiff has decompressed. Grey with alpha has four bytes, as 8-bit RGBA has."""
 
 
 class BitDepthError(ValueError):
@@ -63,29 +67,20 @@ def load_deep(image: Image.Image, bits: int | None) -> tuple[Image.Image, bool]:
 
     `bits`, 8 to 16, is what the caller says, and `image.info["significant_bits"]` what the file
     says, or None. Raises `BitDepthError` for larger samples than `bits` have, and whatever Pillow
-    and `model.images.tiff` raise.
+    raises.
     """
-    tagged: int | None = image.info["significant_bits"]
-    if isinstance(image, TiffImage):
-        page = image.page
-        samples = decode(page)
-        largest = _largest(samples)
-        chosen = _choose(bits, tagged, max(largest[: page.colours]), page.bits)
-        shifts = _shifts(largest, page.colours, chosen, page.bits)
-        image = to_image(page, _eight_bits([samples], samples.shape, shifts))
-    else:
-        image, chosen, largest = _load_png(image, bits, tagged)
+    image, chosen, largest = _load(image, bits, image.info["significant_bits"])
     is_dark = bits is None and chosen == 16 and max(largest) > 0 and max(largest) < DARK
     return image, is_dark
 
 
-def _load_png(
+def _load(
     image: Image.Image, bits: int | None, tagged: int | None
 ) -> tuple[Image.Image, int, list[int]]:
     """The image, of how many bits it was, and the largest sample of each colour."""
     if not isinstance(image, ImageFile.ImageFile) or not isinstance(image.fp, BytesIO):
         raise TypeError("the image was not opened by open_image, or is decoded already")
-    data, raw_mode = image.fp.getvalue(), str(image.tile[0].args)
+    data, raw_mode = image.fp.getvalue(), _raw_mode(image.tile[0].args)
     image.load()
     transparent = image.info.get("transparency")
     layout = LAYOUTS.get(raw_mode)
@@ -97,14 +92,15 @@ def _load_png(
         is_sixteen = bits == 16 or (bits is None and max(high) >= 1 << max(tagged or 8, 8))
         if is_sixteen and transparent is None:
             return image, 16, high
-        low = _low_bytes(data, layout)
+        low = _low_bytes(type(image)(BytesIO(data)), layout)
     strips = partial(_strips, image, low, layout)
     largest = np.max([_largest(strip) for strip in strips()], axis=0).tolist()
-    if tagged is not None and all(_is_scaled(strip[..., :colours], tagged) for strip in strips()):
+    colour_strips = (strip[..., :colours] for strip in strips())
+    if tagged and image.format == "PNG" and all(_is_scaled(s, tagged) for s in colour_strips):
         tagged = None
     chosen = _choose(bits, tagged, max(largest[:colours]))
     shape = (image.height, image.width, channels)
-    eight = _eight_bits(strips(), shape, _shifts(largest, colours, chosen, 16))
+    eight = _eight_bits(strips(), shape, _shifts(largest, colours, chosen))
     found = Image.fromarray(eight[..., 0] if channels == 1 else eight)
     if isinstance(transparent, int | tuple):
         key = np.array(transparent, np.uint16)
@@ -113,7 +109,7 @@ def _load_png(
     return found, chosen, largest[:colours]
 
 
-def _choose(bits: int | None, tagged: int | None, largest: int, stored: int = 16) -> int:
+def _choose(bits: int | None, tagged: int | None, largest: int) -> int:
     """As samples of how many bits they are read, of which `largest` is the largest."""
     if bits is not None:
         if largest >= 1 << bits:
@@ -122,12 +118,12 @@ def _choose(bits: int | None, tagged: int | None, largest: int, stored: int = 16
                 "most"
             )
         return bits
-    return tagged if tagged is not None and largest < 1 << tagged else stored
+    return tagged if tagged is not None and largest < 1 << tagged else 16
 
 
-def _shifts(largest: Sequence[int], colours: int, bits: int, stored: int) -> NDArray[np.uint16]:
+def _shifts(largest: Sequence[int], colours: int, bits: int) -> NDArray[np.uint16]:
     """How many bits are cut off each channel. Alpha may use all bits where the colours do not."""
-    alpha_bits = [bits if alpha < 1 << bits else stored for alpha in largest[colours:]]
+    alpha_bits = [bits if alpha < 1 << bits else 16 for alpha in largest[colours:]]
     return np.array([*[bits] * colours, *alpha_bits], np.uint16) - np.uint16(8)
 
 
@@ -163,9 +159,15 @@ def _is_scaled(samples: NDArray[np.uint16], bits: int) -> bool:
     return bool((low == 0).all() or (low == samples >> bits).all())
 
 
-def _low_bytes(data: bytes, layout: Layout) -> Image.Image:
-    image = Image.open(BytesIO(data), formats=("PNG",))
-    image.tile = [tile._replace(args=layout.raw_mode) for tile in image.tile]
+def _raw_mode(args: tuple[Any, ...] | str | None) -> str:
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _low_bytes(image: ImageFile.ImageFile, layout: Layout) -> Image.Image:
+    for number, tile in enumerate(image.tile):
+        more = tile.args[1:] if isinstance(tile.args, tuple) else None
+        args = layout.raw_mode if more is None else (layout.raw_mode, *more)
+        image.tile[number] = tile._replace(args=args)
     image.load()
     return image
 

@@ -18,20 +18,21 @@ from model.images.bit_depth import BitDepthError, load_deep
 from model.images.formats import READ, is_read, name_of
 from model.images.pixel_parts import PartsError, orientation, pixel_parts
 from model.images.tiff import (
+    HEIGHT,
+    ORIENTATION,
+    SAMPLES,
+    WIDTH,
     TiffError,
-    TiffImage,
-    TiffPartsError,
-    check_decoded_bytes,
     is_tiff,
+    open_page,
     read_page,
 )
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-"""Formats that are read. Pillow has forty more, each a parser that could be attacked. Of TIFF it
-decompresses the pixels, and `model.images.tiff` does the rest."""
+"""Formats that are read. Pillow has forty more, each a parser that could be attacked."""
 
 PILLOW_FORMATS: Final = FORMATS[:-1]
-"""Formats whose files Pillow sees."""
+"""Formats that `Image.open` tells apart. `model.images.tiff` opens TIFF."""
 
 RULES: Final = {
     "pixels": "uint8 / 255",
@@ -177,25 +178,24 @@ def open_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMA
     return image
 
 
-def _open_tiff(data: bytes, max_pixels: int) -> TiffImage:
+def _open_tiff(data: bytes, max_pixels: int) -> Image.Image:
     if not is_read(name_of(data) or ""):  # raw photos that begin as TIFF
         raise MalformedImageError(_why_not_read(data, FORMATS))
     try:
         page = read_page(data)
-        _check_size((page.width, page.height), max_pixels)
-        check_decoded_bytes(page, max_pixels)
-    except TiffPartsError as error:
+        _check_size((page.one(WIDTH), page.one(HEIGHT)), max_pixels)
+        image = open_page(page, max_pixels)
+    except PartsError as error:
         raise ImageTooLargeError(str(error)) from error
     except TiffError as error:
         raise MalformedImageError(f"the TIFF file cannot be read: {error}") from error
-    image = TiffImage(page)
-    image.info["orientation"] = page.orientation
+    image.info["orientation"] = page.one(ORIENTATION, 1)
     image.info["scans"] = 0
-    image.info["deep"] = page.is_deep
+    image.info["deep"] = page.bits > 8
     image.info["significant_bits"] = page.significant_bits
     image.info["notes"] = [
         *([Note.FIRST_PAGE] if page.has_more_pages else []),
-        *([Note.CHANNELS] if page.unread_samples else []),
+        *([Note.CHANNELS] if page.one(SAMPLES, 1) > len(image.getbands()) else []),
     ]
     return image
 
@@ -281,6 +281,8 @@ def image_to_array(
         else:
             noted = noted if bits is None else [*noted, Note.EIGHT_BITS]
             image.load()
+        if image.mode == "La":  # of which Pillow's only conversion is this
+            image = image.convert("LA")
         flat = _seen(image, orientation, mode, 255 if invert else 0)
     except BitDepthError as error:
         raise ImageBitsError(str(error)) from error

@@ -138,7 +138,7 @@ async def test_a_tiff_is_a_body(
 async def test_further_pages_and_channels_are_warned_of(client: AsyncClient, digit: Pixels) -> None:
     found = await score(client, tiff_file(digit, pages=2))
     assert found["warnings"] == ["the file has several pages, of which the first is read"]
-    channels = tiff_file(np.dstack([digit] * 5), photometric=1, extra=[0] * 4)
+    channels = tiff_file(np.dstack([digit] * 4), extra=[0])
     assert "further channels" in (await score(client, channels))["warnings"][0]
 
 
@@ -296,6 +296,8 @@ async def test_kinds_of_tiff_that_are_not_read_are_named(
     problem(await client.post("/encode", content=floats), 400, "floating-point", "8 and 16 bits")
     packed = file_of(Image.fromarray(digit), "TIFF", compression="jpeg")
     problem(await client.post("/encode", content=packed), 400, "compression is JPEG", "LZW")
+    planes = tiff_file(np.dstack([digit.astype(np.uint16)] * 3), planar=True)
+    problem(await client.post("/encode", content=planes), 400, "3 × 16 bits", "in planes")
 
 
 async def test_a_body_of_another_type_than_declared_is_named(

@@ -244,7 +244,7 @@ def test_files_of_which_a_person_should_know_more(tmp_path: Path) -> None:
     (tmp_path / "dark.tif").write_bytes(tiff_file(dark))
     (tmp_path / "told.tif").write_bytes(tiff_file(dark, tags={281: [4_095]}))
     (tmp_path / "pages.tiff").write_bytes(tiff_file(grey, pages=2))
-    (tmp_path / "channels.tif").write_bytes(tiff_file(np.dstack([grey] * 5), photometric=1))
+    (tmp_path / "channels.tif").write_bytes(tiff_file(np.dstack([grey] * 4), extra=[0]))
     (tmp_path / "ink.png").write_bytes(encoded(ink))
     printed = read(tmp_path)
     assert printed[0] == f"read 5 images from {tmp_path}"

@@ -23,7 +23,8 @@ EIGHT = (DEEP >> 8).astype(np.uint8)
 FILES: Mapping[str, bytes] = {
     "grey.tif": tiff_file(EIGHT[..., 0]),
     "deep.TIFF": tiff_file(DEEP[..., 0], order=">", compression=LZW, predictor=True),
-    "colour.tif": tiff_file(DEEP[..., :3], planar=True, compression=DEFLATE),
+    "colour.tif": tiff_file(DEEP[..., :3], compression=DEFLATE),
+    "planes.tif": tiff_file(EIGHT[..., :3], planar=True, compression=DEFLATE),
     "alpha.tif": tiff_file(EIGHT, extra=[2], compression=PACKBITS),
     "big.tiff": tiff_file(EIGHT[..., 0], big=True, tile=(16, 16)),
     "pages.tif": tiff_file(EIGHT[..., 1], pages=4),

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.images import tiff
 from model.images.preprocessing import (
+    TURNS,
     ImageBitsError,
     ImageError,
     ImageTooLargeError,
@@ -48,31 +50,43 @@ def read(
 PACKED = [(NONE, False), (LZW, False), (LZW, True), (DEFLATE, False), (DEFLATE, True)]
 PACKED += [(PACKBITS, False)]
 PIECES: list[dict[str, Any]] = [{}, {"rows": 5}, {"tile": (16, 32)}]
+HEADS: list[dict[str, Any]] = [{"order": "<"}, {"order": ">"}, {"order": "<", "big": True}]
 LAYOUTS: list[dict[str, Any]] = [
-    {"order": order, "big": big, "compression": compression, "predictor": predictor, **pieces}
-    for order, big, (compression, predictor), pieces in product("<>", (False, True), PACKED, PIECES)
+    {**head, "compression": compression, "predictor": predictor, **pieces}
+    for head, (compression, predictor), pieces in product(HEADS, PACKED, PIECES)
 ]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_every_layout_gives_the_same_pixels(layout: dict[str, Any]) -> None:
     for samples in (EIGHT, DEEP):
-        assert np.array_equal(read(tiff_file(samples[..., 0], **layout))[0], EIGHT[..., 0])
-        for planar in (False, True):
-            file = tiff_file(samples[..., :3], planar=planar, **layout)
-            assert np.array_equal(read(file, 3)[0], EIGHT[..., :3])
+        for planar in (False, True):  # which makes no difference with one sample
+            file = tiff_file(samples[..., 0], planar=planar, **layout)
+            assert np.array_equal(read(file)[0], EIGHT[..., 0])
+        found, _ = read(tiff_file(samples[..., :3], **layout), 3)
+        assert np.array_equal(found, EIGHT[..., :3])
+        opaque = np.dstack([samples[..., :3], ~np.zeros_like(samples[..., 3])])
+        found, _ = read(tiff_file(opaque, extra=[2], **layout), 3)
+        assert np.array_equal(found, EIGHT[..., :3])
+    found, _ = read(tiff_file(EIGHT[..., :3], planar=True, **layout), 3)
+    assert np.array_equal(found, EIGHT[..., :3])
+    eight = np.dstack([EIGHT[..., :3], np.full_like(EIGHT[..., 3], 255)])
+    found, _ = read(tiff_file(eight, planar=True, extra=[2], **layout), 3)
+    assert np.array_equal(found, EIGHT[..., :3])
 
 
-def test_bands_of_strips_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff, "BAND_BYTES", 1_000)
-    for layout in LAYOUTS:
-        assert np.array_equal(read(tiff_file(DEEP[..., :3], **layout), 3)[0], EIGHT[..., :3])
+def test_white_may_be_zero() -> None:
+    for compression in (NONE, LZW):
+        file = tiff_file(EIGHT[..., 0], photometric=0, compression=compression)
+        assert np.array_equal(read(file)[0], 255 - EIGHT[..., 0])
 
 
-@pytest.mark.parametrize("samples", [EIGHT, DEEP], ids=["8", "16"])
-def test_white_may_be_zero(samples: NDArray[Any]) -> None:
-    grey, _ = read(tiff_file(samples[..., 0], photometric=0))
-    assert np.array_equal(grey, 255 - EIGHT[..., 0])
+def test_cmyk() -> None:
+    ink = EIGHT.copy()
+    ink[..., 3] = 0
+    for compression in (NONE, LZW):
+        found, _ = read(tiff_file(ink, photometric=5, compression=compression), 3)
+        assert np.array_equal(found, 255 - EIGHT[..., :3])
 
 
 @pytest.mark.parametrize("samples", [EIGHT, DEEP], ids=["8", "16"])
@@ -94,12 +108,22 @@ def test_alpha_may_be_multiplied_in_already() -> None:
 
 
 def test_grey_with_alpha() -> None:
-    found, _ = read(tiff_file(EIGHT[..., 2:], extra=[2], photometric=1))
-    np.testing.assert_allclose(found, EIGHT[..., 2] * (EIGHT[..., 3] / 255), rtol=0, atol=1)
+    seen = (EIGHT[..., 2] * (EIGHT[..., 3] / 255)).round().astype(np.uint8)
+    multiplied = np.dstack([seen, EIGHT[..., 3]])
+    for samples, extra in ((EIGHT[..., 2:], 2), (multiplied, 1)):
+        file = tiff_file(samples, extra=[extra], photometric=1)
+        np.testing.assert_allclose(read(file)[0], seen, rtol=0, atol=1)
+        image = open_image(file, max_pixels=10_000)
+        (inverted,) = image_to_array(image, (1, HEIGHT, WIDTH), invert=True)
+        np.testing.assert_allclose(inverted, EIGHT[..., 3] - seen, rtol=0, atol=2)
 
 
 def test_channels_that_are_not_read_are_noted() -> None:
-    found, notes = read(tiff_file(EIGHT, photometric=1, extra=[0, 0, 0]))
+    for samples in (EIGHT, DEEP):
+        found, notes = read(tiff_file(samples, extra=[0]), 3)
+        assert np.array_equal(found, EIGHT[..., :3])
+        assert notes == [Note.CHANNELS]
+    found, notes = read(tiff_file(EIGHT[..., :2], photometric=1, extra=[0]))
     assert np.array_equal(found, EIGHT[..., 0])
     assert notes == [Note.CHANNELS]
 
@@ -116,8 +140,11 @@ def test_pages_in_a_circle_have_an_end() -> None:
     file = bytearray(tiff_file(EIGHT[..., 0]))
     (start,) = struct.unpack_from("<I", file, 4)
     (count,) = struct.unpack_from("<H", file, start)
-    file[start + 2 + 12 * count :][:4] = file[4:8]
-    assert np.array_equal(read(bytes(file))[0], EIGHT[..., 0])
+    end = start + 2 + 12 * count
+    file[end : end + 4] = file[4:8]
+    found, notes = read(bytes(file))
+    assert np.array_equal(found, EIGHT[..., 0])
+    assert notes == [Note.FIRST_PAGE]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -125,8 +152,11 @@ def test_it_is_turned_as_its_tag_says(orientation: int) -> None:
     file = tiff_file(EIGHT[..., 0], tags={274: [orientation]})
     image = open_image(file, max_pixels=10_000)
     assert image.info["orientation"] == orientation
-    seen = (HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT)
-    assert image_to_array(image, (1, *seen), resize=False).shape == (1, *seen)
+    turned = Image.fromarray(EIGHT[..., 0])
+    if orientation > 1:
+        turned = turned.transpose(TURNS[orientation])
+    (found,) = image_to_array(image, (1, turned.height, turned.width), resize=False)
+    assert np.array_equal(found, np.asarray(turned))
 
 
 # Fewer bits than 16
@@ -138,14 +168,12 @@ def test_twelve_bits_in_sixteen_are_noted_or_read_as_twelve() -> None:
     grey, notes = read(tiff_file(TWELVE[..., 0]))
     assert grey.max() < 16
     assert notes == [Note.DARK]
-    for bits in (None, 12):
+    for bits, head, compression, channels in product((None, 12), HEADS, (NONE, DEFLATE), (1, 3)):
         tags = {281: [4_095]} if bits is None else {}
-        for channels in (1, 3):
-            file = tiff_file(TWELVE[..., :channels], tags=tags)
-            found, notes = read(file, channels, bits)
-            expected = EIGHT[..., :3] if channels == 3 else EIGHT[..., 0]
-            assert np.array_equal(found, expected)
-            assert notes == []
+        file = tiff_file(TWELVE[..., :channels], tags=tags, compression=compression, **head)
+        found, notes = read(file, channels, bits)
+        assert np.array_equal(found, EIGHT[..., :3] if channels == 3 else EIGHT[..., 0])
+        assert notes == []
     assert read(tiff_file(TWELVE[..., 0]), bits=16)[1] == []
 
 
@@ -166,13 +194,26 @@ def test_larger_values_than_the_bits_hold_are_refused() -> None:
     assert notes == [Note.EIGHT_BITS]
 
 
-def test_twelve_bits_that_are_packed() -> None:
-    flat = TWELVE[..., 0].astype(int)
-    bits = "".join(f"{value:012b}" for value in flat.reshape(-1))
-    packed = np.frombuffer(int(bits, 2).to_bytes(len(bits) // 8, "big"), np.uint8)
-    rows = packed.reshape(HEIGHT, WIDTH * 12 // 8)
-    file = tiff_file(rows, tags=SIDES | {258: [12]})
-    assert np.array_equal(read(file)[0], EIGHT[..., 0])
+def test_low_values_of_a_file_that_says_twelve_bits_are_those_of_twelve_bits() -> None:
+    """PNG scales samples up to 16 bits, and TIFF does not: multiples of 16 are no sign of it."""
+    multiples = TWELVE[..., 0] & 0xFF0
+    found, _ = read(tiff_file(multiples, tags={281: [4_095]}))
+    assert np.array_equal(found, multiples >> 4)
+
+
+@pytest.mark.parametrize("compression", [NONE, LZW])
+@pytest.mark.parametrize("width", [WIDTH, WIDTH - 1])
+def test_twelve_bits_that_are_packed(compression: int, width: int) -> None:
+    rows = []
+    for row in TWELVE[:, :width, 0].tolist():
+        bits = "".join(f"{value:012b}" for value in row)
+        bits += "0" * (-len(bits) % 8)
+        rows.append(list(int(bits, 2).to_bytes(len(bits) // 8, "big")))
+    tags = {256: [width], 257: [HEIGHT], 258: [12]}
+    file = tiff_file(np.array(rows, np.uint8), tags=tags, compression=compression)
+    image = open_image(file, max_pixels=10_000)
+    (found,) = image_to_array(image, (1, HEIGHT, width), resize=False)
+    assert np.array_equal(found, EIGHT[:, :width, 0])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -198,29 +239,59 @@ def test_fewer_than_eight_bits(bits: int) -> None:
     [
         ({339: [3], 258: [32]}, "floating-point numbers of 32 bits"),
         ({339: [2]}, "signed numbers of 8 bits"),
-        ({258: [32]}, "its samples have 32 bits; 8 and 16 are read"),
+        ({258: [32]}, "unsigned numbers of 32 bits; unsigned ones of 8 and 16 bits are read"),
         ({258: [64]}, "64 bits"),
         ({259: [7]}, "compression is JPEG; none, LZW, Deflate and PackBits are read"),
-        ({259: [50000]}, "compression is Zstandard"),
-        ({259: [4]}, "CCITT"),
-        ({259: [999]}, "of type 999"),
+        ({259: [50000]}, "compression is ZSTD"),
+        ({259: [4]}, "compression is GROUP4"),
+        ({259: [999]}, "compression is of type 999"),
         ({262: [6], 277: [3]}, "YCbCr"),
         ({262: [8]}, "CIELab"),
         ({262: [32803]}, "a raw photo"),
         ({50706: [1]}, "a raw photo"),
         ({254: [1], 330: [8]}, "a raw photo"),
-        ({266: [2], 258: [1]}, "FillOrder"),
-        ({277: [17]}, "17 samples"),
-        ({277: [0]}, "0 samples"),
+        ({277: [17]}, "17 × 8 bits"),
+        ({277: [0]}, "0 × 8 bits"),
         ({256: [0]}, "no pixels"),
-        ({278: [0]}, "no pixels"),
-        ({262: [3]}, "its colour map has 0 values"),
-        ({262: [3], 320: [0] * 3_000}, "3,000 values"),
+        ({278: [0]}, "50 × 0 pixels"),
+        ({273: [8, 8]}, "2 strips or tiles and 1 sizes, expected 1"),
+        ({324: [8], 325: [8]}, "both strips and tiles"),
+        ({262: [0], 258: [16]}, r"1 × 16 bits a pixel \(grey, 0 is white\), which is not read"),
+        ({262: [3]}, "its colour map has 1 values up to 0, expected 768 of 16 bits"),
+        ({262: [3], 320: [255] * 768}, "768 values up to 255"),
+        ({262: [3], 320: [0] * 300}, "300 values"),
     ],
 )
-def test_a_kind_that_is_not_read_is_named(tags: dict[int, Sequence[int]], words: str) -> None:
+def test_a_kind_that_is_not_read_is_named(
+    tags: dict[int, Sequence[int]], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(MalformedImageError, match=words):
         read(tiff_file(EIGHT[..., 0], tags=tags))
+    assert not caplog.records, "Pillow logs some of these as errors"
+
+
+@pytest.mark.parametrize("compression", [NONE, LZW])
+@pytest.mark.parametrize(
+    ("samples", "options", "words"),
+    [
+        (DEEP[..., :3], {"planar": True}, r"3 × 16 bits a pixel \(RGB, in planes\), which is not"),
+        (DEEP[..., 0], {"photometric": 0}, r"\(grey, 0 is white\)"),
+        (DEEP, {"extra": [1]}, r"4 × 16 bits a pixel \(RGB, further samples \[1\]\)"),
+        (DEEP[..., :2], {"extra": [2], "photometric": 1}, "2 × 16 bits a pixel"),
+        (DEEP, {"photometric": 5}, r"4 × 16 bits a pixel \(CMYK\)"),
+        (EIGHT, {"planar": True, "extra": [1]}, "in planes"),
+        (EIGHT, {"planar": True, "extra": [0]}, "in planes"),
+        (EIGHT, {"planar": True, "photometric": 5}, "CMYK, in planes"),
+        (EIGHT, {"photometric": 1, "extra": [0, 0, 0]}, "4 × 8 bits a pixel"),
+        (EIGHT[..., 0], {"order": ">", "big": True}, "big-endian BigTIFF"),
+        (EIGHT[..., 0], {"tile": (16, 8)}, "have 8 × 16 pixels"),
+    ],
+)
+def test_a_layout_that_pillow_gets_wrong_or_does_not_know_is_named(
+    samples: NDArray[Any], options: dict[str, Any], words: str, compression: int
+) -> None:
+    with pytest.raises(MalformedImageError, match=words):
+        read(tiff_file(samples, compression=compression, **options))
 
 
 @pytest.mark.parametrize("compression", [NONE, LZW, DEFLATE, PACKBITS])
@@ -240,9 +311,9 @@ def test_more_strips_than_any_real_file_has() -> None:
     column = np.full((rows, 1), 99, np.uint8)
     image = open_image(tiff_file(column, rows=1), max_pixels=1_000_000)
     assert (image_to_array(image, (1, 8, 8)) == 99).all()
-    tags = {273: [8] * (rows + 2)}
-    with pytest.raises(ImageTooLargeError, match="16,385 strips or tiles > maximum 16,384"):
-        open_image(tiff_file(EIGHT[..., 0], tags=tags), max_pixels=1_000_000)
+    for tags in ({273: [8] * (rows + 2)}, {258: [8] * 17}, {320: [0] * 3_000}, {256: [9, 9]}):
+        with pytest.raises(ImageTooLargeError, match=r"has [\d,]+ values > maximum"):
+            open_image(tiff_file(EIGHT[..., 0], tags=tags), max_pixels=1_000_000)
 
 
 def test_more_tags_than_any_real_file_has() -> None:
@@ -253,8 +324,11 @@ def test_more_tags_than_any_real_file_has() -> None:
 
 def test_tiles_far_larger_than_the_image() -> None:
     tags = {322: [16_384], 323: [16_384]}
-    with pytest.raises(ImageTooLargeError, match="tiles of 16384 × 16384"):
+    with pytest.raises(ImageTooLargeError, match="1 tiles of 16384 × 16384"):
         read(tiff_file(EIGHT[..., 0], tile=(16, 16), tags=tags))
+    column = {256: [1], 257: [16_000], 322: [1_024], 323: [1_024]}
+    with pytest.raises(ImageTooLargeError, match="16 tiles of 1024 × 1024"):
+        read(tiff_file(EIGHT[..., 0], tile=(16, 16), tags=column))
 
 
 def test_strips_that_are_all_the_same_bytes() -> None:
@@ -267,11 +341,42 @@ def same_strips(size: int) -> dict[int, Sequence[int]]:
     return {273: [8] * HEIGHT, 279: [size // 2] * HEIGHT}
 
 
-def test_samples_count_towards_the_memory_of_an_image() -> None:
-    many = np.zeros((2_000, 1_000, 1), np.uint8)
-    tags = {277: [16], 258: [16] * 16}
-    with pytest.raises(ImageTooLargeError, match=r"bytes of samples > maximum 33,\d+"):
-        open_image(tiff_file(many, tags=tags), max_pixels=2_000_000)
+def test_values_that_lie_over_the_tags() -> None:
+    """Only the tags of the pixels stay in the file: what lies there would change its meaning."""
+    file = bytearray(tiff_file(EIGHT[..., :3]))
+    (start,) = struct.unpack_from("<I", file, 4)
+    at = file.index(struct.pack("<HHI", 258, 4, 3), start)
+    struct.pack_into("<I", file, at + 8, start)
+    with pytest.raises(MalformedImageError, match="its tags overlap"):
+        read(bytes(file))
+
+
+def test_tags_that_lie_over_the_header_or_each_other() -> None:
+    with pytest.raises(MalformedImageError, match="its tags overlap"):
+        read(b"II*\0\4\0\0\0" + bytes(60))
+    file = bytearray(tiff_file(np.zeros((1_000, 1), np.uint8), rows=1))
+    (start,) = struct.unpack_from("<I", file, 4)
+    offsets, sizes = (file.index(struct.pack("<HHI", tag, 4, 1_000), start) for tag in (273, 279))
+    file[sizes + 8 : sizes + 12] = file[offsets + 8 : offsets + 12]
+    with pytest.raises(MalformedImageError, match="its tags overlap"):
+        read(bytes(file[:-4_000]))
+
+
+def test_types_of_tags() -> None:
+    file = tiff_file(EIGHT[..., 0], tags={281: [200]})
+    largest, bits = struct.pack("<HHI", 281, 4, 1), struct.pack("<HHI", 258, 4, 1)
+    assert np.array_equal(
+        read(file.replace(largest, largest[:2] + b"\2" + largest[3:]))[0], EIGHT[..., 0]
+    )
+    with pytest.raises(MalformedImageError, match="tag 258 has 1 values of type 2, not whole"):
+        read(file.replace(bits, bits[:2] + b"\2" + bits[3:]))
+
+
+def test_what_pixels_do_not_need_is_not_read() -> None:
+    """EXIF that never ends, a profile that lies outside the file."""
+    file = tiff_file(EIGHT[..., 0], tags={34_665: [8], 34_675: [0, 1], 700: [1, 2]})
+    file = file.replace(struct.pack("<HHI", 34_675, 4, 2), struct.pack("<HHI", 34_675, 4, 2**31))
+    assert np.array_equal(read(file)[0], EIGHT[..., 0])
 
 
 def test_a_large_image_is_refused_by_its_header() -> None:
@@ -290,7 +395,7 @@ DAMAGED = [
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(st.data(), st.integers(0, len(DAMAGED) - 1))
 def test_damage_is_an_image_error_or_an_image(data: st.DataObject, index: int) -> None:
     try:
