@@ -134,6 +134,10 @@ def _serve(argv: Sequence[str], prog: str) -> int:
             return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
         refused = workers.run()
         return 0 if refused is None else _refuse(refused)
+    try:
+        _check_address(settings)
+    except OSError as error:
+        return _refuse(f"port (VAE_PORT) is {settings.port}: {error.strerror}")
     # Imported here because the supervisor above does not need torch.
     preload()
     from model.bundle.checks import BundleError
@@ -145,6 +149,19 @@ def _serve(argv: Sequence[str], prog: str) -> int:
     except (BundleError, DeviceError, KeysError) as error:
         return _refuse(str(error))
     return 0
+
+
+def _check_address(settings: Settings) -> None:
+    """Raise `OSError` if the port is taken or privileged, before a network is loaded for it."""
+    addresses = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    for family, kind, protocol, _, address in addresses:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # as asyncio does
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
 
 
 def _announce_docs(settings: Settings) -> None:

@@ -62,6 +62,11 @@ MAGIC: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"/9j/", "the base64 of a JPEG file"),
     (0, b"UklGR", "the base64 of a WebP file"),
     (0, b"data:image/", "a data URI"),
+    # Binary files that a program read or sent as UTF-8; the character U+FFFD is for what is none.
+    (0, b"\xc2\x89PNG", "a PNG file that was turned into text: send its bytes"),
+    (0, b"\xef\xbf\xbdPNG", "a PNG file that was turned into text: send its bytes"),
+    (0, b"\xc3\xbf\xc3\x98\xc3\xbf", "a JPEG file that was turned into text: send its bytes"),
+    (0, b"\xef\xbf\xbd\xef\xbf\xbd", "a binary file that was turned into text: send its bytes"),
     (0, b"PK\x03\x04", "a ZIP archive (or .npz file)"),
     (0, b"PK\x05\x06", "an empty ZIP archive"),
     (0, b"\x1f\x8b", "a gzip file"),

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from model.bundle.bundle import Bundle
 from model.bundle.checks import BundleError, check_weights
 from model.config import Head, VAEConfig
 from model.datasets.folder import numbered, printable, some
+from model.images.formats import name_of
 from model.training.state_dicts import find_state_dict
 
 
@@ -101,6 +103,7 @@ def _check_size(path: Path) -> None:
     """Refuse an archive that unpacks to more than its size, as torch never compresses."""
     with path.open("rb") as file:  # a missing file raises here; is_zipfile would return False
         if not zipfile.is_zipfile(file):
+            _check_start(path, file)
             return
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -108,6 +111,18 @@ def _check_size(path: Path) -> None:
         raise BundleError(
             f"{path} has {size:,} bytes but unpacks to {unpacked:,}: torch.save did not write it"
         )
+
+
+def _check_start(path: Path, file: BinaryIO) -> None:
+    """Refuse what is no checkpoint by its first bytes, such as what a failed download leaves."""
+    file.seek(0)
+    start = file.read(1024)
+    if not start:
+        raise BundleError(f"{path} is empty")
+    if start.startswith(b"PK\x03\x04"):
+        raise BundleError(f"{path} is cut short: the end of the archive is missing")
+    if name := name_of(start):
+        raise BundleError(f"{path} is {name.partition(', ')[0]}, not a checkpoint")
 
 
 def _infer_config(

@@ -48,7 +48,7 @@ def find_state_dict(loaded: object, key: str | None = None) -> StateDict:
     found = {candidate.key: candidate for candidate in _candidates(tensors)}
     if key is not None and key not in found:
         there = f"there is {_listed(found)}" if found else "there is none at all"
-        raise BundleError(f"no state dict is at {_shown(key)!r}: {there}")
+        raise BundleError(f"holds no state dict at {_shown(key)!r}: {there}")
     if key is not None:
         return found[key]
     if len(found) == 1:

@@ -57,7 +57,7 @@ class ImagesQuery(Query):
     )
     invert: bool = Field(
         False,
-        description="invert image files, for dark ink on light or transparent paper: what is "
+        description="invert the images, for dark ink on light or transparent paper: what is "
         "transparent lies on white then, otherwise on black",
         examples=[True],
     )

@@ -82,7 +82,7 @@ class Client(_Base[httpx.Client]):
     def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
         """The posterior of each image. `mu` is the embedding.
 
-        `invert`, here and in other methods, is for files with dark ink on light paper.
+        `invert`, here and in other methods, is for dark ink on light paper.
         """
         return self._call(encode_call(images, invert))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sized
 from inspect import iscoroutinefunction
-from io import BytesIO
+from io import BytesIO, TextIOBase
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
@@ -171,6 +171,8 @@ def _read(file: Any, i: int) -> bytes:
     A `BytesIO` that an image was just saved to is at its end, and an upload that was looked at is
     in the middle.
     """
+    if isinstance(file, TextIOBase):  # whose read() may fail to decode before it gives a text
+        raise TypeError(_opened_as_text(i))
     if _is_seekable(file):
         position = file.tell()
         file.seek(0)
@@ -179,8 +181,12 @@ def _read(file: Any, i: int) -> bytes:
     else:
         data = file.read()
     if isinstance(data, str):
-        raise TypeError(f"images[{i}] is a file opened as text: open it with mode 'rb'")
+        raise TypeError(_opened_as_text(i))
     return bytes(data)
+
+
+def _opened_as_text(i: int) -> str:
+    return f"images[{i}] is a file opened as text: open it with mode 'rb'"
 
 
 def _is_seekable(file: Any) -> bool:

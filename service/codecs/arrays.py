@@ -29,11 +29,14 @@ def check_draws(n: int, draws: int, max_images: int) -> None:
         )
 
 
-def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
+def pixels_in_range(
+    rows: NDArray[Any], dtype: str, first: int = 0, *, as_bytes: str = "set the dtype to uint8"
+) -> Pixels:
     """Numbers of shape (N, P) as pixels of `dtype`, uint8 or float32.
 
     Raises `InvalidContentError` for the first pixel that is out of range or not finite. `first` is
-    the index of the first row among the request's images.
+    the index of the first row among the request's images, and `as_bytes` what a caller with pixels
+    in 0..255 should do.
     """
     if rows.dtype == np.uint8:
         return rows
@@ -51,7 +54,7 @@ def pixels_in_range(rows: NDArray[Any], dtype: str, first: int = 0) -> Pixels:
     index, pixel = np.argwhere(wrong)[0].tolist()
     hint = ""
     if dtype == "float32" and rows.min() >= 0 and 1 < rows.max() <= 255:
-        hint = "; for pixels in 0..255, set the dtype to uint8"
+        hint = f"; for pixels in 0..255, {as_bytes}"
     expected = "a whole number in 0..255" if dtype == "uint8" else "a number in [0, 1]"
     raise InvalidContentError(
         f"images[{first + index}] has {rows[index, pixel]} at pixel {pixel}, "
@@ -75,6 +78,13 @@ def latents_in_range(rows: NDArray[Any]) -> Latents:
             ("body", "z", row, column),
         )
     return rows.astype(np.float32, copy=False)
+
+
+def inverted(pixels: Pixels) -> Pixels:
+    """Dark ink on light paper as light on dark."""
+    if pixels.dtype == np.uint8:
+        return np.subtract(255, pixels, dtype=np.uint8)
+    return np.subtract(1, pixels, dtype=np.float32)
 
 
 def unit_pixels(pixels: Pixels) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from model.images.formats import READ, is_read, name_of
-from service.codecs.json_errors import BOM, is_utf16
+from model.images.formats import READ, name_of
+from service.codecs.json_errors import BOM, GZIP, is_utf16
 
 STRIPPED: Final = "its line breaks are gone: curl's -d strips them, --data-binary keeps them"
 
@@ -47,6 +47,21 @@ BASE64: Final = (b"iVBOR", b"/9j/", b"_9j_", b"UklGR", b"SUkq", b"TU0A", b"data:
 SEARCHED_BYTES: Final = 4_096
 
 
+TYPES: Final = {
+    "a PNG file": "image/png",
+    "a JPEG file": "image/jpeg",
+    "a WebP file": "image/webp",
+    "a BMP file": "image/bmp",
+    "a TIFF file": "image/tiff",
+    "an .npy file": "application/x-npy",
+}
+"""The Content-Types of what is read."""
+
+JSON_LIKE: Final = "it looks like JSON, whose type is application/json"
+
+FORM_FIELD: Final = re.compile(rb"[\w.\[\]-]{1,64}=")
+
+
 def stripped_name(body: bytes, content_type: str = "") -> str | None:
     """What a damaged file was before it lost its line breaks, as by `curl -d @file`; None if it has
     some. Some versions of curl take the zeros, too."""
@@ -63,6 +78,13 @@ def stripped_name(body: bytes, content_type: str = "") -> str | None:
 def stripped_hint(body: bytes, content_type: str = "") -> str:
     """`; its line breaks are gone: …` for a file that `curl -d @file` sent, otherwise nothing."""
     return f"; {STRIPPED}" if stripped_name(body, content_type) else ""
+
+
+def file_hint(body: bytes, content_type: str = "") -> str:
+    """What a body may be that is not the image file that it should be, or nothing."""
+    if body[:64].removeprefix(BOM).lstrip().startswith((b"{", b"[")):
+        return f"; {JSON_LIKE}"
+    return stripped_hint(body, content_type)
 
 
 def raw_hint(body: bytes) -> str:
@@ -82,14 +104,16 @@ def what_it_is(body: bytes) -> str | None:
     if body[:64].lstrip().startswith(BASE64):
         return 'it looks like base64, which is sent as JSON: {"images": ["…"]}'
     if name := name_of(body):
-        if is_read(name):
-            return f"it is {name}"
+        if name in TYPES:
+            return f"it is {name}, whose type is {TYPES[name]}"
+        if body.startswith(GZIP):
+            return f"it is {name}; {READ} are read, or any body with Content-Encoding: gzip"
         return f"it is {name}; {READ} are read"
     if is_utf16(body):
         return "it is text in UTF-16; JSON is UTF-8"
     start = body[:SEARCHED_BYTES].removeprefix(BOM).lstrip()
     if start.startswith((b"{", b"[")):
-        return "it looks like JSON, whose type is application/json"
+        return JSON_LIKE
     if start.startswith(b"--") and b"Content-Disposition" in start:
         return "it looks like a form, whose type is multipart/form-data with its boundary"
     if len(body) <= MAX_TEXT:
@@ -98,4 +122,9 @@ def what_it_is(body: bytes) -> str | None:
             return f"it is the text {text[:64]!r}; curl sends a form's files with -F"
         if FILE_NAME.fullmatch(text):
             return f"it is the text {text[:64]!r}; curl sends a file with --data-binary @FILE"
+    if FORM_FIELD.match(start):
+        return (
+            "it looks like the fields of a form; files go into multipart/form-data, as with curl "
+            "-F images=@FILE, and base64 into JSON"
+        )
     return None

@@ -22,7 +22,7 @@ from model.images.preprocessing import (
     is_scaled,
     open_image,
 )
-from service.codecs.hints import stripped_hint
+from service.codecs.hints import file_hint
 from service.codecs.offload import PAUSE_S
 from service.codecs.options import ImageOptions, Pixels
 from service.errors import BadBodyError, InvalidContentError, TooLargeError
@@ -141,9 +141,7 @@ class FileDecoder:
             loc = ("body",) if index is None else ("body", "images", index)
             raise InvalidContentError(f"{where}{error}", loc) from error
         except MalformedImageError as error:
-            raise BadBodyError(
-                f"{where}{error}{stripped_hint(data, options.content_type)}"
-            ) from error
+            raise BadBodyError(f"{where}{error}{file_hint(data, options.content_type)}") from error
 
     def _warn(self, where: str, notes: list[Note]) -> None:
         warnings = self._options.warnings

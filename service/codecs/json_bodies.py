@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from service.codecs.arrays import check_count, latents_in_range, pixels_in_range, unit_pixels
+from service.codecs.arrays import (
+    check_count,
+    inverted,
+    latents_in_range,
+    pixels_in_range,
+    unit_pixels,
+)
 from service.codecs.base64_files import decode_base64
 from service.codecs.image_files import FileDecoder
 from service.codecs.json_numbers import (
@@ -41,7 +47,7 @@ def read_plain_json_images(body: bytes, options: ImageOptions) -> Pixels | None:
         return None
     dtype, pixels = plain
     rows: Pixels = np.frombuffer(pixels, DTYPES[dtype]).reshape(-1, options.pixels)
-    return rows
+    return inverted(rows) if options.invert else rows
 
 
 def read_any_json_images(body: bytes, options: ImageOptions) -> Pixels:
@@ -61,7 +67,8 @@ def read_any_json_images(body: bytes, options: ImageOptions) -> Pixels:
     check_count(len(images), options.max_images)
     if not any(isinstance(item, str) for item in images):
         numbers = number_rows(images, "images", options.item_shapes, body.count(b"["))
-        return pixels_in_range(numbers, dtype)
+        pixels = pixels_in_range(numbers, dtype)
+        return inverted(pixels) if options.invert else pixels
     rows: list[Pixels] = []
     decoder = FileDecoder(options)
     for index, item in enumerate(images):
@@ -69,7 +76,8 @@ def read_any_json_images(body: bytes, options: ImageOptions) -> Pixels:
             rows.append(decoder.decode(decode_base64(item, index), index))
         else:
             numbers = number_row(item, "images", index, options.item_shapes)
-            rows.append(pixels_in_range(numbers[None], dtype, index)[0])
+            pixels = pixels_in_range(numbers[None], dtype, index)
+            rows.append((inverted(pixels) if options.invert else pixels)[0])
     if any(row.dtype == np.float32 for row in rows):
         return np.stack([unit_pixels(row) for row in rows])
     return np.stack([row.astype(np.uint8, copy=False) for row in rows])

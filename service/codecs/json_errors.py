@@ -7,6 +7,8 @@ from typing import Final
 
 import orjson
 
+from model.images.formats import name_of
+
 BOM: Final = b"\xef\xbb\xbf"
 """A byte order mark, with which some programs on Windows begin UTF-8."""
 
@@ -16,6 +18,8 @@ MAX_DEPTH: Final = 1_024
 SEARCHED_BYTES: Final = 1 << 20
 """The start of a body, in which errors are located. orjson makes Python objects of it, a few
 megabytes."""
+
+SEARCHED_FORM_BYTES: Final = 4_096
 
 NOT_JSON: Final = re.compile(
     r"[-+]?(?:NaN|nan|NAN|Infinity|infinity|Inf|inf|INF)\b|True\b|False\b|None\b|undefined\b|'|//|/\*"
@@ -31,6 +35,8 @@ INSTEAD: Final = {
     "/*": "comments are not JSON",
 }
 
+GZIP: Final = b"\x1f\x8b"
+
 WORDS: Final = (b"NaN", b"Infinity")
 
 UTF_16: Final = "the body is not JSON: it is UTF-16, and JSON is UTF-8"
@@ -45,6 +51,8 @@ def why_not_json(body: bytes, reason: str) -> str:
     """
     if is_utf16(body):
         return UTF_16
+    if wrong := _what_instead(body):
+        return wrong
     text = body[:SEARCHED_BYTES].removeprefix(BOM).decode("utf-8", "ignore")
     try:
         orjson.loads(text)
@@ -62,11 +70,27 @@ def why_not_utf8(body: bytes) -> str:
     """What is wrong with bytes that are not UTF-8."""
     if is_utf16(body):
         return UTF_16
+    if wrong := _what_instead(body):
+        return wrong
     try:
         body.decode()
     except UnicodeDecodeError as error:
         return f"the body is not JSON: it is not UTF-8 at byte {error.start:,}"
     return "the body is not JSON: it is not UTF-8"
+
+
+def _what_instead(body: bytes) -> str | None:
+    """What a body is that is no text at all, or a form."""
+    if body.startswith(GZIP):
+        return "the body is not JSON: it is a gzip file, which needs Content-Encoding: gzip"
+    if name := name_of(body):
+        return f"the body is not JSON: it is {name}; Content-Type has to say what the body is"
+    if body.startswith(b"--") and b"content-disposition" in body[:SEARCHED_FORM_BYTES].lower():
+        return (
+            "the body is not JSON: it is a form; leave its Content-Type, multipart/form-data with "
+            "a boundary, to the client that makes it"
+        )
+    return None
 
 
 def is_utf16(body: bytes) -> bool:
@@ -87,8 +111,14 @@ def _described(text: str, error: orjson.JSONDecodeError) -> str:
     found = NOT_JSON.match(text, error.pos - is_signed)
     if found:
         what = INSTEAD.get(found[0], f"{found[0]} is not JSON")
+    elif text.startswith("[object "):
+        what = "an object of JavaScript takes JSON.stringify"
+    elif text[error.pos : error.pos + 1] == "." and not is_signed:
+        what = "a number begins with a digit"
     else:
         what = error.msg.partition(": line ")[0]
+        if what.startswith("unexpected content after") and error.lineno > 1:
+            what += "; JSON Lines are not read: a request is one document with a list"
     return f"the body is not JSON at line {error.lineno}, column {column}: {what}"
 
 

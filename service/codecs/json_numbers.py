@@ -155,6 +155,8 @@ def number_row(
                 except TypeError:
                     break
     wrong = _misfit(item, shapes)
+    if name == "images" and not isinstance(item, simdjson.Array):
+        wrong = wrong.replace("expected numbers", "expected an image file in base64, or numbers")
     if (n, *_first_lengths(item)) in shapes:  # of the first item: it is a part of one
         wrong += f"; {name} is a list of them, so one takes another pair of brackets"
     raise InvalidContentError(f"{name}[{index}] {wrong}", ("body", name, index))

@@ -37,7 +37,10 @@ def multipart_files(
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise BadBodyError(f"Content-Type {content_type[:128]!r} has no boundary")
+        raise BadBodyError(
+            f"Content-Type {content_type[:128]!r} has no boundary: leave the "
+            "header to the client that makes the form, as fetch and curl -F do if it is not set"
+        )
     files: list[bytes] = []
     header: dict[str, bytes] = {}
     name, value, content = bytearray(), bytearray(), BytesIO()
@@ -55,6 +58,13 @@ def multipart_files(
             hint = f"; {shown} goes into the query: ?{shown}=…" if shown in query_names else ""
             raise InvalidContentError(
                 f"the form has a part named {shown!r}, expected 'images'{hint}", ("body",)
+            )
+
+        if header.get("content-type", b"").lower().startswith(b"multipart/"):
+            raise InvalidContentError(
+                "the form has several files in one part; each takes its own: curl -F images=@A "
+                "-F images=@B",
+                ("body",),
             )
 
     def part_data(data: bytes, start: int, stop: int) -> None:

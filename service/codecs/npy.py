@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
+from service.codecs.arrays import check_count, inverted, latents_in_range, pixels_in_range
 from service.codecs.hints import stripped_hint
 from service.codecs.options import ImageOptions, LatentOptions, Latents, Pixels
 from service.errors import BadBodyError, InvalidContentError
@@ -47,7 +47,8 @@ def read_npy_images(body: bytes, options: ImageOptions) -> Pixels:
         )
     check_count(len(array), options.max_images)
     dtype = "uint8" if array.dtype == np.uint8 else "float32"
-    return pixels_in_range(array.reshape(len(array), -1), dtype)
+    pixels = pixels_in_range(array.reshape(len(array), -1), dtype)
+    return inverted(pixels) if options.invert else pixels
 
 
 def read_npy_latents(body: bytes, options: LatentOptions) -> Latents:
@@ -102,11 +103,13 @@ def read_npy(body: bytes) -> NDArray[Any]:
             f"the .npy header announces shape ({text}) of {dtype.name}, but {data_bytes:,} bytes "
             f"follow it{stripped_hint(body)}"
         )
-    if not data_bytes or len(shape) > MAX_NPY_DIMENSIONS:
+    if not data_bytes:
         raise InvalidContentError(
-            f"the array has shape {str(list(shape))[:128]}, expected at most "
-            f"{MAX_NPY_DIMENSIONS} dimensions, each of size 1 or more",
-            ("body",),
+            f"the array is empty: its shape is {str(list(shape))[:128]}", ("body",)
+        )
+    if len(shape) > MAX_NPY_DIMENSIONS:
+        raise InvalidContentError(
+            f"the array has {len(shape):,} dimensions > maximum {MAX_NPY_DIMENSIONS}", ("body",)
         )
     flat = np.frombuffer(body, dtype, offset=file.tell())
     array: NDArray[Any] = flat.reshape(shape, order="F" if fortran_order else "C")

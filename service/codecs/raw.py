@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.arrays import check_count, latents_in_range, pixels_in_range
+from service.codecs.arrays import check_count, inverted, latents_in_range, pixels_in_range
 from service.codecs.hints import raw_hint
 from service.codecs.options import DTYPES, Dtype, ImageOptions, LatentOptions, Latents, Pixels
 from service.errors import InvalidContentError
@@ -18,7 +18,8 @@ def read_raw_images(body: bytes, options: ImageOptions) -> Pixels:
     dtype = options.dtype or "uint8"
     rows = _raw_rows(body, options.pixels, dtype, f"images of {list(options.shape)} {dtype}")
     check_count(len(rows), options.max_images)
-    return pixels_in_range(rows, dtype)
+    pixels = pixels_in_range(rows, dtype)
+    return inverted(pixels) if options.invert else pixels
 
 
 def read_raw_latents(body: bytes, options: LatentOptions) -> Latents:

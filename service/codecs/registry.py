@@ -245,18 +245,20 @@ def _media_type(body: bytes, content_type: str, readers: Mapping[str, object]) -
         return media_type
     if (alias := ALIASES.get(media_type)) in readers:
         return str(alias)
-    raise UnsupportedTypeError(_why_not_read(body, media_type, readers))
+    declared = content_type.partition(";")[0].strip()
+    raise UnsupportedTypeError(_why_not_read(body, declared, readers))
 
 
-def _why_not_read(body: bytes, media_type: str, readers: Mapping[str, object]) -> str:
+def _why_not_read(body: bytes, declared: str, readers: Mapping[str, object]) -> str:
+    """`declared` is the Content-Type, without parameters; it may be empty."""
     read = f"this route reads {', '.join(readers)}"
     name = what_it_is(body)
-    if media_type:
-        seems = f"; the body's bytes say {name.removeprefix('it ')}" if name else ""
-        return f"Content-Type is {media_type[:64]!r}, {read}{seems}"
+    stated = f"Content-Type is {declared[:64]!r}" if declared else "there is no Content-Type"
+    if declared and declared.lower() not in UNSPECIFIC:
+        return f"{stated}, {read}" + (f"; by the body's bytes {name}" if name else "")
     if name:
-        return f"there is no Content-Type, and by the body's bytes {name}; {read}"
-    return f"there is no Content-Type and the body's type was not recognized, {read}"
+        return f"{stated}, and by the body's bytes {name}; {read}"
+    return f"{stated} and the body's type was not recognized, {read}"
 
 
 def _is_slow(media_type: str, body: bytes, options: ImageOptions) -> bool:

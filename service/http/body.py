@@ -17,6 +17,9 @@ from service.request import RequestContext
 ENCODINGS: Final = ("gzip", "deflate")
 """Content-Encodings that bodies may have."""
 
+ALIASES: Final = {"x-gzip": "gzip"}
+"""Other names of encodings (RFC 9110, section 8.4.1.3)."""
+
 GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 """`wbits` for both formats: `deflate` means zlib's format (RFC 9110, section 8.4.1.2)."""
 
@@ -39,6 +42,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise TooLargeError(f"the body has {int(content_length):,} bytes > maximum {max_bytes:,}")
     context.check_queue_capacity(1, int(content_length) if content_length.isdecimal() else 0)
     encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = ALIASES.get(encoding, encoding)
     if encoding not in ("identity", *ENCODINGS):
         raise UnsupportedTypeError(
             f"Content-Encoding is {encoding[:64]!r}, expected {', '.join(ENCODINGS)} or none"

@@ -22,6 +22,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.errors import InvalidContentError
 from service.http.lifecycle import Handler
 
 CACHED_QUERIES: Final = 256
@@ -105,10 +106,28 @@ def _handler(endpoint: Endpoint, path_values: dict[str, str]) -> Handler:
 
 
 def parse_query(model: type[M], query_string: bytes) -> M:
-    """Parse a query string. Raises `RequestValidationError`, as FastAPI does."""
-    values: dict[str, Any] = dict(QueryParams(query_string))
+    """Parse a query string. Raises `RequestValidationError`, as FastAPI does, and
+    `InvalidContentError` for a parameter that is there twice."""
+    given = QueryParams(query_string).multi_items()
+    values: dict[str, Any] = dict(given)
+    if len(values) < len(given):  # else the last one would count, and nobody would know
+        raise InvalidContentError(*_repeated(name for name, _ in given))
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        errors = [item | {"loc": ("query", *item["loc"])} for item in error.errors()]
+        known = {"known": list(model.model_fields)}  # for the message about an unknown one
+        errors = [
+            item | {"loc": ("query", *item["loc"]), "ctx": item.get("ctx", {}) | known}
+            for item in error.errors()
+        ]
         raise RequestValidationError(errors) from error
+
+
+def _repeated(names: Iterable[str]) -> tuple[str, tuple[str, str]]:
+    """The error of the first name that is there twice, and its place."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            break
+        seen.add(name)
+    return f"the parameter {name[:64]!r} is there twice", ("query", name[:64])

@@ -241,7 +241,7 @@ class LifecycleMiddleware:
             return self._compressed
         declared = declared_methods(request.scope)
         if not declared:
-            raise no_such_path(request.scope["path"])
+            raise no_such_path(request.scope)
         return Response(status_code=204, headers={"Allow": allow_header(declared)})
 
 

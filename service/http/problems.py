@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final
@@ -27,6 +28,8 @@ OPEN_INFERENCE: Final = "/v2"
 
 BAD_INPUT: Final = frozenset({406, 413, 415, 422})
 """Statuses that are 400 in that protocol."""
+
+MAX_SHOWN_PATH: Final = 128
 
 TIMER_SLACK_S: Final = 0.05
 """The event loop's timers may fire a little before the deadline on `time.perf_counter`'s clock."""
@@ -103,16 +106,23 @@ def error_response(
     )
 
 
-def no_such_path(path: str) -> NotFoundError:
+def no_such_path(scope: Scope) -> NotFoundError:
     """The error for a path that no route has."""
-    return NotFoundError(f"there is no {path[:128]} here; /docs lists what there is")
+    path: str = scope["path"]
+    plain = f"/{'/'.join(filter(None, path.lower().split('/')))}"
+    hint = "/docs lists what there is"
+    # Of routes that differ in case or slashes, none is redirected to: clients lose bodies on the
+    # way, or send the next request to the wrong address again.
+    if plain != path and len(path) <= MAX_SHOWN_PATH and declared_methods({**scope, "path": plain}):
+        hint = f"did you mean {plain}?"
+    return NotFoundError(f"there is no {path[:MAX_SHOWN_PATH]} here; {hint}")
 
 
 def _framework_detail(error: HTTPException, scope: Scope, headers: dict[str, str]) -> str:
     """The framework's own errors: no such route, no such method. Completes `Allow` in `headers`,
     where the framework names the methods of one route only, and neither HEAD nor OPTIONS."""
     if error.status_code == 404:
-        return no_such_path(scope["path"]).detail
+        return no_such_path(scope).detail
     if error.status_code == 405:
         declared = declared_methods(scope)
         headers["Allow"] = allow_header(declared)
@@ -125,7 +135,16 @@ def _validation_message(item: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
     reason = item["msg"][:1].lower() + item["msg"][1:]
     if item["type"] == "extra_forbidden":
-        return f"{name[:64]!r} is not a known parameter here"
+        return _unknown_parameter(name[:64], item.get("ctx", {}).get("known", ()))
     if item["type"] == "missing":
         return f"{name} is missing"
     return f"{name} is {str(item['input'])[:64]!r}: {reason}"
+
+
+def _unknown_parameter(name: str, known: Sequence[str]) -> str:
+    message = f"{name!r} is not a known parameter here"
+    if not known:
+        return message
+    expected = ", ".join(known)
+    near = get_close_matches(name.lower(), known, 1)
+    return f"{message}; did you mean {near[0]}?" if near else f"{message}, expected {expected}"

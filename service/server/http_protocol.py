@@ -44,6 +44,15 @@ trailers of a chunked body."""
 
 MAX_HEADERS: Final = 128
 
+TLS_HANDSHAKE: Final = b"\x16\x03"
+
+HTTP_2: Final = b"PRI * HTTP/2"
+
+METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
+
+MAX_METHOD_BYTES: Final = 8
+"""Of the longest of them, and a blank."""
+
 TLS_CLOSE_S: Final = 1.0
 """How long a client that has read all answers may take to confirm the end of a TLS connection."""
 
@@ -136,10 +145,24 @@ class HttpProtocol(HttpToolsProtocol):
                 data = self._head_without_upgrade() + data[error.args[0] :]
             except httptools.HttpParserError:
                 if not self._is_broken:
-                    self._break(400, "this is not HTTP/1.1")
+                    self._break(400, self._why_not_http(data))
         self._chunk = b""
         if self._bytes_without_progress > MAX_HEAD_BYTES and not self._is_broken:
             self._break_over_limit()
+
+    def _why_not_http(self, data: bytes) -> str:
+        """What a client sent that could not be parsed, if its first bytes tell."""
+        hint = ""
+        if self._state in (ReadState.IDLE, ReadState.HEAD):
+            if data.startswith(TLS_HANDSHAKE):
+                hint = ": it is a TLS handshake; the address begins with http://, not https://"
+            elif data.startswith(HTTP_2):
+                hint = ": it is HTTP/2"
+            else:
+                method = data[:MAX_METHOD_BYTES].partition(b" ")[0]
+                if method.islower() and method.upper() in METHODS:
+                    hint = f": the method is {method.decode()}, expected {method.decode().upper()}"
+        return f"this is not HTTP/1.1{hint}"
 
     def pause_writing(self) -> None:
         """The client reads more slowly than answers are written."""

@@ -446,6 +446,35 @@ async def test_no_such_route(client: AsyncClient, method: str, path: str) -> Non
     assert len(found["detail"]) < 300
 
 
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("/anomaly-score/", "/anomaly-score"),
+        ("//livez", "/livez"),
+        ("/Readyz", "/readyz"),
+        ("/ENCODE//", "/encode"),
+        ("/v2/models/encode/ready/", "/v2/models/encode/ready"),
+        ("/V2/", "/v2"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_a_path_that_differs_in_case_or_slashes_names_the_right_one(
+    client: AsyncClient, method: str, path: str, near: str
+) -> None:
+    answer = await client.request(method, f"http://test{path}")
+    assert answer.status_code == 404
+    said = answer.json()
+    assert said.get("detail", said.get("error")) == (
+        f"there is no {path} here; did you mean {near}?"
+    )
+
+
+@pytest.mark.parametrize("path", ["/nope/", "//nope", "/Encoder", "/" * 100])
+async def test_a_path_near_no_other_names_none(client: AsyncClient, path: str) -> None:
+    answer = await client.get(f"http://test{path}")
+    problem(answer, 404, "/docs lists what there is")
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "BREW"])
 @pytest.mark.parametrize("route", WORK_ROUTES)
 async def test_no_such_method(client: AsyncClient, route: str, method: str) -> None:

@@ -29,7 +29,12 @@ def raw_deflate(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("encoding", "pack"),
-    [("gzip", gzip.compress), ("GZip", gzip.compress), ("deflate", zlib.compress)],
+    [
+        ("gzip", gzip.compress),
+        ("GZip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+    ],
 )
 async def test_compressed_bodies(
     client: AsyncClient, four: Images, mu_of_four: Array, encoding: str, pack: Callable[..., bytes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import orjson
 import pytest
@@ -132,3 +134,35 @@ async def test_a_seed_that_is_negative_or_of_more_than_64_bits(
         answer = await post(client, f"{route}?sample=true&seed={seed}", npy(BLANK), NPY)
         assert problem(answer, 422, "seed")["errors"][0]["loc"] == ["query", "seed"]
     problem(await client.get(f"/sample?seed={seed}"), 422, "seed")
+
+
+@pytest.mark.parametrize(
+    ("declared", "sent", "status", "words"),
+    [
+        (JSON, "image/png", 400, "is not JSON: it is a PNG file"),
+        (JSON, NPY, 400, "is not JSON: it is an .npy file"),
+        (JSON, FORM, 400, "is not JSON: it is a form; leave its Content-Type"),
+        (JSON, "gzip", 400, "it is a gzip file, which needs Content-Encoding: gzip"),
+        ("image/png", JSON, 400, "it looks like JSON, whose type is application/json"),
+        ("image/*", "image/png", 415, "it is a PNG file, whose type is image/png"),
+        ("text/plain;charset=UTF-8", JSON, 415, "bytes it looks like JSON, whose type is"),
+        ("application/x-numpy", NPY, 415, "it is an .npy file, whose type is application/x-npy"),
+        ("", "gzip", 415, "there is no Content-Type, and by the body's bytes it is a gzip file"),
+        ("", "gzip", 415, "any body with Content-Encoding: gzip"),
+        ("application/x-www-form-urlencoded", "fields", 415, "curl -F images=@FILE"),
+        ("application/x-www-form-urlencoded", "fields", 415, "'application/x-www-form-urlenc"),
+    ],
+)
+async def test_a_wrong_type_is_told_what_the_body_is(
+    client: AsyncClient, four: Images, declared: str, sent: str, status: int, words: str
+) -> None:
+    """As programs send it that set one Content-Type for everything."""
+    body = {
+        JSON: orjson.dumps(uint8_body(four[:1])),
+        NPY: npy(four[0]),
+        "image/png": image_file(four[0]),
+        FORM: form(image_file(four[0])),
+        "gzip": gzip.compress(orjson.dumps(uint8_body(four[:1]))),
+        "fields": b"images=iVBORw0KGgo%2B&alpha=0.5",
+    }[sent]
+    problem(await post(client, "/encode", body, declared), status, words)

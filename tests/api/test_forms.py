@@ -90,3 +90,17 @@ async def test_a_form_with_an_odd_boundary(client: AsyncClient, boundary: str) -
 
 async def test_a_form_has_no_latents(client: AsyncClient) -> None:
     problem(await post(client, "/decode", form(b"x"), FORM), 415, JSON, NPY, RAW)
+
+
+async def test_a_form_without_a_boundary_hears_who_sets_it(client: AsyncClient) -> None:
+    """A page that sets the header of a fetch with FormData takes the boundary away."""
+    answer = await post(client, "/encode", form(image_file(BLANK)), "multipart/form-data")
+    problem(answer, 400, "no boundary: leave the header to the client")
+
+
+async def test_several_files_in_one_part_are_refused(client: AsyncClient) -> None:
+    """As `curl -F images=@a.png,b.png` sends them."""
+    head = b'--cut\r\nContent-Disposition: form-data; name="images"\r\n'
+    inner = b"Content-Type: multipart/mixed; boundary=in\r\n\r\n--in\r\n\r\nx\r\n--in--\r\n"
+    answer = await post(client, "/encode", head + inner + b"--cut--\r\n", FORM)
+    problem(answer, 422, "several files in one part", "-F images=@A")

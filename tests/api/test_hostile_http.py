@@ -302,3 +302,24 @@ def test_an_evicted_connection_is_really_closed(live: Service) -> None:
     assert live.open_files() <= open_before + 31
     for plain in (*unread_ones, *idle):
         plain.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            "a TLS handshake; the address begins with",
+        ),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it is HTTP/2"),
+        (b"patch /livez HTTP/1.1\r\nHost: x\r\n\r\n", "the method is patch, expected PATCH"),
+        (b"post /encode HTTP/1.1\r\nHost: x\r\n\r\n", "the method is post, expected POST"),
+        (b"brew /encode HTTP/1.1\r\nHost: x\r\n\r\n", 'this is not HTTP/1.1"'),
+        (CHUNKED + b"post /x\r\n", 'this is not HTTP/1.1"'),
+    ],
+)
+def test_what_is_not_http_is_named(connection: Connection, data: bytes, words: str) -> None:
+    connection.send(data)
+    status, _, body = connection.answer()
+    assert status.startswith("HTTP/1.1 400 ")
+    assert words in body.decode()

@@ -13,7 +13,15 @@ from httpx import AsyncClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.api.helpers import IMAGE_ROUTES, LOSSLESS, base64_file, image_file, problem
+from tests.api.bodies import JSON, NPY, RAW, npy, post
+from tests.api.helpers import (
+    IMAGE_ROUTES,
+    LOSSLESS,
+    base64_file,
+    image_file,
+    problem,
+    uint8_body,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -161,6 +169,32 @@ async def test_invert_is_for_dark_ink_on_light_paper(
     ):
         answer = await client.post("/anomaly-score?invert=true", **body)
         assert answer.json()["score"] == near(expected[:1, 0])
+
+
+@pytest.mark.parametrize(
+    "route", ["/anomaly-score?invert=true", "/anomaly-score?invert=1&score=mse"]
+)
+async def test_invert_is_for_numbers_too(client: AsyncClient, four: Images, route: str) -> None:
+    """Of every type, alone or beside a file, at once or by a thread: never ignored."""
+    on_paper = 255 - four
+    floats = (on_paper / 255).astype(np.float32)
+    expected = (await post(client, route.replace("invert", "resize"), npy(four), NPY)).json()
+    mixed = {
+        "dtype": "uint8",
+        "images": [base64_file(on_paper[0]), *on_paper[1:].tolist()],
+    }
+    for content, content_type in (
+        (npy(on_paper), NPY),
+        (npy(floats), NPY),
+        (on_paper.tobytes(), RAW),
+        (orjson.dumps(uint8_body(on_paper)), JSON),
+        (orjson.dumps({"images": floats.tolist()}), JSON),
+        (orjson.dumps({"images": floats[:, 0].tolist()}, option=orjson.OPT_INDENT_2), JSON),
+        (orjson.dumps(mixed), JSON),
+    ):
+        for _ in range(2):  # the second may be answered directly
+            found = (await post(client, route, content, content_type)).json()
+            assert found["score"] == near(np.array(expected["score"])), content_type
 
 
 async def test_a_photograph_is_read_beside_small_files(client: AsyncClient) -> None:

@@ -402,3 +402,16 @@ async def test_the_page_says_what_becomes_of_files(client: AsyncClient) -> None:
         body = page["paths"][route]["post"]["requestBody"]["description"]
         for words in ("black", "white with ?invert=true", "squashed", "TIFF", "first", "?bits"):
             assert words in body
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_a_file_that_was_turned_into_text_is_named(
+    client: AsyncClient, digit: Pixels, kind: str, carrier: str
+) -> None:
+    """As `fetch` sends a binary string, and as it sends a file that was read as UTF-8."""
+    data = BytesIO()
+    Image.fromarray(digit).save(data, kind)
+    for text in (data.getvalue().decode("latin-1"), data.getvalue().decode(errors="replace")):
+        answer = await send(client, text.encode(), carrier)
+        problem(answer, 415 if carrier == "body" else 400, "file that was turned into text")

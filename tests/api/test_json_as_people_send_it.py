@@ -306,3 +306,25 @@ async def test_a_query_parameter_in_a_form(client: AsyncClient, digit: Images) -
 async def test_a_misspelt_field(client: AsyncClient, wrong: str, right: str) -> None:
     answer = await post(client, "/encode", {wrong: [IMAGE]})
     problem(answer, 422, f"{wrong!r} is not a known field", f"did you mean {right}")
+
+
+async def test_json_lines_are_named(client: AsyncClient) -> None:
+    for text in (b'{"z": [[0]]}\n{"z": [[0]]}\n', b"[0]\r\n\r\n[1]"):
+        problem(await post(client, "/decode", text), 400, "at line", "JSON Lines are not read")
+    answer = await post(client, "/decode", b'{"z": [[0]]} x')
+    assert "JSON Lines" not in problem(answer, 400, "content after document")["detail"]
+
+
+async def test_a_number_without_a_digit_before_its_point(client: AsyncClient) -> None:
+    answer = await post(client, "/decode", b'{"z": [[0, .5]]}')
+    problem(answer, 400, "at line 1, column 12: a number begins with a digit")
+
+
+@pytest.mark.parametrize("item", [None, True, 0.5, {"b64": "iVBORw0KGgo"}])
+async def test_what_is_no_image_hears_of_base64(client: AsyncClient, item: Any) -> None:
+    answer = await post(client, "/encode", {"images": [item]})
+    problem(answer, 422, "images[0] is a" if item else "is null", "an image file in base64")
+
+
+async def test_an_object_of_javascript_is_named(client: AsyncClient) -> None:
+    problem(await post(client, "/encode", b"[object Object]"), 400, "takes JSON.stringify")

@@ -212,3 +212,8 @@ async def test_npy_with_a_pixel_out_of_range(client: AsyncClient, dtype: str, va
     if dtype == "<f4":
         answer = await post(client, "/encode?dtype=float32", images.tobytes(), RAW)
         assert problem(answer, 422, *mentioned)["errors"][0]["loc"] == ["body", "images", 2]
+
+
+async def test_an_array_of_no_images_is_named(client: AsyncClient) -> None:
+    answer = await post(client, "/encode", npy(np.zeros((0, 28, 28), np.float32)), NPY)
+    problem(answer, 422, "the array is empty: its shape is [0, 28, 28]")

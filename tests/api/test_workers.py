@@ -162,11 +162,14 @@ def test_a_setting_no_worker_can_start_with_gives_one_clear_line(server: Server)
     check_refused(done.returncode, done.stderr, "'nope'")
 
 
+@pytest.mark.parametrize("count", ["1", "2"])
 @pytest.mark.parametrize("other", ["server", "workers"])
-def test_a_port_in_use_gives_one_clear_line(other: str, request: pytest.FixtureRequest) -> None:
+def test_a_port_in_use_gives_one_clear_line(
+    other: str, count: str, request: pytest.FixtureRequest
+) -> None:
     """By a service that shares it among its own workers, too."""
     port = str(address(request.getfixturevalue(other))[1])
-    done = run_service("--workers", "2", "--port", port)
+    done = run_service("--workers", count, "--port", port)
     check_refused(done.returncode, done.stderr, "port", port, "in use")
 
 

@@ -199,7 +199,8 @@ def _validated(query: type[M], parameters: Mapping[str, Any], flags: tuple[str, 
     given = {name: value for name, value in parameters.items() if value is not None}
     for name, value in given.items():
         if isinstance(value, bool) and name not in flags:
-            raise BadBodyError(f"{name} is {str(value).lower()}, expected no boolean")
+            expected = EXPECTED.get(name, "a number")
+            raise BadBodyError(f"{name} is {str(value).lower()}, expected {expected}")
     try:
         return query.model_validate(given)
     except ValidationError as error:
@@ -215,6 +216,9 @@ def _why_no_p_values(service: Service, options: ScoreOptions) -> str:
         )
     return f"{options.name} does not have, as it is not calibrated"
 
+
+EXPECTED: Final = {"fdr": "'bh'", "score": "the name of a score"}
+"""What to give instead of a boolean; all others are numbers."""
 
 MODELS: Final[Mapping[str, Model]] = {
     "encode": Model("images", ("mu", "sigma"), _plan_encode),

@@ -291,7 +291,8 @@ def _rows(infer_request: InferRequest, config: VAEConfig, max_images: int) -> ND
     check_count(len(array), max_images)
     rows = array.reshape(len(array), -1)
     if not latents:
-        return pixels_in_range(rows, "uint8" if rows.dtype == np.uint8 else "float32")
+        dtype = "uint8" if rows.dtype == np.uint8 else "float32"
+        return pixels_in_range(rows, dtype, as_bytes="send the datatype UINT8")
     return latents_in_range(rows)
 
 

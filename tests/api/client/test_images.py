@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from io import BytesIO, StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,7 @@ class AsyncFile:
         (lambda _: b"", ValueError, "0 bytes"),
         (lambda _: [BytesIO()], ValueError, r"images\[0\] is empty"),
         (lambda path: [path, StringIO("text")], TypeError, r"images\[1\].*mode 'rb'"),
+        (lambda path: TextIOWrapper(BytesIO(path.read_bytes())), TypeError, "mode 'rb'"),
         (lambda _: AsyncFile(), TypeError, "await"),
         (lambda _: None, TypeError, "NoneType"),
         (lambda _: 5, TypeError, "int"),

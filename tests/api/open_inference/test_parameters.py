@@ -279,3 +279,16 @@ def test_large_bodies_have_them_too(http: httpx.Client, digits: NDArray[np.uint8
     assert found["score"] == found["mse"]
     content["parameters"] = {"alhpa": 1}
     error(post(http, "anomaly-score", content), 400, "'alhpa'")
+
+
+def test_a_boolean_hears_what_is_expected(http: httpx.Client, rows: Arrays) -> None:
+    content = document("images", rows["images"])
+    for name, expected in (("fdr", "'bh'"), ("alpha", "a number"), ("score", "name of a score")):
+        answer = post(http, "anomaly-score", content | {"parameters": {name: True}})
+        error(answer, 400, f"{name} is true, expected", expected)
+
+
+def test_pixels_in_0_to_255_hear_of_the_datatype(http: httpx.Client, rows: Arrays) -> None:
+    """Which is not called dtype here."""
+    content = document("images", rows["images"] * 0 + 200)
+    error(post(http, "encode", content), 400, "for pixels in 0..255, send the datatype UINT8")

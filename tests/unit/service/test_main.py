@@ -17,6 +17,7 @@ def _only_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "open_standard_streams", lambda: None)
     monkeypatch.setattr(command, "set_up_logging", lambda *_: None)
     monkeypatch.setattr(command, "check_certificate", lambda *_: None)
+    monkeypatch.setattr(command, "_check_address", lambda *_: None)
 
 
 @pytest.mark.parametrize(

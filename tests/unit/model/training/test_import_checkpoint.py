@@ -336,7 +336,7 @@ def test_a_key_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixtu
     found = load_bundle(tmp_path / "out").weights
     assert torch.equal(found["encoder.0.weight"], ema["encoder.0.weight"])
     assert run(tmp_path, value, "--overwrite", "--key", "none") == 2
-    assert "no state dict is at 'none': there is 'model' or 'averaged.ema'" in (
+    assert "holds no state dict at 'none': there is 'model' or 'averaged.ema'" in (
         capsys.readouterr().err
     )
     assert run(tmp_path, {"epoch": 3}, "--overwrite", "--key", "model") == 2
@@ -559,3 +559,23 @@ def test_a_damaged_file_is_reported_or_read(
         import_checkpoint(path, name="my")
     except BundleError as error:
         assert_one_line(error)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As failed downloads leave it, or a wrong file name."""
+    path = tmp_path / "my.pt"
+    whole = saved(state(), path).read_bytes()
+    for content, words in (
+        (b"", "my.pt is empty"),
+        (whole[: len(whole) // 2], "my.pt is cut short"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a Git LFS pointer, not",
+        ),
+        (b"<!DOCTYPE html><html>sign in</html>", "is a web page, not a checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG file, not a checkpoint"),
+        (b"PK", "is not a file of plain tensors"),
+    ):
+        path.write_bytes(content)
+        assert main(["import", str(path), "--out", str(tmp_path / "out")]) == 2
+        assert words in capsys.readouterr().err
