@@ -70,7 +70,7 @@ def settings_source(prog: str) -> CliSettingsSource[argparse.ArgumentParser]:
         Settings, cli_prog_name=prog, cli_parse_none_str=NULL_IS_TEXT
     )
     parser = source.root_parser
-    parser.usage = "%(prog)s [--FLAG VALUE ...]"  # the list of 29 flags is no help
+    parser.usage = "%(prog)s [--FLAG VALUE ...]"  # a list of all flags is no help
     parser.description = inspect.cleandoc(Settings.__doc__ or "")
     shown = f"vae-service {version('vae-service')}"
     parser.add_argument("--version", action="version", version=shown)

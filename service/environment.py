@@ -46,7 +46,7 @@ MAX_SUGGESTIONS: Final = 3
 def read(environ: Mapping[str, str], settings: Collection[str]) -> dict[str, str]:
     """The value of each setting that the environment has, by the setting's name.
 
-    White space around a value does not count: a file with Windows line ends leaves a carriage
+    White space around a value is ignored: a file with Windows line ends leaves a carriage
     return there. An empty value means unset, and a service link in place of the port counts as
     unset too. Names are read in any case; capitals win.
     """
@@ -135,7 +135,7 @@ def nearest(name: str, known: Collection[str]) -> list[str]:
 
 
 def _setting(variable: str) -> str:
-    """The name that a variable would have as a setting; empty if it is none of ours."""
+    """The name that a variable would have as a setting; empty if it is not `VAE_…`."""
     name = variable.lower()
     prefix = PREFIX.lower()
     return name.removeprefix(prefix) if name.startswith(prefix) else ""

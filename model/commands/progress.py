@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,10 +19,8 @@ from rich.progress import (
 )
 from rich.status import Status
 
+from model.datasets.download import LINE_S
 from model.training.train import Step
-
-LINE_S: Final = 5.0
-"""Seconds between two lines. A log of an hour then has 720 of them."""
 
 
 class _Bars(Progress):

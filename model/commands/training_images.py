@@ -211,8 +211,9 @@ def _channels(folder: Folder, arguments: argparse.Namespace) -> int:
 def _sides(folder: Folder, arguments: argparse.Namespace) -> tuple[int, int]:
     """Height and width of the images of a folder that has some.
 
-    Raises `DataError` for a `--size` of which the network beside a detector could average no
-    squares: it would be fully connected and have a hundred million weights, or take hours.
+    Raises `DataError` for a `--size` that the network beside a detector could not divide into
+    squares to average: it would be fully connected and have a hundred million weights, or take
+    hours.
     """
     size: int | tuple[int, int] | None = arguments.size
     if not isinstance(size, tuple):

@@ -24,7 +24,8 @@ from rich.progress import (
 )
 
 LINE_S: Final = 5.0
-"""Seconds between two lines of progress where there is no terminal to show a bar on."""
+"""Seconds between two lines of progress where there is no terminal to show a bar on, here and in
+the commands. The log of an hour then has 720 of them."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ IGNORED_FOLDERS: Final = frozenset(
 """Folders that archives, file systems and storage devices add, beside all that start with a dot."""
 
 IGNORED_FILES: Final = frozenset({"desktop.ini", "thumbs.db"})
-"""Files, in lower case, that are worth no line, as are all that start with a dot."""
+"""Files, in lower case, that are left out without a message, as are all that start with a dot."""
 
 RESULTS: Final = (
     ("heat maps of vae score", (".heat-maps",)),

@@ -17,6 +17,7 @@ from service.client.calls import (
     ClientError,
     Encoding,
     ImageScore,
+    ImageWarning,
     ProblemError,
     UnreachableError,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ClientError",
     "Encoding",
     "ImageScore",
+    "ImageWarning",
     "ProblemError",
     "UnreachableError",
 ]

@@ -10,15 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from service.client.score import (
-    ANOMALY,
-    FAILED,
-    KEY_VARIABLE,
-    STANDARD_INPUT,
-    WRONG_COMMAND,
-    say,
-    score,
-)
+from service.client.results import STANDARD_INPUT
+from service.client.score import ANOMALY, FAILED, KEY_VARIABLE, WRONG_COMMAND, say, score
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
@@ -109,6 +102,13 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--invert", action="store_true", help="invert the images: for dark ink on light paper"
+    )
+    command.add_argument(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="bits that 16-bit images use, such as 12 for a 12-bit camera (default: what the file "
+        "says, otherwise 16)",
     )
     command.add_argument(
         "--json", action="store_true", help="print one JSON object per line instead of a table"

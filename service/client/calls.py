@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -34,6 +37,12 @@ T = TypeVar("T")
 NPY: Final = "application/x-npy"
 JSON: Final = "application/json"
 PNG: Final = "image/png"
+
+WARNINGS: Final = "X-Warnings"
+"""Header with the warnings of answers that are not JSON, as a JSON list."""
+
+INDEX: Final = re.compile(r"images\[([0-9]+)\]: ")
+"""What a warning about one image file starts with."""
 
 RETRY_STATUSES: Final = frozenset({429, 503})
 """Statuses that ask the caller to try again later."""
@@ -69,6 +78,10 @@ class ProblemError(ClientError):
         super().__init__(f"{status} {self.title}: {self.detail}")
 
 
+class ImageWarning(UserWarning):
+    """Something about an image file that could be a mistake, such as 12-bit values in 16 bits."""
+
+
 class Encoding(NamedTuple):
     """Posteriors N(μ, diag σ²)."""
 
@@ -88,6 +101,8 @@ class AnomalyScores(NamedTuple):
     score_type: str
     alpha: float
     threshold: float | None
+    warnings: tuple[str, ...] = ()
+    """What could be a mistake about an image file. A text starts with its place: `images[3]: `."""
 
 
 class ImageScore(NamedTuple):
@@ -98,6 +113,7 @@ class ImageScore(NamedTuple):
     is_anomaly: bool | None
     mse: float
     kl: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,11 +268,14 @@ def _scores(response: httpx.Response) -> AnomalyScores:
         score_type=value["score_type"],
         alpha=value["alpha"],
         threshold=value["threshold"],
+        warnings=tuple(map(str, value.get("warnings") or ())),
     )
 
 
 def each(scores: AnomalyScores) -> Iterator[ImageScore]:
-    """The scores of each image."""
+    """The scores of each image, with the warnings about it. Those that name no image are about
+    all."""
+    indexed = [(INDEX.match(text), text) for text in scores.warnings]
     for i in range(len(scores.score)):
         yield ImageScore(
             score=float(scores.score[i]),
@@ -264,6 +283,11 @@ def each(scores: AnomalyScores) -> Iterator[ImageScore]:
             is_anomaly=None if scores.is_anomaly is None else bool(scores.is_anomaly[i]),
             mse=float(scores.mse[i]),
             kl=float(scores.kl[i]),
+            warnings=tuple(
+                text[found.end() :] if found else text
+                for found, text in indexed
+                if found is None or int(found[1]) == i
+            ),
         )
 
 
@@ -281,19 +305,37 @@ class Request(Generic[T]):
 
     def result(self, response: httpx.Response, address: str) -> T:
         """The parsed response of the service at `address`. Raises `ClientError` if it cannot be
-        parsed."""
+        parsed.
+
+        What the service warns of is an `ImageWarning` where the client's method is called, two
+        frames above.
+        """
         try:
-            return self.parse(response)
+            value = self.parse(response)
+            texts = _warnings(response, value)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ClientError(
                 f"{address}{self.call.path}: the response cannot be parsed ({error}); is this the "
                 "service's address?"
             ) from error
+        for text in texts:
+            warnings.warn(text, ImageWarning, stacklevel=4)
+        return value
 
 
-def encode_call(images: ImagesLike, invert: bool) -> Request[Encoding]:
+def _warnings(response: httpx.Response, value: object) -> tuple[str, ...]:
+    if isinstance(value, AnomalyScores):
+        return value.warnings
+    found = json.loads(response.headers.get(WARNINGS, "[]"))
+    if not isinstance(found, list):
+        raise TypeError(f"{WARNINGS} is not a list")
+    return tuple(map(str, found))
+
+
+def encode_call(images: ImagesLike, invert: bool, bits: int | None) -> Request[Encoding]:
     """The posterior of each image."""
-    return Request(_images_call("/encode", NPY, images, {"invert": _flag(invert)}), _encoding)
+    params = {"invert": _flag(invert), "bits": bits}
+    return Request(_images_call("/encode", NPY, images, params), _encoding)
 
 
 def decode_call(z: NDArray[Any] | Tensor) -> Request[Floats]:
@@ -307,9 +349,10 @@ def reconstruct_call(
     sample: bool,
     seed: int | None,
     invert: bool,
+    bits: int | None,
 ) -> Request[Floats]:
     """Each image encoded and decoded again."""
-    params = {"sample": _flag(sample), "seed": seed, "invert": _flag(invert)}
+    params = {"sample": _flag(sample), "seed": seed, "invert": _flag(invert), "bits": bits}
     return Request(_images_call("/reconstruct", NPY, images, params), _array)
 
 
@@ -321,6 +364,7 @@ def anomaly_score_call(
     samples: int | None,
     seed: int | None,
     invert: bool,
+    bits: int | None,
 ) -> Request[AnomalyScores]:
     """Anomaly scores of each image. None stands for the service's default."""
     params = {
@@ -330,21 +374,30 @@ def anomaly_score_call(
         "samples": samples,
         "seed": seed,
         "invert": _flag(invert),
+        "bits": bits,
     }
     return Request(_images_call("/anomaly-score", JSON, images, params), _scores)
 
 
-def anomaly_map_call(images: ImagesLike, score: str | None, invert: bool) -> Request[Floats]:
+def anomaly_map_call(
+    images: ImagesLike, score: str | None, invert: bool, bits: int | None
+) -> Request[Floats]:
     """The map of a score; None stands for the default one."""
-    params = {"map": "true", "score": score, "invert": _flag(invert)}
+    params = {"map": "true", "score": score, "invert": _flag(invert), "bits": bits}
     return Request(_images_call("/anomaly-score", NPY, images, params), _array)
 
 
 def anomaly_map_png_call(
-    images: ImagesLike, score: str | None, invert: bool, scale: int
+    images: ImagesLike, score: str | None, scale: int, invert: bool, bits: int | None
 ) -> Request[bytes]:
     """The map drawn over the image, as a PNG with pixels `scale` times as large."""
-    params = {"map": "true", "score": score, "scale": scale, "invert": _flag(invert)}
+    params = {
+        "map": "true",
+        "score": score,
+        "scale": scale,
+        "invert": _flag(invert),
+        "bits": bits,
+    }
     return Request(_images_call("/anomaly-score", PNG, images, params), _png)
 
 

@@ -74,17 +74,21 @@ class Client(_Base[httpx.Client]):
     """The blocking client. Threads can share it. Close it, or use `with`.
 
     Methods raise `ProblemError` if the service refuses a request, and `UnreachableError` if there
-    is no response.
+    is no response. What could be a mistake about an image file is an `ImageWarning`; results of
+    `anomaly_score` and `iter_scores` have its text in `warnings`, too.
     """
 
     _open = httpx.Client
 
-    def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
+    def encode(
+        self, images: ImagesLike, *, invert: bool = False, bits: int | None = None
+    ) -> Encoding:
         """The posterior of each image. `mu` is the embedding.
 
-        `invert`, here and in other methods, is for dark ink on light paper.
+        Here and in other methods, `invert` is for dark ink on light paper, and `bits` is how many
+        bits 16-bit files use, such as 12 for a 12-bit camera.
         """
-        return self._call(encode_call(images, invert))
+        return self._call(encode_call(images, invert, bits))
 
     def decode(self, z: NDArray[Any] | Tensor) -> Floats:
         """The images decoded from latents (N, D): (N, H, W) or (N, C, H, W) in [0, 1]."""
@@ -97,9 +101,10 @@ class Client(_Base[httpx.Client]):
         sample: bool = False,
         seed: int | None = None,
         invert: bool = False,
+        bits: int | None = None,
     ) -> Floats:
         """Each image encoded and decoded again, from z = μ, or from a random draw with `sample`."""
-        return self._call(reconstruct_call(images, sample, seed, invert))
+        return self._call(reconstruct_call(images, sample, seed, invert, bits))
 
     def anomaly_score(
         self,
@@ -111,6 +116,7 @@ class Client(_Base[httpx.Client]):
         samples: int | None = None,
         seed: int | None = None,
         invert: bool = False,
+        bits: int | None = None,
     ) -> AnomalyScores:
         """Anomaly scores of each image.
 
@@ -118,10 +124,17 @@ class Client(_Base[httpx.Client]):
         among all alarms of this call. `score` is a name listed in `model()["scores"]`. `samples`
         and `seed` are for scores that draw at random.
         """
-        return self._call(anomaly_score_call(images, alpha, score, fdr, samples, seed, invert))
+        return self._call(
+            anomaly_score_call(images, alpha, score, fdr, samples, seed, invert, bits)
+        )
 
     def anomaly_map(
-        self, images: ImagesLike, *, score: str | None = None, invert: bool = False
+        self,
+        images: ImagesLike,
+        *,
+        score: str | None = None,
+        invert: bool = False,
+        bits: int | None = None,
     ) -> Floats:
         """Where each image is unusual, in the shape of the images.
 
@@ -129,7 +142,7 @@ class Client(_Base[httpx.Client]):
         of 99.9 %, the same in each channel. The map of any other score is the squared error of each
         pixel. `score` is a name listed in `model()["scores"]`; without one it is the default score.
         """
-        return self._call(anomaly_map_call(images, score, invert))
+        return self._call(anomaly_map_call(images, score, invert, bits))
 
     def anomaly_map_png(
         self,
@@ -138,12 +151,13 @@ class Client(_Base[httpx.Client]):
         score: str | None = None,
         scale: int = 1,
         invert: bool = False,
+        bits: int | None = None,
     ) -> bytes:
         """The map drawn over the image, as a PNG whose pixels are `scale` times as large.
 
         Of several images it is one sheet.
         """
-        return self._call(anomaly_map_png_call(images, score, invert, scale))
+        return self._call(anomaly_map_png_call(images, score, scale, invert, bits))
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
         """`n` new images. The same `seed` gives the same images."""
@@ -161,6 +175,7 @@ class Client(_Base[httpx.Client]):
         alpha: float | None = None,
         score: str | None = None,
         invert: bool = False,
+        bits: int | None = None,
         progress: bool = False,
     ) -> Iterator[ImageScore]:
         """Score a collection of any length in order, with up to `batch` images in memory at a time.
@@ -170,7 +185,9 @@ class Client(_Base[httpx.Client]):
         """
         with _progress(images, progress) as advance:
             for group in batches(images, batch):
-                found = self.anomaly_score(group, alpha=alpha, score=score, invert=invert)
+                found = self.anomaly_score(
+                    group, alpha=alpha, score=score, invert=invert, bits=bits
+                )
                 yield from each(found)
                 advance(len(group))
 
@@ -223,9 +240,11 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     _open = httpx.AsyncClient
 
-    async def encode(self, images: ImagesLike, *, invert: bool = False) -> Encoding:
+    async def encode(
+        self, images: ImagesLike, *, invert: bool = False, bits: int | None = None
+    ) -> Encoding:
         """See `Client.encode`."""
-        return await self._call(await asyncio.to_thread(encode_call, images, invert))
+        return await self._call(await asyncio.to_thread(encode_call, images, invert, bits))
 
     async def decode(self, z: NDArray[Any] | Tensor) -> Floats:
         """See `Client.decode`."""
@@ -238,10 +257,11 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         sample: bool = False,
         seed: int | None = None,
         invert: bool = False,
+        bits: int | None = None,
     ) -> Floats:
         """See `Client.reconstruct`."""
         return await self._call(
-            await asyncio.to_thread(reconstruct_call, images, sample, seed, invert)
+            await asyncio.to_thread(reconstruct_call, images, sample, seed, invert, bits)
         )
 
     async def anomaly_score(
@@ -254,19 +274,27 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         samples: int | None = None,
         seed: int | None = None,
         invert: bool = False,
+        bits: int | None = None,
     ) -> AnomalyScores:
         """See `Client.anomaly_score`."""
         return await self._call(
             await asyncio.to_thread(
-                anomaly_score_call, images, alpha, score, fdr, samples, seed, invert
+                anomaly_score_call, images, alpha, score, fdr, samples, seed, invert, bits
             )
         )
 
     async def anomaly_map(
-        self, images: ImagesLike, *, score: str | None = None, invert: bool = False
+        self,
+        images: ImagesLike,
+        *,
+        score: str | None = None,
+        invert: bool = False,
+        bits: int | None = None,
     ) -> Floats:
         """See `Client.anomaly_map`."""
-        return await self._call(await asyncio.to_thread(anomaly_map_call, images, score, invert))
+        return await self._call(
+            await asyncio.to_thread(anomaly_map_call, images, score, invert, bits)
+        )
 
     async def anomaly_map_png(
         self,
@@ -275,10 +303,11 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         score: str | None = None,
         scale: int = 1,
         invert: bool = False,
+        bits: int | None = None,
     ) -> bytes:
         """See `Client.anomaly_map_png`."""
         return await self._call(
-            await asyncio.to_thread(anomaly_map_png_call, images, score, invert, scale)
+            await asyncio.to_thread(anomaly_map_png_call, images, score, scale, invert, bits)
         )
 
     async def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
@@ -297,12 +326,15 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         alpha: float | None = None,
         score: str | None = None,
         invert: bool = False,
+        bits: int | None = None,
         progress: bool = False,
     ) -> AsyncIterator[ImageScore]:
         """See `Client.iter_scores`."""
         with _progress(images, progress) as advance:
             for group in batches(images, batch):
-                found = await self.anomaly_score(group, alpha=alpha, score=score, invert=invert)
+                found = await self.anomaly_score(
+                    group, alpha=alpha, score=score, invert=invert, bits=bits
+                )
                 for scored in each(found):
                     yield scored
                 advance(len(group))

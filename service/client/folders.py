@@ -31,7 +31,7 @@ IGNORED_FOLDERS: Final = frozenset(
 """Folders that archives, file systems and storage devices add, beside all that start with a dot."""
 
 IGNORED_FILES: Final = frozenset({"desktop.ini", "thumbs.db"})
-"""Files, in lower case, that are worth no line, as are all that start with a dot."""
+"""Files, in lower case, that are left out without a message, as are all that start with a dot."""
 
 HEAT_MAPS: Final = ".heat-maps"
 """File that marks a folder in which `vae score --maps` writes."""
@@ -125,8 +125,10 @@ def _files(folder: Path, maps: Path | None, left_out: list[LeftOut]) -> Iterator
                 mode = path.stat().st_mode
             except OSError as error:
                 if not is_hidden:
-                    dangles = path.is_symlink() and isinstance(error, FileNotFoundError)
-                    leave(path, "link", "a link to nothing" if dangles else explained(error))
+                    is_link = _is_link(path)
+                    dangles = is_link and isinstance(error, FileNotFoundError)
+                    reason = "a link to nothing" if dangles else explained(error)
+                    leave(path, "link" if is_link else "file", reason)
                 continue
             if stat.S_ISDIR(mode):
                 real = path.resolve()
@@ -165,6 +167,14 @@ def _ignored(folder: Path) -> str:
 
 def _holds(folder: Path, names: Iterable[str]) -> bool:
     return all(is_file(folder / name) for name in names)
+
+
+def _is_link(path: Path) -> bool:
+    """Whether this is a link; `Path.is_symlink` raises where it may not be looked at."""
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
 
 
 def summary(left_out: Iterable[LeftOut], max_lines: int = 10) -> Iterator[str]:

@@ -166,7 +166,7 @@ def _sync_file(image: Any, what: str) -> Any:
 
 
 def _read(file: Any, i: int) -> bytes:
-    """All of an open file, from its start. Its position stays, so that others can go on with it.
+    """All of an open file, from its start. Its position is restored for other readers.
 
     A `BytesIO` that an image was just saved to is at its end, and an upload that was looked at is
     in the middle.

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
+import re
 import sys
 import time
-import unicodedata
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
-from typing import Any, Final, TextIO
+from pathlib import Path
+from typing import Any, Final
 
 from service.client.addresses import is_refusal
 from service.client.calls import (
     ClientError,
-    ImageScore,
+    ImageWarning,
     ProblemError,
     UnreachableError,
     each,
 )
 from service.client.client import Client
 from service.client.folders import (
-    HEAT_MAPS,
     IMAGE_SUFFIXES,
     explained,
     is_file,
@@ -35,6 +33,7 @@ from service.client.folders import (
     scan,
     summary,
 )
+from service.client.results import STANDARD_INPUT, MapNames, Row, open_writers
 
 KEY_VARIABLE: Final = "VAE_API_KEY"
 """The key is not a flag, because other users of the machine can see a process's flags."""
@@ -42,17 +41,13 @@ KEY_VARIABLE: Final = "VAE_API_KEY"
 OK: Final = 0
 
 FAILED: Final = 1
-"""Exit status if an image could not be scored."""
+"""Exit status if an image could not be scored, or its map not written."""
 
 WRONG_COMMAND: Final = 2
-"""Exit status for a command line that cannot be carried out, as of argparse."""
+"""Exit status for a command line that cannot be carried out, the same as argparse uses."""
 
 ANOMALY: Final = 3
 """Exit status with --fail-on-anomaly if all images were scored and one is an anomaly."""
-
-STANDARD_INPUT: Final = "-"
-
-FIELDS: Final = ("file", *ImageScore._fields)
 
 MAP_SIDE: Final = 256
 """Maps of smaller images are enlarged to about this many pixels, for people to see."""
@@ -65,6 +60,12 @@ PROXY_STATUSES: Final = frozenset({502, 503, 504})
 
 TOO_LARGE: Final = 413
 """Of one image, which a proxy may refuse too."""
+
+OPTIONS: Final = (
+    (re.compile(r"\?bits=(\d+)"), r"--bits \1"),
+    (re.compile(r"\?invert=true"), "--invert"),
+)
+"""Query parameters that the service recommends, as options of this command."""
 
 PROGRESS_S: Final = 5.0
 """Seconds between two lines of progress, while results are held back."""
@@ -111,18 +112,6 @@ def _is_list_of_files(data: bytes) -> bool:
     return bool(first) and (is_folder(path := Path(os.fsdecode(first))) or is_file(path))
 
 
-@dataclass(frozen=True)
-class Row:
-    """The result of one image."""
-
-    target: Target
-    scored: ImageScore
-    alpha: float
-    can_be_anomaly: bool
-    """Whether any image can be one: there are p-values, and not all are above `alpha`."""
-    map: Path | None
-
-
 class StoppedError(Exception):
     """No further request makes sense. The message says why, and `status` is the exit status."""
 
@@ -146,9 +135,13 @@ def score(arguments: argparse.Namespace) -> int:
     stopped: StoppedError | None = None
     with ExitStack() as stack:
         stack.enter_context(client)
-        writers = _writers(arguments, targets, stack)
+        # Each call's result has its warnings, and they are printed beside the image's name.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ImageWarning)
+        names = [target.name for target in targets]
+        writers = open_writers(arguments, names, stack)
         held_since = time.monotonic()
-        session = _Session(client, arguments, targets)
+        session = _Session(client, arguments, names)
         try:
             for target in targets:
                 row = session.row(target)
@@ -156,6 +149,7 @@ def score(arguments: argparse.Namespace) -> int:
                 if row is None:
                     failures += 1
                     continue
+                failures += row.map is None and arguments.maps is not None
                 if not row.can_be_anomaly:
                     unjudged = row
                 anomalies += bool(row.scored.is_anomaly)
@@ -165,14 +159,16 @@ def score(arguments: argparse.Namespace) -> int:
                         held_since = time.monotonic()
                         say(f"scored {done:,} of {numbered(len(targets), 'image')}")
                 else:
-                    _write(writers, row)
+                    for writer in writers:
+                        writer.write(row)
         except StoppedError as error:
             stopped = error
         if arguments.fdr:
             rows = _discoveries(rows)
             anomalies = sum(bool(row.scored.is_anomaly) for row in rows)
             for row in rows:
-                _write(writers, row)
+                for writer in writers:
+                    writer.write(row)
     if stopped is not None:
         missed = len(targets) - done
         say(f"{stopped}; {numbered(missed, 'image')} {'was' if missed == 1 else 'were'} not scored")
@@ -245,29 +241,34 @@ def _check_outputs(arguments: argparse.Namespace, targets: Sequence[Target]) -> 
 class _Session:
     """Sends the requests."""
 
-    def __init__(
-        self, client: Client, arguments: argparse.Namespace, targets: Sequence[Target]
-    ) -> None:
+    def __init__(self, client: Client, arguments: argparse.Namespace, names: Sequence[str]) -> None:
         self._client = client
-        self._options = {"score": arguments.score, "invert": arguments.invert}
+        self._options: dict[str, Any] = {
+            "score": arguments.score,
+            "invert": arguments.invert,
+            "bits": arguments.bits,
+        }
         self._alpha: float | None = arguments.alpha
         self._fdr: bool = arguments.fdr
         self._unreachable = 0
-        self._maps = None if arguments.maps is None else MapNames(arguments.maps, targets)
+        self._maps = None if arguments.maps is None else MapNames(arguments.maps, names)
         self._scale: int | None = None
+        self._stopped: StoppedError | None = None
 
     def row(self, target: Target) -> Row | None:
         """The result for one image, or None if it has none, which is said on standard error.
 
         One request for each, so that a broken file does not affect the others. Raises
-        `StoppedError` if other requests would fail too.
+        `StoppedError` if other requests would fail too. A map that cannot be made or written is
+        said, too, and the image keeps its score.
         """
+        if self._stopped is not None:
+            raise self._stopped
         name = printable(target.name)
         try:
             image = target.image()
             scores = self._client.anomaly_score(image, alpha=self._alpha, **self._options)
             (scored,) = each(scores)
-            path = None if self._maps is None else self._write_map(image, target, self._maps)
         except ClientError as error:
             self._stop_if_hopeless(error)
             say(f"{name}: {error}")
@@ -280,19 +281,39 @@ class _Session:
             return None
         self._unreachable = 0
         can_be = scores.p_value is not None and (self._fdr or scores.threshold is not None)
-        return Row(target, scored, scores.alpha, can_be, path)
+        for warning in scored.warnings:
+            say(f"{name}: warning: {_with_options(warning)}")
+        path = None if self._maps is None else self._map(image, target, self._maps)
+        return Row(target.name, scored, scores.alpha, can_be, path)
+
+    def _map(self, image: bytes, target: Target, names: MapNames) -> Path | None:
+        """The file of an image's map, or None if there is none, which is said."""
+        name = printable(target.name)
+        try:
+            return self._write_map(image, target, names)
+        except ClientError as error:
+            say(f"{name}: its map cannot be made: {error}")
+            try:
+                self._stop_if_hopeless(error)
+            except StoppedError as stopped:
+                self._stopped = stopped  # raised for the next image: this one has a score
+        except ValueError as error:
+            say(f"{name}: {error}")
+        return None
 
     def _write_map(self, image: bytes, target: Target, names: MapNames) -> Path:
         if self._scale is None:
             _, height, width = self._client.model()["image_shape"]
             self._scale = max(1, MAP_SIDE // max(height, width))
         png = self._client.anomaly_map_png(image, scale=self._scale, **self._options)
-        path = names.path_of(target)
+        path = names.path_of(target.name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png)
         except OSError as error:
-            raise ValueError(f"its map {path} cannot be written: {explained(error)}") from error
+            raise ValueError(
+                f"its map {printable(str(path))} cannot be written: {explained(error)}"
+            ) from error
         return path
 
     def _stop_if_hopeless(self, error: ClientError) -> None:
@@ -316,32 +337,15 @@ class _Session:
             raise StoppedError(str(error)) from error
 
 
-class MapNames:
-    """Names for the maps, below their folder as the images are named: `a/b.jpg` → `a/b.jpg.png`.
+def _with_options(warning: str) -> str:
+    """A warning of the service, with this command's options in place of query parameters.
 
-    No two are the same, also where upper and lower case are one, and none is that of an image.
+    >>> _with_options("for a 12-bit camera, add ?bits=12")
+    'for a 12-bit camera, add --bits 12'
     """
-
-    def __init__(self, folder: Path, targets: Sequence[Target]) -> None:
-        self._folder = folder
-        self._used = {_comparable(Path(target.name)) for target in targets}
-
-    def path_of(self, target: Target) -> Path:
-        """A name that was not used before."""
-        given = PurePath("stdin" if target.name == STANDARD_INPUT else target.name)
-        parts = [part for part in given.parts if part not in {given.anchor, ".."}]
-        number = 1
-        while True:
-            ending = ".png" if number == 1 else f"-{number}.png"
-            path = self._folder.joinpath(*parts[:-1], parts[-1] + ending)
-            if (key := _comparable(path)) not in self._used:
-                self._used.add(key)
-                return path
-            number += 1
-
-
-def _comparable(path: Path) -> str:
-    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
+    for parameter, option in OPTIONS:
+        warning = parameter.sub(option, warning)
+    return warning
 
 
 def _discoveries(rows: Sequence[Row]) -> list[Row]:
@@ -363,101 +367,3 @@ def _discoveries(rows: Sequence[Row]) -> list[Row]:
         )
         for row in rows
     ]
-
-
-# What is written
-
-
-class _Table:
-    """Its head comes with the first row, so that there is none without rows."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._width = max(map(len, map(printable, names)), default=4)
-        self._has_head = False
-
-    def write(self, row: Row) -> None:
-        if not self._has_head:
-            self._has_head = True
-            self._line("file", f"{'score':>9}  {'p-value':>8}  anomaly  {'mse':>9}  {'kl':>7}")
-        self._line(printable(row.target.name), _columns(row.scored))
-
-    def _line(self, name: str, columns: str) -> None:
-        print(f"{name:{self._width}}  {columns}", flush=True)
-
-
-class _JSONLines:
-    def write(self, row: Row) -> None:
-        values: dict[str, Any] = {"file": row.target.name, **row.scored._asdict()}
-        if row.map is not None:
-            values["map"] = str(row.map)
-        print(json.dumps(values), flush=True)
-
-
-class _CSV:
-    def __init__(self, file: TextIO, has_maps: bool) -> None:
-        self._file = file
-        self._writer = csv.DictWriter(
-            file, [*FIELDS, *(["map"] if has_maps else [])], lineterminator="\n"
-        )
-        self._writer.writeheader()
-
-    def write(self, row: Row) -> None:
-        values: dict[str, Any] = {"file": row.target.name, **row.scored._asdict()}
-        if row.scored.is_anomaly is not None:
-            values["is_anomaly"] = str(row.scored.is_anomaly).lower()
-        if row.map is not None:
-            values["map"] = str(row.map)
-        self._writer.writerow(values)
-        self._file.flush()
-
-
-Writer = _Table | _JSONLines | _CSV
-
-
-def _writers(
-    arguments: argparse.Namespace, targets: Sequence[Target], stack: ExitStack
-) -> list[Writer]:
-    """Raises `ValueError` if the CSV file or the folder of maps cannot be made."""
-    writers: list[Writer] = []
-    has_maps = arguments.maps is not None
-    if has_maps:
-        try:
-            _make_folder_of_maps(arguments.maps)
-        except OSError as error:
-            raise ValueError(f"--maps {arguments.maps}: {explained(error)}") from error
-    if arguments.csv == STANDARD_INPUT:
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr] # a TextIO
-        writers.append(_CSV(sys.stdout, has_maps))
-    elif arguments.csv is not None:
-        try:
-            # surrogateescape, so that a name that is not UTF-8 is the file's own
-            file = Path(arguments.csv).open(  # noqa: SIM115 - the stack closes it
-                "w", encoding="utf-8", errors="surrogateescape", newline=""
-            )
-        except OSError as error:
-            raise ValueError(f"--csv {arguments.csv}: {explained(error)}") from error
-        writers.append(_CSV(stack.enter_context(file), has_maps))
-    if arguments.json:
-        writers.append(_JSONLines())
-    elif arguments.csv != STANDARD_INPUT:
-        writers.append(_Table([target.name for target in targets]))
-    return writers
-
-
-def _make_folder_of_maps(folder: Path) -> None:
-    """Marked, so that neither a later run nor a training takes the maps for photographs. A folder
-    that held files before is not marked, as they may be photographs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not any(folder.iterdir()):
-        (folder / HEAT_MAPS).touch()
-
-
-def _write(writers: Sequence[Writer], row: Row) -> None:
-    for writer in writers:
-        writer.write(row)
-
-
-def _columns(scored: ImageScore) -> str:
-    p_value = "–" if scored.p_value is None else f"{scored.p_value:.4f}"
-    anomaly = {None: "–", True: "yes", False: "no"}[scored.is_anomaly]
-    return f"{scored.score:9.5f}  {p_value:>8}  {anomaly:>7}  {scored.mse:9.5f}  {scored.kl:7.2f}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from statistics import median
 
 import pytest
+import yaml
 from fastapi.routing import APIRoute
 from pydantic_settings import CliApp
 
@@ -230,7 +231,6 @@ def test_every_setting_named_exists() -> None:
 
 
 def test_the_kubernetes_manifest_fits_the_service() -> None:
-    yaml = pytest.importorskip("yaml")
     pod = yaml.safe_load(fenced_block("kubernetes", "yaml"))["spec"]["template"]["spec"]
     assert pod["enableServiceLinks"] is False
     (container,) = pod["containers"]

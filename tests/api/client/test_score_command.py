@@ -387,12 +387,38 @@ def test_maps_are_no_images_of_later_runs(server: Server, folder: Path) -> None:
 
 
 def test_maps_never_replace_an_image(server: Server, folder: Path) -> None:
+    """Neither one that is scored nor another."""
     data = (folder / "b.png").read_bytes()
     (folder / "b.png.png").write_bytes(data)
+    (folder / "b.png.png.png").write_bytes(data)
+    (folder / "b.png.png-2.png").symlink_to("nowhere")
     done = run(server, "b.png", "b.png.png", "--maps", ".", "--json", cwd=folder)
     assert done.returncode == 0
-    assert [row["map"] for row in rows(done)] == ["b.png-2.png", "b.png.png.png"]
-    assert (folder / "b.png.png").read_bytes() == data
+    assert [row["map"] for row in rows(done)] == ["b.png-2.png", "b.png.png-3.png"]
+    for name in ("b.png.png", "b.png.png.png"):
+        assert (folder / name).read_bytes() == data
+    assert not (folder / "nowhere").exists()
+
+
+def test_a_run_replaces_the_maps_of_an_earlier_one(server: Server, folder: Path) -> None:
+    """In a folder of its own, which then does not grow with each run."""
+    for score in ("mse", "kl"):
+        done = run(server, "b.png", "--maps", "new", "--json", "--score", score, cwd=folder)
+        assert [row["map"] for row in rows(done)] == ["new/b.png.png"]
+    (folder / "new/b.png.png").write_bytes(b"an old map")
+    run(server, "b.png", "--maps", "new", cwd=folder)
+    assert (folder / "new/b.png.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((folder / "new").iterdir())) == 2
+
+
+def test_maps_never_replace_the_image_that_they_show(server: Server, folder: Path) -> None:
+    (folder / "maps").mkdir()
+    (folder / "maps/.heat-maps").touch()
+    data = (folder / "b.png").read_bytes()
+    (folder / "maps/b.png.png").write_bytes(data)
+    done = run(server, "maps/b.png.png", "b.png", "--maps", "maps", "--json", cwd=folder)
+    assert [row["map"] for row in rows(done)] == ["maps/maps/b.png.png.png", "maps/b.png-2.png"]
+    assert (folder / "maps/b.png.png").read_bytes() == data
 
 
 def test_a_map_is_that_of_the_score(server: Server, http: httpx.Client, folder: Path) -> None:
@@ -405,16 +431,102 @@ def test_a_map_is_that_of_the_score(server: Server, http: httpx.Client, folder: 
     assert (folder / "m/b.png.png").read_bytes() == asked.content
 
 
-def test_a_map_that_cannot_be_written_is_an_error_of_its_image(
-    server: Server, folder: Path
+def test_a_map_that_cannot_be_written_loses_no_score(server: Server, folder: Path) -> None:
+    (folder / "m").mkdir()
+    (folder / "m/.heat-maps").touch()
+    (folder / "m/a/1.png.png").mkdir(parents=True)
+    scores = [row["score"] for row in rows(run(server, "a", "b.png", "--json", cwd=folder))]
+    options = ("--maps", "m", "--json", "--csv", "out.csv", "--alpha", "0.999")
+    for more in ([], ["--fail-on-anomaly"], ["--fdr"]):
+        done = run(server, "a", "b.png", *options, *more, cwd=folder)
+        assert done.returncode == 1
+        (line,) = said(done)
+        assert line == "a/1.png: its map m/a/1.png.png cannot be written: Is a directory"
+        assert [row["score"] for row in rows(done)] == pytest.approx(scores)
+        assert [row["map"] for row in rows(done)] == [
+            None,
+            *(f"m/{name}.png" for name in ("a/10.webp", "a/c/2.bmp", "b.png")),
+        ]
+        with (folder / "out.csv").open(newline="") as file:
+            assert [row["map"] for row in csv.DictReader(file)][:2] == ["", "m/a/10.webp.png"]
+
+
+def test_a_map_that_the_service_refuses_loses_no_score(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "m/a").mkdir(parents=True)
-    (folder / "m/a/1.png.png").mkdir()
-    done = run(server, "a", "b.png", "--maps", "m", "--json", cwd=folder)
-    assert done.returncode == 1
-    (line,) = said(done)
-    assert line == "a/1.png: its map m/a/1.png.png cannot be written: Is a directory"
-    assert names(done) == ["a/10.webp", "a/c/2.bmp", "b.png"]
+    """And no more images are sent, if it refuses all maps."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            scores = {"score": [1.0], "p_value": None, "is_anomaly": None, "mse": [0.5], "kl": [2]}
+            body = json.dumps({**scores, "score_type": "mse", "alpha": 0.1, "threshold": None})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    monkeypatch.chdir(folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        status = main(["score", "--url", url, "--json", "--maps", "m", *["b.png"] * 3])
+        other.shutdown()
+    out, errors = capsys.readouterr()
+    assert status == 1
+    assert [json.loads(line)["map"] for line in out.splitlines()] == [None]
+    first, last = errors.splitlines()
+    assert first.startswith("b.png: its map cannot be made: 403 ")
+    assert last.endswith("; 2 images were not scored")
+
+
+# Warnings
+
+
+@pytest.fixture
+def dark(four: Images, tmp_path: Path) -> Path:
+    """A digit as a 12-bit camera's software stores it: 12 bits in 16, which look black."""
+    path = tmp_path / "dark.png"
+    Image.fromarray((four[0, 0].astype(np.uint16) << 4) | 15).save(path)
+    return path
+
+
+def test_what_the_service_warns_of_is_said_of_each_image(
+    server: Server, folder: Path, dark: Path, http: httpx.Client
+) -> None:
+    dark.rename(folder / "dark.png")
+    (warning,) = http.post("/anomaly-score", content=(folder / "dark.png").read_bytes()).json()[
+        "warnings"
+    ]
+    for more in ([], ["--maps", "m"], ["--fdr"]):
+        done = run(server, "b.png", "dark.png", "--json", *more, cwd=folder)
+        assert done.returncode == 0
+        (line,) = said(done)
+        assert line.startswith("dark.png: warning: ")
+        assert "--bits 12" in line
+        assert "?bits" not in line
+        assert [row.get("warnings") for row in rows(done)] == [None, [warning]]
+
+
+def test_the_bits_of_a_camera_may_be_given(server: Server, dark: Path, paths: list[Path]) -> None:
+    maps = dark.parent / "m"
+    done = run(server, dark, "--bits", "12", "--json", "--maps", maps)
+    assert (done.returncode, said(done)) == (0, [])
+    (row,) = rows(done)
+    (same,) = rows(run(server, paths[0], "--json", "--maps", maps))
+    assert row["score"] == pytest.approx(same["score"], rel=1e-3)
+    assert row["score"] != rows(run(server, dark, "--json"))[0]["score"]
+    shown, wanted = (np.asarray(Image.open(found["map"]), np.float64) for found in (row, same))
+    assert np.abs(shown - wanted).mean() < 1, "the map, too, is of 12 bits"
+    done = run(server, dark, dark, "--bits", "99")
+    assert done.returncode == 2
+    assert said(done)[0].endswith("; 2 images were not scored")
 
 
 # Exit status
@@ -596,6 +708,15 @@ def test_the_exit_statuses_are_in_the_help_and_the_docs() -> None:
     shown = " ".join(done.stdout.decode().split())
     assert "3 with --fail-on-anomaly" in shown
     text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-    for option in ("--alpha", "--score", "--fdr", "--csv", "--maps", "--fail-on-anomaly", "--url"):
+    for option in (
+        "--alpha",
+        "--score",
+        "--bits",
+        "--fdr",
+        "--csv",
+        "--maps",
+        "--fail-on-anomaly",
+        "--url",
+    ):
         assert option in shown
         assert f"`{option}" in text

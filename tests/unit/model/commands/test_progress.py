@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from model.commands import progress as progress_module
 from model.commands.common import standard_output
-from model.commands.progress import LINE_S, FittingProgress, Stage, TrainingProgress
+from model.commands.progress import FittingProgress, Stage, TrainingProgress
+from model.datasets.download import LINE_S
 from model.training.train import Step
 
 

@@ -69,11 +69,34 @@ def test_the_rules_are_those_of_training(tmp_path: Path) -> None:
 
 
 def test_the_names_are_those_of_training() -> None:
-    assert training.IMAGE_SUFFIXES | {".tif", ".tiff"} == IMAGE_SUFFIXES
+    assert training.IMAGE_SUFFIXES == IMAGE_SUFFIXES
     assert set(training.REASONS) > UNREAD
     assert RESULTS == training.RESULTS
     assert IGNORED_FOLDERS == training.IGNORED_FOLDERS
     assert IGNORED_FILES == training.IGNORED_FILES
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As training leaves it out. Root may look at everything, so the refusal is simulated."""
+    root = filled(tmp_path, "a.png", "locked/b.png", "locked/c.txt")
+    real = Path.stat
+
+    def refuse(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if root / "locked" in self.parents:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    ours, theirs = scan(root), training.scan(root)
+    assert ours.images == (root / "a.png",)
+    assert ours.left_out == tuple(
+        LeftOut(f"locked/{name}", "file", "Permission denied") for name in ("b.png", "c.txt")
+    )
+    assert {(item.name, item.kind, item.reason) for item in theirs.left_out} >= {
+        (item.name, item.kind, item.reason) for item in ours.left_out
+    }
 
 
 def test_where_maps_are_written_is_not_read(tmp_path: Path) -> None:
