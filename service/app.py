@@ -61,7 +61,7 @@ WRITER_THREADS = 2
 EXPOSED_HEADERS = (
     *("X-Request-ID", "X-Model-Version", "Server-Timing", "X-Tensor-Shape", "X-Tensor-Dtype"),
     *("Inference-Header-Content-Length", "RateLimit", "RateLimit-Policy", "Retry-After"),
-    *("Traceparent", "WWW-Authenticate"),
+    *("Traceparent", "WWW-Authenticate", "X-Warnings", "Allow"),
 )
 """Response headers that pages of the origins in `cors_origins` may read."""
 

@@ -135,7 +135,7 @@ def nearest(name: str, known: Collection[str]) -> list[str]:
 
 
 def _setting(variable: str) -> str:
-    """The name that a variable would have as a setting; empty if it is not `VAE_…`."""
+    """The name that a variable would have as a setting; empty if it does not begin with `VAE_`."""
     name = variable.lower()
     prefix = PREFIX.lower()
     return name.removeprefix(prefix) if name.startswith(prefix) else ""

@@ -28,6 +28,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 image`, `1,000 images`: for messages."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 class ServiceError(Exception):
     """Base class. `detail` is the message for people."""
 

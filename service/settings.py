@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     trusted_proxies: str | None = Field(
         None,
         description="comma-separated addresses or networks of reverse proxies, such as "
-        "10.0.0.0/8, whose X-Forwarded-Prefix is believed; it overrides root_path",
+        "10.0.0.0/8, whose X-Forwarded-Prefix is trusted; it overrides root_path",
     )
     bundle: str = Field(
         "mnist",

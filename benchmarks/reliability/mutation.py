@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import struct
+import textwrap
 from base64 import b64encode
 from io import BytesIO
 from typing import Final, NamedTuple
@@ -90,12 +91,17 @@ def image_seeds() -> list[Seed]:
     pixels = numbers.integers(0, 256, (2, 1, SIDE, SIDE), dtype=np.uint8)
     files = image_files()
     base64 = json.dumps({"images": [b64encode(files[kind]).decode() for kind in ("png", "jpeg")]})
+    wrapped = "\n  ".join(textwrap.wrap(b64encode(files["png"]).decode(), 24))
+    data_uri = json.dumps({"images": [f"data:image/png;base64,{wrapped} \t\n"]})
     bytes_as_numbers = json.dumps({"images": pixels[:, 0].tolist(), "dtype": "uint8"})
     floats = json.dumps({"images": (pixels[:1].reshape(1, -1) / 255).round(2).tolist()})
     types = {kind: f"image/{kind.partition(',')[0]}" for kind in files}
     return [
         *(Seed(data, types[kind]) for kind, data in files.items()),
-        *(Seed(text.encode(), "application/json") for text in (base64, bytes_as_numbers, floats)),
+        *(
+            Seed(text.encode(), "application/json")
+            for text in (base64, data_uri, bytes_as_numbers, floats)
+        ),
         Seed(npy_of(pixels), "application/x-npy"),
         Seed(npy_of(np.asfortranarray(pixels[:, 0] / np.float32(255))), "application/x-npy"),
         Seed(pixels.tobytes(), "application/octet-stream"),

@@ -77,7 +77,8 @@ def load_deep(image: Image.Image, bits: int | None) -> tuple[Image.Image, bool]:
 def _load(
     image: Image.Image, bits: int | None, tagged: int | None
 ) -> tuple[Image.Image, int, list[int]]:
-    """The image, of how many bits it was, and the largest sample of each colour."""
+    """The image, the number of bits that its samples were read as, and the largest sample of each
+    colour."""
     if not isinstance(image, ImageFile.ImageFile) or not isinstance(image.fp, BytesIO):
         raise TypeError("the image was not opened by open_image, or is decoded already")
     data, raw_mode = image.fp.getvalue(), _raw_mode(image.tile[0].args)
@@ -110,7 +111,7 @@ def _load(
 
 
 def _choose(bits: int | None, tagged: int | None, largest: int) -> int:
-    """As samples of how many bits they are read, of which `largest` is the largest."""
+    """The number of bits that the samples are read as. `largest` is the largest sample."""
     if bits is not None:
         if largest >= 1 << bits:
             raise BitDepthError(

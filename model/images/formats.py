@@ -113,7 +113,7 @@ def _text_name(start: bytes) -> str | None:
 
 
 def is_read(name: str) -> bool:
-    """Whether files of which `name_of` says this are read."""
+    """Whether files with this result of `name_of` are read."""
     return name in READ_NAMES
 
 

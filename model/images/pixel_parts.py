@@ -37,6 +37,9 @@ JPEG_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 ORIENTATION: Final = 0x0112
 """The EXIF tag (Exif 2.32, section 4.6.4)."""
 
+WITH_ALPHA: Final = (4, 6)
+"""A PNG's colour types that have an alpha channel: grey and RGB."""
+
 EXIF_PREFIX: Final = b"Exif\0\0"
 
 
@@ -98,7 +101,7 @@ def orientation(exif: bytes) -> int:
 
 def _png(data: bytes) -> PixelParts:
     """Drop ancillary chunks (texts, profiles, later frames), except transparency."""
-    width, height, sample_bits = struct.unpack_from(">IIB", data, 16)
+    width, height, sample_bits, colour_type = struct.unpack_from(">IIBB", data, 16)
     view, kept = memoryview(data), []
     exif, significant_bits = b"", None
     at = kept_from = 8
@@ -113,7 +116,8 @@ def _png(data: bytes) -> PixelParts:
             if kind == b"eXIf":
                 exif = exif or data[at + 8 : end - 4]
             elif kind == b"sBIT" and 0 < length <= 4:
-                significant_bits = max(data[at + 8 : end - 4], default=0)
+                colours = length - (colour_type in WITH_ALPHA)  # alpha's bits come last
+                significant_bits = max(data[at + 8 : at + 8 + colours], default=0)
         at = end
         if kind == b"IEND":
             break

@@ -91,9 +91,11 @@ class Note(Enum):
 
     FIRST_PAGE = "the file has several pages, of which the first is read"
     CHANNELS = "the file has further channels, which are not read"
-    DARK = "its 16-bit values all stay below 4,096, so it is read as black, or almost"
-    EIGHT_BITS = "bits is for 16-bit files, and this one has 8 bits a sample: it is read as it is"
-    ONE_COLOUR = "behind its transparency everything has the same colour, so nothing is seen of it"
+    DARK = "its 16-bit values all stay below 4,096, so the image is almost black"
+    NOT_DEEP = "bits is for files with 16-bit samples, and this is not one: bits is ignored"
+    ONE_COLOUR = (
+        "without its transparency the whole image has one colour, so nothing in it is visible"
+    )
 
 
 class MalformedImageError(ImageError):
@@ -279,7 +281,7 @@ def image_to_array(
             image, is_dark = load_deep(image, bits)
             noted = [*noted, Note.DARK] if is_dark else noted
         else:
-            noted = noted if bits is None else [*noted, Note.EIGHT_BITS]
+            noted = [*noted, Note.NOT_DEEP] if bits is not None and bits > 8 else noted
             image.load()
         if image.mode == "La":  # of which Pillow's only conversion is this
             image = image.convert("LA")
@@ -360,11 +362,22 @@ def _flatten(image: Image.Image, mode: str, paper: int) -> Image.Image:
 
 def _hides_what_is_there(image: Image.Image, flat: Image.Image) -> bool:
     """Whether an image with alpha is all of one colour once that is gone, as black ink on black."""
-    if not all(low == high for low, high in _extrema(flat)):
-        return False
-    low, high = _extrema(image.convert("RGBA").getchannel("A"))[0]
-    return low != high
+    return _is_uniform(flat) and not _is_uniform(image, alpha=True)
 
 
-def _extrema(image: Image.Image) -> list[tuple[int, int]]:
-    return [band.getextrema() for band in image.split()]  # type: ignore[misc]
+def _is_uniform(image: Image.Image, *, alpha: bool = False) -> bool:
+    """Whether all pixels have the same colour, or the same `alpha`.
+
+    Looks at a strip at a time: as a whole, a photograph would be copied.
+    """
+    rows = max(1, STRIP_PIXELS // image.width)
+    colours = set()
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if alpha:
+            strip = strip.convert("RGBA").getchannel("A")
+        extrema = [band.getextrema() for band in strip.split()]
+        colours.add(tuple(low for low, _ in extrema))
+        if len(colours) > 1 or any(low != high for low, high in extrema):
+            return False
+    return True

@@ -15,10 +15,15 @@ from service.settings import Settings
 
 INFER: Final = "infer"
 
+METRICS: Final = "metrics"
+
+MODELS: Final = "/v2/models/"
+"""Prefix of the routes with `/stats` at the end. Those tell what all callers do, as metrics do."""
+
 RELOAD: Final = "/model/reload"
 
 REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
-    "/metrics": "metrics",
+    "/metrics": METRICS,
     RELOAD: "admin",
     "/livez": None,
     "/readyz": None,
@@ -37,7 +42,11 @@ ASSETS: Final = "/static-offline-docs/"
 
 def scope_of(path: str) -> str | None:
     """The scope that a path requires; None if it is public."""
-    return None if path.startswith(ASSETS) else REQUIRED_SCOPES.get(path, INFER)
+    if path.startswith(ASSETS):
+        return None
+    if path.startswith(MODELS) and path.endswith("/stats"):
+        return METRICS
+    return REQUIRED_SCOPES.get(path, INFER)
 
 
 class Access:

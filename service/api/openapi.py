@@ -116,9 +116,9 @@ IMAGES_BODY: Final = (
     f"Images as numbers, or image files: {READ}. Files are turned upright by their EXIF "
     "orientation, made grey or RGB, and resized to {height} × {width} (height × width) whatever "
     "their aspect ratio, so other shapes are squashed; ?resize=false refuses them. Transparent "
-    "parts lie on black, or on white with ?invert=true, which is for dark ink. Of an animation or "
-    "a file of several pages, the first is read. 16-bit files are scaled from 16 bits, or from as "
-    "many as ?bits or the file itself says."
+    "areas are composited on black, or on white with ?invert=true, which is for dark ink. Of an "
+    "animation or a file of several pages, the first is read. 16-bit files are scaled from 16 "
+    "bits, or from as many as ?bits or the file itself says."
 )
 """Of a request body, with the model's height and width."""
 

@@ -137,6 +137,6 @@ async def metrics(request: Request) -> Response:
     try:
         accepted = negotiate(RequestContext.of(request).headers.get("accept"), FORMATS)
     except NotAcceptableError:
-        accepted = TEXT  # as ever, for whoever asks
+        accepted = TEXT  # rather than a 406, which scrapers do not expect
     text = Service.of(request).metrics.render(accepted)
     return Response(text, headers={"Content-Type": CONTENT_TYPES[accepted], "Vary": "Accept"})

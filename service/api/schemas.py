@@ -57,8 +57,8 @@ class ImagesQuery(Query):
     )
     invert: bool = Field(
         False,
-        description="invert the images, for dark ink on light or transparent paper: what is "
-        "transparent lies on white then, otherwise on black",
+        description="invert the images, for dark ink on light or transparent paper: transparent "
+        "areas are then composited on white, otherwise on black",
         examples=[True],
     )
     bits: int | None = Field(

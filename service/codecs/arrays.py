@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.options import Latents, Pixels
-from service.errors import InvalidContentError, TooLargeError
+from service.errors import InvalidContentError, TooLargeError, counted
 
 MAX_LATENT: Final = 1e6
 """Largest |z|: a million standard deviations of the prior. Values within it stay finite in
@@ -18,14 +18,15 @@ float32."""
 def check_count(n: int, max_images: int) -> None:
     """Raise `TooLargeError` if a request has more images than the limit."""
     if n > max_images:
-        raise TooLargeError(f"{n:,} images in one request > maximum {max_images:,}")
+        raise TooLargeError(f"{counted(n, 'image')} in one request > maximum {max_images:,}")
 
 
 def check_draws(n: int, draws: int, max_images: int) -> None:
     """Raise `TooLargeError` if `n` images with `draws` each take more draws than the limit."""
     if n * draws > max_images:
         raise TooLargeError(
-            f"{n:,} images × {draws:,} samples = {n * draws:,} draws > maximum {max_images:,}"
+            f"{counted(n, 'image')} × {counted(draws, 'sample')} = {n * draws:,} draws > maximum "
+            f"{max_images:,}"
         )
 
 

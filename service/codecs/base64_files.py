@@ -11,12 +11,15 @@ from service.errors import InvalidContentError
 
 DATA_URI: Final = re.compile(r"\s*data:(?P<type>[^,]{0,256}),", re.IGNORECASE)
 
-LINE_BREAKS: Final = re.compile(r"[ \t]*[\r\n]+[ \t]*")
-"""Other blanks are errors: a form makes them of `+`, which they may have been."""
+ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 
-NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/_-]")
+WHITE_SPACE: Final = b" \t\r\n"
 
-URL_SAFE: Final = str.maketrans("-_", "+/")
+INNER_BLANKS: Final = re.compile(rb"[ \t](?<=[^ \t\r\n].)[ \t]*+(?=[^ \t\r\n])")
+"""Blanks within a line, which are errors: form encoding turns `+` into a blank. A match can begin
+only at the first blank of a run and never backtracks, so a search takes linear time."""
+
+URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 SHOWN: Final = 24
 """Characters of a wrong text that a message shows."""
@@ -43,20 +46,31 @@ def _decode_loosely(text: str, index: int) -> bytes:
         if not uri["type"].lower().rstrip().endswith(";base64"):
             raise _error(index, "is a data URI without ;base64")
         start = uri.end()
-    end = len(text.rstrip(" \t\r\n="))
-    kept = LINE_BREAKS.sub("", text[start:end].lstrip())
-    wrong = NOT_BASE64.search(kept)
-    if wrong is not None:
-        raise _error(index, _what_is_wrong(text, start, wrong[0]))
+    content = text[start:].lstrip()
+    start = len(text) - len(content)
+    lines = content.rstrip(" \t\r\n=").encode("latin-1", "replace")  # one byte for each character
+    if (wrong := _first_wrong(lines)) is not None:
+        raise _error(index, _what_is_wrong(text, start + wrong))
+    kept = lines.translate(URL_SAFE, WHITE_SPACE)
     if len(kept) % 4 == 1:
         raise _error(
             index, f"is base64 that is cut short: {len(kept):,} characters cannot be whole bytes"
         )
-    return b64decode(kept.translate(URL_SAFE) + "=" * (-len(kept) % 4))
+    return b64decode(kept + b"=" * (-len(kept) % 4))
 
 
-def _what_is_wrong(text: str, start: int, character: str) -> str:
-    at = text.index(character, start)
+def _first_wrong(lines: bytes) -> int | None:
+    """The place of the first character that is neither base64 nor part of a line break."""
+    others = lines.translate(None, ALPHABET + WHITE_SPACE)
+    places = [lines.index(others[:1])] if others else []
+    if b" " in lines or b"\t" in lines:
+        blanks = INNER_BLANKS.search(lines, 0, places[0] + 1 if places else len(lines))
+        places += [blanks.start()] if blanks else []
+    return min(places, default=None)
+
+
+def _what_is_wrong(text: str, at: int) -> str:
+    character = text[at]
     if text.startswith(("b'", 'b"')):
         return "starts with b', as Python prints bytes: send .decode() of them"
     if re.match(r"[A-Za-z]{2,8}://", text):
@@ -64,7 +78,7 @@ def _what_is_wrong(text: str, start: int, character: str) -> str:
     shown = repr(text[:SHOWN]) + ("…" if len(text) > SHOWN else "")
     hint = ""
     if character == " ":
-        hint = "; if it was a form's, it was a +"
+        hint = "; form encoding turns + into a space"
     elif character == "=":
         hint = "; padding ends base64, so these may be several texts"
     elif character == "%":

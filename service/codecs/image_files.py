@@ -37,7 +37,7 @@ FILE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 """Formats that are accepted for each Content-Type."""
 
 HINTS: Final[Mapping[Note, str]] = {
-    Note.DARK: "; if it was made with 12 bits, ?bits=12 reads it so",
+    Note.DARK: "; for a 12-bit camera, add ?bits=12",
     Note.ONE_COLOUR: "; ?invert=true is for dark ink on light or transparent paper",
 }
 """What a caller can do about a note."""

@@ -27,9 +27,9 @@ NOT_JSON: Final = re.compile(
 """What programs write in place of JSON."""
 
 INSTEAD: Final = {
-    "True": "True is not JSON, true is",
-    "False": "False is not JSON, false is",
-    "None": "None is not JSON, null is",
+    "True": "JSON writes true, not True",
+    "False": "JSON writes false, not False",
+    "None": "JSON writes null, not None",
     "'": "strings take double quotes",
     "//": "comments are not JSON",
     "/*": "comments are not JSON",
@@ -37,11 +37,13 @@ INSTEAD: Final = {
 
 GZIP: Final = b"\x1f\x8b"
 
-WORDS: Final = (b"NaN", b"Infinity")
+WORDS_AS_VALUES: Final = (
+    re.compile(rb"NaN(?<=[\[,: \t\r\n+-]NaN)"),
+    re.compile(rb"Infinity(?<=[\[,: \t\r\n+-]Infinity)"),
+)
+"""Words where a value begins. base64 may hold them by chance."""
 
 UTF_16: Final = "the body is not JSON: it is UTF-16, and JSON is UTF-8"
-
-BEFORE_VALUES: Final = b"[,: \t\r\n-+"
 
 
 def why_not_json(body: bytes, reason: str) -> str:
@@ -60,9 +62,10 @@ def why_not_json(body: bytes, reason: str) -> str:
         is_whole = len(body) <= SEARCHED_BYTES
         if is_whole or error.pos < len(text) - 64:
             return _described(text, error)
-    for word in WORDS:
-        if (at := _find(body, word)) >= 0:
-            return f"the body is not JSON at byte {at:,}: {word.decode()} is not JSON"
+    for word in WORDS_AS_VALUES:
+        if found := word.search(body):
+            what = f"{found[0].decode()} is not JSON"
+            return f"the body is not JSON at byte {found.start():,}: {what}"
     return f"the body is not JSON: {reason}"
 
 
@@ -83,7 +86,8 @@ def _what_instead(body: bytes) -> str | None:
     """What a body is that is no text at all, or a form."""
     if body.startswith(GZIP):
         return "the body is not JSON: it is a gzip file, which needs Content-Encoding: gzip"
-    if name := name_of(body):
+    is_meant = body[:64].removeprefix(BOM).lstrip().startswith((b"{", b"["))
+    if not is_meant and (name := name_of(body)):
         return f"the body is not JSON: it is {name}; Content-Type has to say what the body is"
     if body.startswith(b"--") and b"content-disposition" in body[:SEARCHED_FORM_BYTES].lower():
         return (
@@ -120,11 +124,3 @@ def _described(text: str, error: orjson.JSONDecodeError) -> str:
         if what.startswith("unexpected content after") and error.lineno > 1:
             what += "; JSON Lines are not read: a request is one document with a list"
     return f"the body is not JSON at line {error.lineno}, column {column}: {what}"
-
-
-def _find(body: bytes, word: bytes) -> int:
-    """The first place of a word that stands as a value, or -1. base64 may hold it by chance."""
-    at = body.find(word)
-    while at > 0 and body[at - 1] not in BEFORE_VALUES:
-        at = body.find(word, at + 1)
-    return at

@@ -34,6 +34,14 @@ parser of its own, whose memory is freed."""
 SHOWN: Final = 24
 """Characters of a wrong text that a message shows."""
 
+SHOWN_LEVELS: Final = 8
+"""Levels of nesting that a message shows. The parser allows a thousand."""
+
+SEARCHED_NUMBERS: Final = 100_000
+"""Numbers before a wrong element among which it is located, which takes some 20 ms."""
+
+END: Final = object()
+
 _local = threading.local()
 
 
@@ -158,7 +166,7 @@ def number_row(
     if name == "images" and not isinstance(item, simdjson.Array):
         wrong = wrong.replace("expected numbers", "expected an image file in base64, or numbers")
     if (n, *_first_lengths(item)) in shapes:  # of the first item: it is a part of one
-        wrong += f"; {name} is a list of them, so one takes another pair of brackets"
+        wrong += f"; {name} is a list: put a single one into another pair of brackets"
     raise InvalidContentError(f"{name}[{index}] {wrong}", ("body", name, index))
 
 
@@ -191,9 +199,37 @@ def _first_wrong(item: Any, shape: tuple[int, ...], path: tuple[int, ...] = ()) 
     return next((wrong for wrong in found if wrong is not None), None)
 
 
+def first_not_a_number(array: simdjson.Array) -> str | None:
+    """What nested arrays of any shape have that is not a number, such as `has a text ('1') at 9`.
+
+    None if there is nothing among the first `SEARCHED_NUMBERS`. Does not recurse: arrays may be
+    nested as deep as the parser allows.
+    """
+    path, levels = [0], [iter(array)]
+    left = SEARCHED_NUMBERS
+    while levels and left:
+        value = next(levels[-1], END)
+        if value is END:
+            levels.pop()
+            path.pop()
+            if path:
+                path[-1] += 1
+        elif isinstance(value, simdjson.Array):
+            levels.append(iter(value))
+            path.append(0)
+        elif type(value) in (int, float):
+            path[-1] += 1
+            left -= 1
+        else:
+            return f"has {_element(value)} at {_place(tuple(path))}"
+    return None
+
+
 def _place(path: tuple[int, ...]) -> str:
     """`9` in a flat list, `[3][9]` in nested ones."""
-    return str(path[0]) if len(path) == 1 else "".join(f"[{i}]" for i in path)
+    if len(path) == 1:
+        return str(path[0])
+    return "".join(f"[{i}]" for i in path[:SHOWN_LEVELS]) + "…" * (len(path) > SHOWN_LEVELS)
 
 
 def _element(value: Any) -> str:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from model.results import Floats
 from service.codecs.arrays import unit_pixels
 from service.codecs.responses import ArrayResponse, MapDrawing, Result, to_uint8
-from service.errors import InvalidContentError
+from service.errors import InvalidContentError, counted
 
 CIVIDIS: Final = (
     (0, 32, 77), (0, 52, 110), (60, 77, 107), (96, 103, 112),
@@ -49,7 +49,7 @@ def sheet_sides(n: int, sides: tuple[int, int], scale: int, max_png_pixels: int)
     height, width = rows * sides[0] * scale, columns * sides[1] * scale
     if height * width > max_png_pixels:
         raise InvalidContentError(
-            f"{n} images at scale {scale} make {width} × {height} pixels > maximum "
+            f"{counted(n, 'image')} at scale {scale} make {width} × {height} pixels > maximum "
             f"{max_png_pixels:,}",
             ("query", "scale"),
         )

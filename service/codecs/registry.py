@@ -6,13 +6,13 @@ bodies without a Content-Type are to be recognized by their first bytes.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
-import orjson
 from starlette.responses import Response
 
 from model.images.preprocessing import ImageError, open_image
@@ -226,7 +226,7 @@ async def _write_with_warnings(
     fields = {**result.fields, "warnings": warnings}
     response = await write(accepted, result._replace(fields=fields, warnings=()), writers, deadline)
     if accepted != JSON:
-        response.headers[WARNINGS_HEADER] = orjson.dumps(warnings).decode()
+        response.headers[WARNINGS_HEADER] = json.dumps(warnings)  # ASCII, as headers have to be
     return response
 
 

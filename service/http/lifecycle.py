@@ -239,6 +239,8 @@ class LifecycleMiddleware:
     async def _handle(self, request: Request) -> ASGIApp:
         if request.method != "OPTIONS":
             return self._compressed
+        if request.scope["path"] == "*":  # the service as a whole: `OPTIONS *` is a ping
+            return Response(status_code=204)
         declared = declared_methods(request.scope)
         if not declared:
             raise no_such_path(request.scope)

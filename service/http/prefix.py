@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,7 +29,7 @@ class Prefixes:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._root_path = settings.root_path or ""
+        self._root_path = settings.root_path or ""  # percent-encoded, as in addresses
         self._trusted = settings.trusted_proxy_networks
         self.exist = bool(self._root_path or self._trusted)
         """False if no request has a prefix."""
@@ -49,7 +50,7 @@ class Prefixes:
         return {**scope, "path": path}
 
     def _forwarded(self, scope: Mapping[str, Any]) -> str:
-        """The prefix in `X-Forwarded-Prefix`; empty if there is none, or none to be trusted.
+        """The prefix in `X-Forwarded-Prefix`; empty if there is none or its sender is not trusted.
 
         Of several proxies in a row, each adds its prefix behind those of the ones before it.
         """
@@ -58,7 +59,7 @@ class Prefixes:
             return ""
         parts = b",".join(values).decode("latin-1").split(",")
         prefix = "".join(part.strip().rstrip("/") for part in parts)
-        # `//host` is none: it would lead to another host.
+        # `//host` is not a prefix: it would lead to another host.
         return prefix if len(prefix) <= MAX_PREFIX and ROOT_PATH.fullmatch(prefix) else ""
 
 
@@ -83,6 +84,7 @@ def prefix_of(scope: Mapping[str, Any]) -> str:
 
 
 def _without(path: str, prefix: str) -> str:
+    prefix = unquote(prefix)  # the server has decoded the path
     if prefix and path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
         return path[len(prefix) :] or "/"
     return path

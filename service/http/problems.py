@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from service.errors import DeadlineError, NotFoundError, ServiceError
 from service.http.methods import allow_header, declared_methods
+from service.http.prefix import prefix_of
 from service.request import RequestContext
 
 log = logging.getLogger("service")
@@ -109,12 +110,13 @@ def error_response(
 def no_such_path(scope: Scope) -> NotFoundError:
     """The error for a path that no route has."""
     path: str = scope["path"]
+    prefix = prefix_of(scope)
     plain = f"/{'/'.join(filter(None, path.lower().split('/')))}"
-    hint = "/docs lists what there is"
+    hint = f"{prefix}/docs lists what there is"
     # Of routes that differ in case or slashes, none is redirected to: clients lose bodies on the
     # way, or send the next request to the wrong address again.
     if plain != path and len(path) <= MAX_SHOWN_PATH and declared_methods({**scope, "path": plain}):
-        hint = f"did you mean {plain}?"
+        hint = f"did you mean {prefix}{plain}?"
     return NotFoundError(f"there is no {path[:MAX_SHOWN_PATH]} here; {hint}")
 
 

@@ -63,6 +63,14 @@ class _Series(NamedTuple):
     last_request: Gauge
 
 
+class _Failures(NamedTuple):
+    """What counts a model's requests that are refused or fail."""
+
+    requests: Counter
+    seconds: Counter
+    last_request: Gauge
+
+
 class InferStatistics:
     """Counts infer requests and their forward passes. `soon` calls a function after this turn of
     the event loop."""
@@ -72,8 +80,10 @@ class InferStatistics:
     ) -> None:
         self._soon = soon
         self._turn: list[tuple[str, int, InferTimes]] = []
+        self._failed: dict[str, tuple[int, float]] = {}
         self._last_pass: dict[str, float] = {}
         self._series: dict[str, _Series] = {}
+        self._failures: dict[str, _Failures] = {}
         self._pass_series: dict[tuple[str, int], tuple[Counter, Counter]] = {}
         self._requests = Counter(
             "vae_infer_requests",
@@ -108,21 +118,27 @@ class InferStatistics:
             "vae_infer_last_request_timestamp_seconds",
             "When the last infer request ended, in seconds since 1970",
             ["model"],
-            multiprocess_mode="livemax",
+            multiprocess_mode="max",
             registry=registry,
         )
 
     def count_success(self, model: str, images: int, times: InferTimes) -> None:
         """Count a request that is answered. It shows after this turn of the event loop."""
-        if not self._turn:
-            self._soon(self.flush)
+        is_first = not self._turn and not self._failed
         self._turn.append((model, images, times))
+        if is_first:
+            self._soon(self.flush)
 
     def count_failure(self, model: str, seconds: float) -> None:
-        """Count a request that is refused or fails."""
-        self._requests.labels(model, FAIL).inc()
-        self._seconds.labels(model, FAIL).inc(seconds)
-        self._last_request.labels(model).set(time())
+        """Count a request that is refused or fails. It shows after this turn of the event loop.
+
+        Refusals have to be cheap: most of them come when there is too much to do.
+        """
+        is_first = not self._turn and not self._failed
+        count, total = self._failed.get(model, (0, 0.0))
+        self._failed[model] = count + 1, total + seconds
+        if is_first:
+            self._soon(self.flush)
 
     def count_pass(self, model: str, ended: float, rows: int, seconds: float) -> None:
         """Count a forward pass for a request. Requests that share one call this one after another,
@@ -141,8 +157,20 @@ class InferStatistics:
         pass_seconds.inc(seconds)
 
     def flush(self) -> None:
-        """Count the requests of a turn together, which takes a part of the time."""
+        """Count the requests of a turn together, which is faster than one by one."""
         turn, self._turn = self._turn, []
+        failed, self._failed = self._failed, {}
+        for model, (count, seconds) in failed.items():
+            failures = self._failures.get(model)
+            if failures is None:
+                failures = self._failures[model] = _Failures(
+                    self._requests.labels(model, FAIL),
+                    self._seconds.labels(model, FAIL),
+                    self._last_request.labels(model),
+                )
+            failures.requests.inc(count)
+            failures.seconds.inc(seconds)
+            failures.last_request.set(time())
         by_model: dict[str, list[tuple[int, InferTimes]]] = {}
         for model, images, times in turn:
             by_model.setdefault(model, []).append((images, times))

@@ -27,7 +27,7 @@ IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the directory made there is 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the directory of prometheus_client's files."""
 
-PERSISTENT: Final = ("counter", "histogram")
+PERSISTENT: Final = ("counter", "histogram", "gauge_max")
 """Kinds of metrics that outlive a worker: its successor in the slot keeps counting."""
 
 LIVE: Final = ("gauge_livesum", "gauge_livemax")

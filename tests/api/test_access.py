@@ -62,7 +62,13 @@ FOR_IMAGES = [
     ("DELETE", "/encode"),
     ("PATCH", "/static-offline-docs"),
 ]
-FOR_OTHERS = [("GET", "/metrics", "metrics"), ("POST", "/model/reload", "admin")]
+FOR_OTHERS = [
+    ("GET", "/metrics", "metrics"),
+    ("GET", "/v2/models/stats", "metrics"),
+    ("GET", "/v2/models/encode/stats", "metrics"),
+    ("GET", "/v2/models/encode/versions/1/stats", "metrics"),
+    ("POST", "/model/reload", "admin"),
+]
 ALL = [
     *((method, path, None) for method, path in OPEN),
     *((method, path, "infer") for method, path in FOR_IMAGES),

@@ -108,6 +108,20 @@ async def test_ink_that_cannot_be_seen_is_warned_of(client: AsyncClient, digit: 
     assert "warnings" not in await score(client, file_of(opaque)), "it is black, and looks black"
 
 
+async def test_what_is_hidden_by_transparency_is_found_in_any_strip(client: AsyncClient) -> None:
+    """Large files are looked at in strips."""
+    for at, is_warned in ((None, False), (0, True), (-1, True)):
+        pixels = np.zeros((600, 600, 4), np.uint8)
+        if at is not None:
+            pixels[at, at, 3] = 255
+        found = await score(client, file_of(Image.fromarray(pixels)))
+        assert ("warnings" in found) is is_warned
+    striped = np.full((600, 600, 4), 255, np.uint8)
+    striped[:300, :, :3] = 0  # each strip is of one colour, and the image of two
+    striped[300:, :, 3] = 254
+    assert "warnings" not in await score(client, file_of(Image.fromarray(striped)))
+
+
 # TIFF
 
 
@@ -175,8 +189,10 @@ async def test_bits_that_a_file_does_not_have(client: AsyncClient, digit: Pixels
     deep = file_of(Image.fromarray(digit.astype(np.uint16) * 257))
     answer = await client.post("/encode?bits=12", content=deep)
     assert problem(answer, 422, "12 bits hold 4,095")["errors"][0]["loc"] == ["body"]
-    (warning,) = (await score(client, image_file(digit), "?bits=12"))["warnings"]
-    assert "8 bits a sample" in warning
+    for eight in (image_file(digit), tiff_file(digit), file_of(Image.fromarray(digit > 127))):
+        (warning,) = (await score(client, eight, "?bits=12"))["warnings"]
+        assert warning.endswith("this is not one: bits is ignored")
+        assert "warnings" not in await score(client, eight, "?bits=8")
     for bits in ("7", "17", "x"):
         problem(await client.post(f"/encode?bits={bits}", content=deep), 422, "bits")
 
@@ -281,6 +297,14 @@ async def test_a_format_that_is_recognised_is_named(client: AsyncClient, name: s
             headers = {"Content-Type": content_type}
             answer = await client.post("/encode", content=file, headers=headers)
             problem(answer, 400 if content_type == "image/png" else 415, name, READ)
+
+
+async def test_a_type_that_is_not_read_gets_a_whole_sentence(client: AsyncClient) -> None:
+    headers = {"Content-Type": "image/avif"}
+    answer = await client.post("/encode", content=heif(b"avif"), headers=headers)
+    detail = problem(answer, 415)["detail"]
+    assert detail.startswith("Content-Type is 'image/avif', this route reads application/json, ")
+    assert detail.endswith("; by the body's bytes it is an AVIF file" + READ)
 
 
 async def test_raw_photos_that_are_tiff_files_are_named(client: AsyncClient, digit: Pixels) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,12 @@ async def test_base64_as_people_send_it(
         ("data:image/png;base64,iVBOR!", "'!' at 27"),
         ("iVBO\n\nRw0K*", "'*' at 10"),
         ("iVBO Rw0K", "' ' at 4"),
+        ("iVBO Rw0K", "; form encoding turns + into a space"),
+        ("AAAA \nBB CC", "' ' at 8"),
+        ("AAAA\n  BB\t\tCC", "'\\t' at 9"),
+        ("\n\tdata:;base64, \n AAAA \r\n*", "'*' at 25"),
+        ("AA!A A", "'!' at 2"),
+        ("AA A!A", "' ' at 2"),
         ("iVBO=Rw0K", "'=' at 4"),
         ("iVBO%2BRw", "percent-encoded"),
         ("iVBO\\nRw0", "escaped twice"),
@@ -94,6 +101,24 @@ async def test_what_is_not_base64_is_shown_with_its_place(
     answer = await post(client, "/encode", {"images": [good, text]})
     found = problem(answer, 422, "images[1] ", words)
     assert found["errors"][0]["loc"] == ["body", "images", 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A" + " " * 1_000_000 + "!",
+        "A" + "\t" * 1_000_000 + "A",
+        "A \n" * 300_000 + "!",
+        "A" + "\n " * 500_000 + "!",
+        "data:" + " " * 1_000_000,
+    ],
+    ids=["blanks", "tabs", "lines", "indents", "a data URI"],
+)
+async def test_a_million_blanks_take_no_time(client: AsyncClient, text: str) -> None:
+    """They are searched with the GIL held, while all other requests wait."""
+    began = perf_counter()
+    problem(await post(client, "/encode", {"images": [text]}), 422, "images[0] ")
+    assert perf_counter() - began < 1
 
 
 # Byte order marks, and text that is not UTF-8
@@ -138,8 +163,8 @@ async def test_bytes_that_are_not_utf_8_have_a_place(client: AsyncClient) -> Non
         ("Infinity", "Infinity is not JSON"),
         ("-Infinity", "-Infinity is not JSON"),
         ("inf", "inf is not JSON"),
-        ("True", "True is not JSON, true is"),
-        ("None", "None is not JSON, null is"),
+        ("True", "JSON writes true, not True"),
+        ("None", "JSON writes null, not None"),
         ("undefined", "undefined is not JSON"),
         ("'a'", "strings take double quotes"),
         ("01", "leading zero"),
@@ -157,6 +182,29 @@ async def test_what_is_not_json_has_its_place(
         problem(answer, 400, words, "at line 2, column 6")
         answer = await post(client, route, BOM + body, headers)
         problem(answer, 400, words, "at line 2, column 6")
+
+
+async def test_ten_million_words_that_are_no_values_take_no_time(client: AsyncClient) -> None:
+    body = b'{"images": ["' + b"NaN" * 3_000_000 + b'", tru]}'
+    began = perf_counter()
+    answer = await post(client, "/encode", body)
+    assert perf_counter() - began < 1
+    assert "NaN" not in problem(answer, 400, "the body is not JSON")["detail"]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+async def test_a_file_in_place_of_json_is_named(
+    client: AsyncClient, digit: Images, file_format: str
+) -> None:
+    name = {"WEBP": "WebP"}.get(file_format, file_format)
+    for body in (image_file(digit, file_format), image_file(digit, file_format) + b"\xff"):
+        answer = await post(client, "/encode", body)
+        words = f"the body is not JSON: it is a {name} file, which needs its own Content-Type"
+        assert problem(answer, 400)["detail"] == words
+    answer = await post(client, "/encode", b"%PDF-1.7")
+    assert problem(answer, 400)["detail"] == "the body is not JSON: it is a PDF file"
+    # These bytes at 8 are those of a raw photo, but JSON was meant.
+    problem(await post(client, "/encode", b'{"a": "\0CR\2\0'), 400, "at line 1")
 
 
 async def test_nan_far_behind_has_its_place_too(client: AsyncClient) -> None:
@@ -217,7 +265,7 @@ def with_last(values: list[Any], last: Any) -> list[Any]:
         ([with_last(ROW, [1])], "z[0] has an array at 9"),
         ([ROW, ROW[1:]], "z[1] is an array of shape [9], expected numbers of shape [10]"),
         ([ROW, "x"], "z[1] is a string, expected numbers of shape [10]"),
-        (ROW, "z is a list of them, so one takes another pair of brackets"),
+        (ROW, "; z is a list: put a single one into another pair of brackets"),
         ([with_last(ROW, "x" * 1_000)], "at 9, expected a number"),
     ],
 )
@@ -255,7 +303,7 @@ async def test_an_image_s_wrong_element_is_named(
 async def test_one_image_without_the_list_around_it(client: AsyncClient) -> None:
     for images in (IMAGE, [0.0] * 784):
         answer = await post(client, "/encode", {"images": images})
-        problem(answer, 422, "images is a list of them, so one takes another pair of brackets")
+        problem(answer, 422, "; images is a list: put a single one into another pair of brackets")
     problem(await post(client, "/encode", [IMAGE]), 422, "expected an object with images")
 
 

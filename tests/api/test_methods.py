@@ -104,6 +104,16 @@ def test_head_takes_a_key_where_get_does(
         assert client.options("/livez").status_code == 204
 
 
+def test_options_of_the_whole_service(server: Server) -> None:
+    """RFC 9110, section 9.3.7."""
+    with closing(Connection(*address(server))) as connection:
+        for _ in range(2):
+            connection.send(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 204 ")
+        connection.send(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.answer()[0] == "HTTP/1.1 404 Not Found"
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_full_queue_refuses_head_too(monkeypatch: pytest.MonkeyPatch, method: str) -> None:

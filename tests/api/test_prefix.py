@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import httpx
 import pytest
 
 from service.api.plans import planners
 from service.app import create_app
-from service.http.prefix import Prefixes
+from service.http.prefix import Prefixes, prefix_of
 from service.settings import Settings
 from tests.api.helpers import client_of, problem
 from tests.api.proxies import PREFIX, PROXIES
@@ -63,7 +64,10 @@ def check_page(url: str, servers: str | None = None) -> None:
         assert browser.get(f"{base}/v2/models/encode").json()["name"] == "encode"
         assert browser.head(f"{base}/livez").status_code == 200
         assert browser.options(f"{base}/encode").headers["allow"] == "POST, OPTIONS"
-        problem(browser.get(f"{base}/nothing"), 404, "there is no /nothing here")
+        docs = f"{servers or ''}/docs lists what there is"
+        for method in ("GET", "OPTIONS"):
+            answer = browser.request(method, f"{base}/nothing")
+            problem(answer, 404, f"there is no /nothing here; {docs}")
 
 
 @pytest.mark.parametrize("name", PROXIES)
@@ -114,6 +118,69 @@ def test_only_trusted_proxies_are_believed(server: Server) -> None:
             problem(client.get("/elsewhere/livez", headers=headers), 404)
 
 
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_proxy_should_set_the_header_and_not_add_to_it(
+    trusting: Server, tmp_path: Path, name: str
+) -> None:
+    with PROXIES[name](trusting, tmp_path, strip=True, says=PREFIX) as url:
+        headers = {"X-Forwarded-Prefix": "/elsewhere"}
+        (server,) = httpx.get(f"{url}/openapi.json", headers=headers).json()["servers"]
+        adds = name == "small"  # what the others do is in docs/deployment.md
+        assert server["url"] == (f"/elsewhere{PREFIX}" if adds else PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("client", "is_trusted"),
+    [
+        (("127.0.0.1", 1), True),
+        (("::ffff:127.0.0.1", 1), True),  # IPv4 on an IPv6 socket
+        (("2001:db8::7", 1), True),
+        (("::ffff:192.0.2.1", 1), False),
+        (("::1", 1), False),
+        (("2001:db9::7", 1), False),
+        (("a-socket", 1), False),
+        (None, False),
+    ],
+)
+def test_addresses_that_are_trusted(client: tuple[str, int] | None, is_trusted: bool) -> None:
+    prefixes = Prefixes(Settings(trusted_proxies=f"{ANYONE}, 2001:db8::/32"))
+    headers = [(b"x-forwarded-prefix", b"/vae")]
+    stripped = prefixes.strip({"path": "/vae/livez", "headers": headers, "client": client})
+    assert stripped["path"] == ("/livez" if is_trusted else "/vae/livez")
+
+
+def test_a_known_head_is_answered_alike_below_a_forwarded_prefix(trusting: Server) -> None:
+    """The first request of a head takes the general way, and later ones the direct way."""
+    with trusting.client() as client:
+        for path in (f"{PREFIX}/encode", "/encode"):
+            for said, status in ((PREFIX, 200), ("/other", 200 if path == "/encode" else 404)):
+                headers = {"X-Forwarded-Prefix": said}
+                answers = [
+                    client.post(path, json={"images": [[0.5] * 784]}, headers=headers)
+                    for _ in range(3)
+                ]
+                assert {answer.status_code for answer in answers} == {status}
+                if status == 200:
+                    assert len({answer.content for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("root_path", ["/my%20app", "/my%2520app", "/caf%C3%A9"])
+def test_a_prefix_with_percent_signs(root_path: str) -> None:
+    """It is written as in addresses, and paths come decoded."""
+    path = f"{unquote(root_path)}/livez"
+    known = Prefixes(Settings(root_path=root_path))
+    assert known.without_root_path(path) == "/livez"
+    assert known.strip({"path": path, "headers": []})["path"] == "/livez"
+    trusting = Prefixes(Settings(trusted_proxies=ANYONE))
+    scope = {
+        "path": path,
+        "headers": [(b"x-forwarded-prefix", root_path.encode())],
+        "client": ("127.0.0.1", 1),
+    }
+    assert trusting.strip(scope)["path"] == "/livez"
+    assert prefix_of(scope) == root_path
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -162,6 +229,25 @@ def test_metrics_and_keys_see_the_path_without_the_prefix(
         assert status("/livez", None) == 200
         assert status("/docs", None) == 200
         assert status("/model", None) == 401
+
+
+def test_no_prefix_that_a_client_makes_up_opens_a_route(
+    start_server: Callable[..., Server],
+) -> None:
+    """It may be joined with the proxy's own, so scopes go by the path that is left."""
+    key = f"{sha256(b'a-key-for-images-only').hexdigest()}"
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(f"infer {key} scopes=infer\n")
+        file.flush()
+        server = start_server("--trusted-proxies", ANYONE, "--api-keys-file", file.name)
+        bearer = {"Authorization": "Bearer a-key-for-images-only"}
+        with server.client() as client:
+            for said in ("/x, /vae", "/vae", "/x", "/metrics", "/livez"):
+                for path in ("/metrics", "/vae/metrics", "/x/vae/metrics", "/livez/metrics"):
+                    headers = bearer | {"X-Forwarded-Prefix": said}
+                    assert client.get(path, headers=headers).status_code in (403, 404)
+                    answer = client.get(path, headers={"X-Forwarded-Prefix": said})
+                    assert answer.status_code == 401
 
 
 def test_routes_are_counted_without_the_prefix(below: Server) -> None:

@@ -36,6 +36,9 @@ NEEDS_CALIBRATION: Final = frozenset({"p_value", "is_anomaly"})
 SCORED: Final = frozenset({"score", "p_value", "is_anomaly"})
 """Outputs that depend on the score. MSE and KL are the same for all scores."""
 
+TEXTS: Final = frozenset({"score", "fdr"})
+"""Parameters that are strings. The others are numbers or flags."""
+
 Rows = NDArray[Any]
 
 
@@ -145,7 +148,7 @@ def _plan_scores(service: Service, request: InferRequest) -> Plan:
             scoring = _scoring(service, {**request.parameters, **output.parameters})
         if name in NEEDS_CALIBRATION and not scoring.has_p_values:
             reason = _why_no_p_values(service, scoring.options)
-            raise BadBodyError(f"outputs[{index}] asks for {name!r}, which {reason}")
+            raise BadBodyError(f"outputs[{index}]: {name} is {reason}")
         if name in SCORED:
             sources[name] = scoring.key
             if name == "is_anomaly" or scoring.key not in works:  # only that depends on alpha
@@ -211,10 +214,10 @@ def _validated(query: type[M], parameters: Mapping[str, Any], flags: tuple[str, 
 def _why_no_p_values(service: Service, options: ScoreOptions) -> str:
     if service.inference.is_calibrated(options.name):
         return (
-            f"{options.name} has for {DEFAULT_DRAWS} samples only, as it is calibrated for these; "
+            f"available for {options.name} only with {DEFAULT_DRAWS} samples, its calibration; "
             f"samples is {options.draws}"
         )
-    return f"{options.name} does not have, as it is not calibrated"
+    return f"not available for {options.name}, which is not calibrated"
 
 
 EXPECTED: Final = {"fdr": "'bh'", "score": "the name of a score"}

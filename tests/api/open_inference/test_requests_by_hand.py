@@ -226,3 +226,58 @@ def test_binary_output_on_request(http: httpx.Client) -> None:
         assert len(answer.content) - length == sum(sizes)
         kind = "application/octet-stream" if any(sizes) else "application/json"
         assert answer.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([0.0] * 9 + ["1"], "inputs[0].data has a text ('1') at 9, expected numbers"),
+        ([[0.0] * 10, [0.0] * 9 + [True]], "inputs[0].data has true at [1][9]"),
+        ([[None]], "inputs[0].data has null at [0][0]"),
+        ([0.0, {}], "inputs[0].data has an object at 1"),
+        ([0.0] * 9, "inputs[0].data has 9 numbers, but its shape [1, 10] takes 10"),
+        ([0.0], "inputs[0].data has 1 number, but its shape"),
+        ([0.0] * 200_000 + ["1"], "inputs[0].data holds something that is not a number"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_named(http: httpx.Client, data: Any, words: str) -> None:
+    error(post(http, "decode", document(shape=[1, 10], data=data)), 400, words)
+
+
+def test_data_nested_deep_is_refused(http: httpx.Client) -> None:
+    """The search for what is no number does not recurse."""
+    nested = b"[" * 1_000 + b'"x"' + b"]" * 1_000
+    content = json.dumps(document(shape=[1, 10], data=0)).encode()
+    content = content.replace(b'"data": 0', b'"data": ' + nested)
+    words = f"inputs[0].data has a text ('x') at {'[0]' * 8}…,"
+    error(post(http, "decode", content), 400, words)
+
+
+@pytest.mark.parametrize("path", ["health/live", "health/ready", "models/encode/ready"])
+def test_probes_ignore_the_query(http: httpx.Client, path: str) -> None:
+    assert http.get(f"/v2/{path}?probe=1").status_code == 200
+    error(http.get("/v2/models/encode?probe=1"), 400, "'probe' is not a known query parameter")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("alpha", True, "alpha is true, expected a number"),
+        ("samples", False, "samples is false, expected a number"),
+        ("score", True, "score is true, expected a string"),
+    ],
+)
+def test_a_boolean_in_place_of_another_value(
+    http: httpx.Client, name: str, value: bool, words: str
+) -> None:
+    request = document("images", np.zeros((1, 784), np.float32))
+    request["parameters"] = {name: value}
+    error(post(http, "anomaly-score", request), 400, words)
+
+
+def test_p_values_that_a_score_does_not_have(http: httpx.Client) -> None:
+    request = document("images", np.zeros((1, 784), np.float32))
+    request["parameters"] = {"score": "iwae", "samples": 16}
+    request["outputs"] = [{"name": "p_value"}]
+    words = "p_value is available for iwae only with 32 samples, its calibration; samples is 16"
+    error(post(http, "anomaly-score", request), 400, f"outputs[0]: {words}")

@@ -25,12 +25,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(samples: NDArray[Any], sbit: int | None = None, trns: bytes = b"") -> bytes:
+def png(samples: NDArray[Any], sbit: int | bytes | None = None, trns: bytes = b"") -> bytes:
     """A 16-bit PNG of (H, W, channels)."""
     height, width, channels = samples.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", width, height, 16, KINDS[channels], 0, 0, 0)
-    extra = b"" if sbit is None else chunk(b"sBIT", bytes([sbit] * channels))
+    sbits = bytes([sbit] * channels) if isinstance(sbit, int) else sbit
+    extra = b"" if sbits is None else chunk(b"sBIT", sbits)
     extra += chunk(b"tRNS", trns) if trns else b""
     data = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + data + chunk(b"IEND", b"")
@@ -69,6 +70,16 @@ def test_twelve_bits_by_request_or_by_tag(channels: int) -> None:
         found, notes = read(png(samples, sbit), bits=bits)
         np.testing.assert_allclose(found, expected(channels), rtol=0, atol=channels in (2, 4))
         assert notes == []
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_the_significant_bits_of_alpha_are_not_those_of_the_colours(channels: int) -> None:
+    samples = TWELVE[..., :channels].copy()
+    samples[..., -1] = DEEP[..., channels - 1]
+    sbit = bytes([*[12] * (channels - 1), 16])
+    found, notes = read(png(samples, sbit))
+    np.testing.assert_allclose(found, expected(channels), rtol=0, atol=1)
+    assert notes == []
 
 
 @pytest.mark.parametrize("channels", [2, 4])

@@ -21,6 +21,7 @@ from model.images.preprocessing import (
     ImageSizeError,
     ImageTooLargeError,
     MalformedImageError,
+    Note,
     image_to_array,
     open_image,
 )
@@ -204,6 +205,40 @@ def test_strips_make_the_pixels_that_the_whole_makes(
             with monkeypatch.context() as patch:
                 patch.setattr(preprocessing, "STRIP_PIXELS", strip)
                 assert np.array_equal(pixels(data, shape, resize=True), whole)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_transparent_image_is_never_converted_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, mode: str, channels: int
+) -> None:
+    """Four bytes a pixel would be needed, beside the image and its visible form."""
+    side, converted = 1_200, []
+    convert, split = Image.Image.convert, Image.Image.split
+
+    def note_convert(image: Image.Image, *args: Any, **kwargs: Any) -> Image.Image:
+        converted.append(image.width * image.height)
+        return convert(image, *args, **kwargs)
+
+    def note_split(image: Image.Image) -> tuple[Image.Image, ...]:
+        converted.append(image.width * image.height)
+        return split(image)
+
+    ink = Image.new("RGBA", (side, side), "black")
+    ink.putalpha(Image.linear_gradient("L").resize((side, side)))
+    image = Image.new("P", (side, side)) if mode == "P" else ink.convert(mode)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.paste(1, (0, 0, side, side // 2))
+    options: dict[str, Any] = {"transparency": b"\0\xff"} if mode == "P" else {}
+    file = encoded(image, **options)
+    monkeypatch.setattr(Image.Image, "convert", note_convert)
+    monkeypatch.setattr(Image.Image, "split", note_split)
+    notes: list[Note] = []
+    opened = open_image(file, max_pixels=side * side)
+    image_to_array(opened, (channels, 28, 28), notes=notes)
+    assert notes == [Note.ONE_COLOUR]
+    assert max(converted) <= preprocessing.STRIP_PIXELS
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])

@@ -191,7 +191,7 @@ def test_larger_values_than_the_bits_hold_are_refused() -> None:
         read(file, bits=12)
     grey, notes = read(tiff_file(EIGHT[..., 0]), bits=12)
     assert np.array_equal(grey, EIGHT[..., 0])
-    assert notes == [Note.EIGHT_BITS]
+    assert notes == [Note.NOT_DEEP]
 
 
 def test_low_values_of_a_file_that_says_twelve_bits_are_those_of_twelve_bits() -> None:

@@ -58,6 +58,8 @@ def test_a_sheet_too_large_is_refused() -> None:
     sheet(images, 1, 80)
     with pytest.raises(InvalidContentError, match=r"4 images at scale 1.*10 × 8.*79"):
         sheet(images, 1, 79)
+    with pytest.raises(InvalidContentError, match=r"^1 image at scale 2 "):
+        sheet(images[:1], 2, 79)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 16, 17])

@@ -11,6 +11,7 @@ import pytest
 
 from service.codecs import registry as media
 from service.codecs.options import ImageOptions
+from service.codecs.responses import Result
 from service.errors import (
     BadBodyError,
     InvalidContentError,
@@ -103,6 +104,13 @@ def test_small_and_large_bodies_are_read_alike() -> None:
 def test_each_kind_of_wrong_body_has_its_error(body: bytes, error: type[ServiceError]) -> None:
     with pytest.raises(error):
         read(body)
+
+
+def test_warnings_in_a_header_are_ascii() -> None:
+    result = Result({}, np.zeros(1, np.float32), warnings=("Blätter 🙂 are not read",))
+    answer = asyncio.run(media.write("application/x-npy", result))
+    value = dict(answer.raw_headers)[b"x-warnings"].decode("ascii")
+    assert orjson.loads(value) == list(result.warnings)
 
 
 @pytest.mark.parametrize("content_type", ["image/tiff", ""])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,19 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
         worker.do("metrics.count_scored(10, 1)")
         worker.do("metrics.watch_connections(lambda: 4)")
         worker.do("metrics.sample_process()")
+        worker.do("metrics.infer.count_failure('encode', 0.5)")
+        worker.do("metrics.infer.count_failure('encode', 1.5)")
+    last = 'vae_infer_last_request_timestamp_seconds{model="encode"} '
+    (ended,) = (line for line in zero.lines() if line.startswith(last))
+    assert float(ended.removeprefix(last)) == pytest.approx(time.time(), abs=HANG_S)
     together = {
         'vae_requests_total{method="GET",route="/sample",status="200"} 2.0',
         'vae_request_duration_seconds_sum{route="/sample"} 1.0',
         'vae_request_duration_seconds_count{route="/sample"} 2.0',
         "vae_scored_images_total 20.0",
         "vae_anomalies_total 2.0",
+        'vae_infer_requests_total{model="encode",outcome="fail"} 4.0',
+        'vae_infer_seconds_total{model="encode",stage="fail"} 4.0',
         "vae_connections 8.0",
         'vae_model_info{bundle="mnist",version="one"} 1.0',
     }
@@ -105,6 +113,9 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
     assert lasting <= zero.lines(), "with no connection of its own"
     zero.do("metrics.count_scored(10, 0)")
     assert "vae_scored_images_total 30.0" in one.lines()
+    one.kill()
+    counts.forget(1)
+    assert any(line.startswith(last) for line in zero.lines()), "nobody who counted it is left"
     zero.end()
 
 
@@ -146,7 +157,7 @@ def test_files_have_no_holes_and_do_not_grow(counts: SharedCounts, one: Worker) 
     )
     one.do("[metrics.set_model('mnist', f'{i:012d}') for i in range(1000)]")
     files = sorted(counts.directory.iterdir())
-    assert len(files) == 8
+    assert len(files) == 10
     for file in files:
         status = file.stat()
         assert status.st_size == FILE_BYTES
@@ -193,7 +204,7 @@ def test_they_are_in_memory_and_gone_afterwards(places: tuple[Path, Path]) -> No
     with shared_counts.shared_counts(3) as counts:
         assert counts is not None
         assert counts.directory.parent == memory
-        assert len(list(counts.directory.iterdir())) == 12
+        assert len(list(counts.directory.iterdir())) == 15
         assert counts.directory.stat().st_mode & 0o077 == 0
     assert list(memory.iterdir()) == list(temporary.iterdir()) == []
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.open_inference import messages as infer_request
-from service.api.open_inference.messages import MAX_FIELDS, InferRequest, Signature, TensorSpec
+from service.api.open_inference.fields import MAX_FIELDS
+from service.api.open_inference.messages import InferRequest, Signature, TensorSpec
 from service.codecs import json_numbers
 from service.codecs.json_numbers import parse_json
 from service.errors import BadBodyError, ServiceError
