@@ -16,6 +16,9 @@ from model.images.copies import Indices
 RADII: Final = (0.05, 0.15)
 """Smallest and largest half axis, as a share of the shorter side."""
 
+MIN_RADIUS: Final = 1.5
+"""In pixels: a smaller defect could change no pixel, or one."""
+
 EDGE: Final = 0.25
 """Width of the soft edge, as a share of the radius."""
 
@@ -31,7 +34,7 @@ def with_defects(
         _, height, width = image.shape
         shift: Indices = generator.integers((height, width))
         patch = np.roll(source, shift, axis=(1, 2))
-        low, high = np.log(np.array(RADII) * min(height, width))
+        low, high = np.log(np.maximum(np.array(RADII) * min(height, width), MIN_RADIUS))
         radii = np.exp(generator.uniform(low, high, 2))
         centre = generator.uniform(0.1, 0.9, 2) * (height, width)
         angle = generator.uniform(0, np.pi)

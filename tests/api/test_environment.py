@@ -157,7 +157,7 @@ def test_empty_keys_do_not_open_a_service_to_others() -> None:
 
 @pytest.mark.parametrize("value", ["null", "NULL"])
 def test_null_is_unset_as_a_flag_and_as_a_variable(value: str) -> None:
-    nullable = ("threads", "max_batch_images", "api_keys_file", "cors_origins")
+    nullable = ("threads", "max_batch_images", "cors_origins", "trusted_proxies")
     flags = [word for name in nullable for word in (f"--{name.replace('_', '-')}", value)]
     variables = {f"VAE_{name.upper()}": value for name in nullable}
     for done in (run_service(*flags, **NO_BUNDLE), run_service(**NO_BUNDLE, **variables)):
