@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from model.images.formats import name_of
+from model.images.formats import is_read, name_of
 
 BOM: Final = b"\xef\xbb\xbf"
 """A byte order mark, with which some programs on Windows begin UTF-8."""
@@ -88,7 +88,8 @@ def _what_instead(body: bytes) -> str | None:
         return "the body is not JSON: it is a gzip file, which needs Content-Encoding: gzip"
     is_meant = body[:64].removeprefix(BOM).lstrip().startswith((b"{", b"["))
     if not is_meant and (name := name_of(body)):
-        return f"the body is not JSON: it is {name}; Content-Type has to say what the body is"
+        what_to_do = ", which needs its own Content-Type" if is_read(name) else ""
+        return f"the body is not JSON: it is {name}{what_to_do}"
     if body.startswith(b"--") and b"content-disposition" in body[:SEARCHED_FORM_BYTES].lower():
         return (
             "the body is not JSON: it is a form; leave its Content-Type, multipart/form-data with "

@@ -36,8 +36,6 @@ NEEDS_CALIBRATION: Final = frozenset({"p_value", "is_anomaly"})
 SCORED: Final = frozenset({"score", "p_value", "is_anomaly"})
 """Outputs that depend on the score. MSE and KL are the same for all scores."""
 
-TEXTS: Final = frozenset({"score", "fdr"})
-"""Parameters that are strings. The others are numbers or flags."""
 
 Rows = NDArray[Any]
 

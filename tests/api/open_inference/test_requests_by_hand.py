@@ -264,7 +264,7 @@ def test_probes_ignore_the_query(http: httpx.Client, path: str) -> None:
     [
         ("alpha", True, "alpha is true, expected a number"),
         ("samples", False, "samples is false, expected a number"),
-        ("score", True, "score is true, expected a string"),
+        ("score", True, "score is true, expected the name of a score"),
     ],
 )
 def test_a_boolean_in_place_of_another_value(
