@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,6 +28,17 @@ def pinned(cores: Collection[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def tell(line: str) -> None:
+    """Print a line of progress to standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def warn_if_busy() -> None:
+    """Say so if other processes use the machine."""
+    if os.getloadavg()[0] > 1:
+        tell("the load average is above 1: other processes will make the figures worse")
 
 
 def cpu_model() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 from benchmarks import load, report
 from benchmarks.goals import closed, ratio
-from benchmarks.machine import RESULTS, commit, hardware
+from benchmarks.machine import RESULTS, commit, hardware, tell, warn_if_busy
 from benchmarks.peers.environment import PeerError
 from benchmarks.peers.photographs import JPEG_12, NETWORKS, make_network, photographs
 from benchmarks.peers.table import SERVERS, Server
@@ -66,7 +65,7 @@ def measure_rounds(plan: Plan) -> Figures:
         networks = {}
         for name in NETWORKS:
             networks[name] = make_network(name, Path(scratch))
-            _tell(f"made the network {name}")
+            tell(f"made the network {name}")
         results["networks"] = {name: _facts(path) for name, path in networks.items()}
         for number, figures in enumerate(rounds, 1):
             for network, directory in networks.items():
@@ -79,7 +78,7 @@ def measure_rounds(plan: Plan) -> Figures:
                         else measure_server(SERVERS[name], directory, plan)
                     )
                     figures[network][name] = measured
-                    _tell(
+                    tell(
                         f"round {number} of {plan.rounds}, {time.monotonic() - since:.0f} s: "
                         f"{network}, {report.title(name)}: {measured.get('error', 'done')}"
                     )
@@ -228,10 +227,6 @@ def _ratios(rounds: Sequence[Results], files: Sequence[str]) -> str:
     return report.table(["", *(f"{name}, {connections}" for name, connections in columns)], rows)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _chosen(text: str) -> tuple[str, ...]:
     """Servers by their names, in the order of the plan. Raises `ValueError` for unknown ones.
 
@@ -273,8 +268,7 @@ def main() -> None:
     plan = replace(plan, **changed)
     if not plan.servers:
         return
-    if os.getloadavg()[0] > 1:
-        _tell("the load average is above 1: other processes will make the figures worse")
+    warn_if_busy()
     results = measure_rounds(plan)
     if not (given.quick or given.servers):
         write(results)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import goals, load, report
-from benchmarks.machine import commit, hardware, pinned
+from benchmarks.machine import commit, hardware, pinned, tell, warn_if_busy
 from benchmarks.open_loop import SCHEDULES
 from benchmarks.peers.environment import ROOT, PeerError
 from benchmarks.peers.table import SERVERS
@@ -107,7 +107,7 @@ def measure_rounds(plan: Plan) -> Figures:
                 figures = measure_server(name, plan, own)
             rounds[-1][name] = figures
             outcome = figures.get("error") or "done"
-            _tell(
+            tell(
                 f"round {number + 1} of {plan.rounds}, {time.monotonic() - since:.0f} s: "
                 f"{report.title(name)}: {outcome}"
             )
@@ -220,10 +220,6 @@ def _idle(live: Running, seconds: float) -> float:
     return (live.cpu_seconds() - before) / (time.perf_counter() - started)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measure all servers and print the tables; a full run writes benchmarks/results/serving.*."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=main.__doc__)
@@ -243,8 +239,7 @@ def main() -> None:
         changed["servers"] = tuple(given.servers.split(","))
         if unknown := set(changed["servers"]) - set(Plan().servers):
             parser.error(f"no such server: {', '.join(unknown)}; there are {Plan().servers}")
-    if os.getloadavg()[0] > 1:
-        _tell("the load average is above 1: other processes will make the figures worse")
+    warn_if_busy()
     results = measure_rounds(replace(plan, **changed))
     if not (given.quick or given.servers):
         report.write(results)

@@ -80,37 +80,31 @@ def check_statistics(tensors: Mapping[str, Tensor], config: VAEConfig) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     _check_tensors(tensors, _statistics_shapes(shapes, config), prefix=STATISTICS_PREFIX)
     diagonals = tensors["mixture_roots"].diagonal(dim1=1, dim2=2)
-    for name, scale in (("fused_tail", tensors["fused_tail"]), ("mixture_roots", diagonals)):
-        if not (scale > 0).all():
-            raise BundleError(
-                f"{STATISTICS_PREFIX}{name} holds {scale.min():g}, expected scales above 0"
-            )
+    scales = {"fused_tail": tensors["fused_tail"], "mixture_roots": diagonals}
+    _check_scales(scales, prefix=STATISTICS_PREFIX)
 
 
 def check_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> None:
     """Raise `BundleError` unless these are the tensors of such a detector."""
     types = detector_types(config)
-    _check_shapes(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+    _check_tensors(
+        tensors,
         {name: shape for name, (_, shape) in types.items()},
         prefix=DETECTOR_PREFIX,
+        dtypes={name: dtype for name, (dtype, _) in types.items()},
     )
-    for name, tensor in tensors.items():
-        shown = DETECTOR_PREFIX + name
-        if tensor.dtype != types[name][0]:
-            raise BundleError(f"{shown} is {tensor.dtype}, expected {types[name][0]}")
-        if not tensor.isfinite().all():
-            raise BundleError(f"{shown} holds NaN or infinity")
     scales = {
         "feature_std": tensors["feature_std"],
         **{name: tensors[name][1] for name in ("place_scale", "cell_scale")},
         **{name: tensors[name][:, 1] for name in ("map_scale", "combined_scale")},
     }
+    _check_scales(scales, prefix=DETECTOR_PREFIX)
+
+
+def _check_scales(scales: Mapping[str, Tensor], *, prefix: str) -> None:
     for name, scale in scales.items():
         if not (scale > 0).all():
-            raise BundleError(
-                f"{DETECTOR_PREFIX}{name} holds {scale.min():g}, expected scales above 0"
-            )
+            raise BundleError(f"{prefix}{name} holds {scale.min():g}, expected scales above 0")
 
 
 def _check_shapes(
@@ -129,12 +123,18 @@ def _check_shapes(
 
 
 def _check_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, prefix: str = ""
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    prefix: str = "",
+    dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> None:
+    """Shapes, types and values. `dtypes` are those of all tensors, by default float32."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     _check_shapes(shapes, expected, prefix=prefix)
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise BundleError(f"{prefix}{name} is {tensor.dtype}, expected torch.float32")
+        dtype = torch.float32 if dtypes is None else dtypes[name]
+        if tensor.dtype != dtype:
+            raise BundleError(f"{prefix}{name} is {tensor.dtype}, expected {dtype}")
         if not tensor.isfinite().all():
             raise BundleError(f"{prefix}{name} holds NaN or infinity")

@@ -98,6 +98,5 @@ def run_self_test(network: VAE, config: VAEConfig, detector: Detector | None = N
     if detector is None:
         return SelfTest(mse, kl)
     scores = DetectorScores(detector)
-    findings = scores.find(pixels)
-    by_name = {name: scores.score(name, findings).item() for name in DETECTED_SCORES}
-    return SelfTest(mse, kl, by_name)
+    (row,) = scores.scores(scores.find(pixels)).tolist()
+    return SelfTest(mse, kl, dict(zip(DETECTED_SCORES, row, strict=True)))

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from model.images.formats import READ, name_of
-from service.codecs.json_errors import BOM, GZIP, is_utf16
+from service.codecs.json_errors import BOM, GZIP, is_utf16, looks_like_json
 
 STRIPPED: Final = "its line breaks are gone: curl's -d strips them, --data-binary keeps them"
 
@@ -82,7 +82,7 @@ def stripped_hint(body: bytes, content_type: str = "") -> str:
 
 def file_hint(body: bytes, content_type: str = "") -> str:
     """What a body may be that is not the image file that it should be, or nothing."""
-    if body[:64].removeprefix(BOM).lstrip().startswith((b"{", b"[")):
+    if looks_like_json(body[:64]):
         return f"; {JSON_LIKE}"
     return stripped_hint(body, content_type)
 
@@ -111,9 +111,9 @@ def what_it_is(body: bytes) -> str | None:
         return f"it is {name}; {READ} are read"
     if is_utf16(body):
         return "it is text in UTF-16; JSON is UTF-8"
-    start = body[:SEARCHED_BYTES].removeprefix(BOM).lstrip()
-    if start.startswith((b"{", b"[")):
+    if looks_like_json(body[:SEARCHED_BYTES]):
         return JSON_LIKE
+    start = body[:SEARCHED_BYTES].removeprefix(BOM).lstrip()
     if start.startswith(b"--") and b"Content-Disposition" in start:
         return "it looks like a form, whose type is multipart/form-data with its boundary"
     if len(body) <= MAX_TEXT:

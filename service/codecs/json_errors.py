@@ -86,8 +86,7 @@ def _what_instead(body: bytes) -> str | None:
     """What a body is that is no text at all, or a form."""
     if body.startswith(GZIP):
         return "the body is not JSON: it is a gzip file, which needs Content-Encoding: gzip"
-    is_meant = body[:64].removeprefix(BOM).lstrip().startswith((b"{", b"["))
-    if not is_meant and (name := name_of(body)):
+    if not looks_like_json(body[:64]) and (name := name_of(body)):
         what_to_do = ", which needs its own Content-Type" if is_read(name) else ""
         return f"the body is not JSON: it is {name}{what_to_do}"
     if body.startswith(b"--") and b"content-disposition" in body[:SEARCHED_FORM_BYTES].lower():
@@ -96,6 +95,11 @@ def _what_instead(body: bytes) -> str | None:
             "a boundary, to the client that makes it"
         )
     return None
+
+
+def looks_like_json(start: bytes) -> bool:
+    """Whether the first bytes of a body are those of an object or a list."""
+    return start.removeprefix(BOM).lstrip().startswith((b"{", b"["))
 
 
 def is_utf16(body: bytes) -> bool:

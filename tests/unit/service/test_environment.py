@@ -8,20 +8,9 @@ import pytest
 
 from service import environment
 from service.settings import Settings
+from tests.service_links import LINKS
 
 FIELDS = Settings.model_fields
-
-LINKS = {
-    "VAE_SERVICE_HOST": "10.0.0.1",
-    "VAE_SERVICE_PORT": "8000",
-    "VAE_SERVICE_PORT_HTTP": "8000",
-    "VAE_PORT": "tcp://10.0.0.1:8000",
-    "VAE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
-    "VAE_PORT_8000_TCP_PROTO": "tcp",
-    "VAE_PORT_8000_TCP_PORT": "8000",
-    "VAE_PORT_8000_TCP_ADDR": "10.0.0.1",
-}
-"""What Kubernetes puts into each pod of a namespace that has a Service named `vae`."""
 
 
 def links_of(prefix: str, port: int, protocol: str = "TCP") -> dict[str, str]:
