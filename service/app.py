@@ -28,6 +28,7 @@ from service.api import images, operations
 from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
+from service.api.page.routes import add_page
 from service.api.plans import planners
 from service.api.state import Service
 from service.http.direct import DirectRequests
@@ -199,6 +200,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     )
     app.state.budget = budget
     add_docs(app)
+    add_page(app, has_page=settings.page)
     app.state.routes = list(app.routes)
     for router in (images.router, operations.router, open_inference.router):
         app.state.routes += router.routes

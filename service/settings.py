@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         description="comma-separated origins whose web pages may call the service from a browser, "
         "such as https://example.org; * allows any",
     )
+    page: bool = Field(
+        True,
+        description="whether browsers get the page at /; its files and what it shows need no "
+        "internet access",
+    )
     root_path: str | None = Field(
         None,
         description="path under which a reverse proxy serves this service, such as /vae; the proxy "

@@ -29,6 +29,7 @@ REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
     "/readyz": None,
     "/v2/health/live": None,
     "/v2/health/ready": None,
+    "/": None,
     "/docs": None,
     "/docs/oauth2-redirect": None,
     "/openapi.json": None,
@@ -36,8 +37,8 @@ REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
 """The scope that each path requires; None means that it is public. Any other path, even an unknown
 one, requires `infer`."""
 
-ASSETS: Final = "/static-offline-docs/"
-"""Prefix of the public files that the page at /docs loads."""
+ASSETS: Final = ("/static-offline-docs/", "/page/")
+"""Prefixes of the public files that the pages at /docs and / load."""
 
 
 def scope_of(path: str) -> str | None:

@@ -34,6 +34,8 @@ into the page. Its inline script is allowed by hash, so no other inline script r
 
 NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
+POLICY_HEADER: Final = b"content-security-policy"
+
 HEADERS: Final = (
     NO_SNIFFING,
     (b"x-frame-options", b"DENY"),
@@ -73,8 +75,8 @@ def add_docs(app: FastAPI) -> None:
 
 
 class PageHeaders:
-    """Middleware that adds `HEADERS` and a Content-Security-Policy to HTML responses, and
-    `X-Content-Type-Options: nosniff` to scripts and style sheets.
+    """Middleware that adds `HEADERS` and, if there is none yet, a Content-Security-Policy to HTML
+    responses, and `X-Content-Type-Options: nosniff` to scripts and style sheets.
 
     An HTML response must be sent as a single body message: the policy is computed from it.
     """
@@ -98,8 +100,10 @@ class PageHeaders:
                 ):
                     message["headers"] = [*message["headers"], NO_SNIFFING]
             elif start is not None:
-                policy = content_security_policy(message.get("body", b""))
-                added = (*HEADERS, (b"content-security-policy", policy))
+                added = list(HEADERS)
+                if all(name != POLICY_HEADER for name, _ in start["headers"]):
+                    policy = content_security_policy(message.get("body", b""))
+                    added.append((POLICY_HEADER, policy))
                 start["headers"] = [*start["headers"], *added]
                 await send(start)
                 start = None

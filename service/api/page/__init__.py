@@ -1,0 +1,1 @@
+"""The page for browsers at /, which shows what the network sees."""

@@ -1,0 +1,104 @@
+"""The page at / for browsers, a list of links for other callers, and the page's files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service.api.page.assets import Asset, assets
+from service.codecs.accept import negotiate
+from service.codecs.registry import JSON
+from service.errors import NotAcceptableError
+from service.http.prefix import prefix_of
+from service.http.problems import no_such_path
+from service.request import RequestContext
+
+HTML: Final = "text/html"
+
+FILES: Final = "/page"
+"""Where the page's files are."""
+
+INDEX: Final = "index.html"
+
+ROOT_MARK: Final = b"{root}"
+"""In the page, the address of the service."""
+
+FILES_MARK: Final = b"{files}"
+"""In the page, the address of its files."""
+
+POLICY: Final = (
+    "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Scripts, styles and connections from here only, and none of them inline."""
+
+FOREVER: Final = "public, max-age=31536000, immutable"
+"""Of files whose address has their hash."""
+
+LINKS: Final = {
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "model": "/model",
+    "sample": "/sample",
+    "encode": "/encode",
+    "decode": "/decode",
+    "reconstruct": "/reconstruct",
+    "anomaly-score": "/anomaly-score",
+    "open-inference-protocol": "/v2",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+}
+"""What callers other than browsers get at /."""
+
+
+def add_page(app: FastAPI, *, has_page: bool) -> None:
+    """Add the route `/`, and with `has_page` the page that it offers to browsers."""
+
+    async def root(request: Request) -> Response:
+        offered = (JSON, HTML) if has_page else (JSON,)
+        try:
+            accepted = negotiate(RequestContext.of(request).headers.get("accept"), offered)
+        except NotAcceptableError:
+            accepted = JSON  # to whoever asks for something else, as links are all there is
+        prefix = prefix_of(request.scope)
+        if accepted == JSON:
+            links = {name: prefix + path for name, path in LINKS.items()}
+            return JSONResponse({"title": app.title, "links": links}, headers={"Vary": "Accept"})
+        return _answer(request, _index(prefix), {"Cache-Control": "no-cache"})
+
+    async def file(request: Request) -> Response:
+        found = assets()
+        asset = found.files.get(request.path_params["name"])
+        if asset is None or request.path_params["version"] != found.version:
+            raise no_such_path(request.scope)
+        return _answer(request, asset, {"Cache-Control": FOREVER})
+
+    app.add_route("/", root, include_in_schema=False)
+    if has_page:
+        app.add_route(FILES + "/{version}/{name:path}", file, include_in_schema=False)
+
+
+def _index(prefix: str) -> Asset:
+    """The page as it is served below a prefix."""
+    found = assets()
+    files = f"{prefix}{FILES}/{found.version}"
+    page = found.files[INDEX].content
+    page = page.replace(ROOT_MARK, prefix.encode()).replace(FILES_MARK, files.encode())
+    return Asset.of(page, found.files[INDEX].media_type)
+
+
+def _answer(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
+    """A file, compressed if the caller takes that; 304 if the caller has it."""
+    headers |= {"ETag": asset.etag, "Vary": "Accept, Accept-Encoding"}
+    asked = RequestContext.of(request).headers
+    if asset.etag in asked.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if asset.media_type.startswith(HTML):
+        headers["Content-Security-Policy"] = POLICY
+    if "gzip" in asked.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(asset.compressed, headers=headers, media_type=asset.media_type)
+    return Response(asset.content, headers=headers, media_type=asset.media_type)

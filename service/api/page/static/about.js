@@ -1,0 +1,5 @@
+import { html } from "./ui.js";
+
+export function About() {
+  return html`<p />`;
+}

@@ -1,0 +1,5 @@
+import { html } from "./ui.js";
+
+export function Watch() {
+  return html`<p />`;
+}
