@@ -60,6 +60,7 @@ async def model(request: Request) -> dict[str, Any]:
         "image_shape": bundle.config.image_shape,
         "latent_size": bundle.config.latent_size,
         "scores": engine.scores,
+        "scaled_maps": engine.scaled_maps,
         "calibration": calibration
         and {
             "data_set": calibration.data_set,

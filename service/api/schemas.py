@@ -254,6 +254,10 @@ class ModelAnswer(BaseModel):
     image_shape: list[int] = Field(description="C, H, W")
     latent_size: int
     scores: list[str] = Field(description="values for ?score=; the first is the default")
+    scaled_maps: list[str] = Field(
+        description="scores whose map has 0 at the median of clean images and 1 at their quantile "
+        "of 99.9 %; the maps of others are squared errors"
+    )
     calibration: dict[str, Any] | None
     device: str
     dtype: str

@@ -5,7 +5,22 @@ const percent = (share) => {
   return `${value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)} %`;
 };
 
-export const format = { percent };
+const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
+
+const pValue = (p) => (p >= 0.01 ? p.toFixed(2) : p.toPrecision(1));
+
+const count = (n) => n.toLocaleString("en");
+
+/** A small share as "1 in 20". */
+const oneIn = (share) => {
+  const n = 1 / share;
+  if (n < 1.95) return `${Math.round(100 * share)} in 100`;
+  if (n < 9.5) return `1 in ${n.toFixed(n < 4.95 && Math.abs(n - Math.round(n)) > 0.1 ? 1 : 0)}`;
+  const digits = 10 ** (Math.floor(Math.log10(n)) - 1);
+  return `1 in ${count(Math.round(n / digits) * digits)}`;
+};
+
+export const format = { percent, number, p: pValue, count, oneIn };
 
 export const texts = {
   title: "VAE service",
@@ -40,7 +55,126 @@ export const texts = {
     region: (name) => `${name} line`,
   },
 
-  look: {},
+  look: {
+    lead: (model) => {
+      const [channels, height, width] = model.image_shape;
+      const data = model.provenance.data_set;
+      return `This network has seen many ${data ? `${data} ` : ""}images. It squeezes each one, ` +
+        `${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, into ` +
+        `${model.latent_size} numbers, and draws it again from these. What it has not learnt comes ` +
+        `back wrong: that is how it tells unusual images.`;
+    },
+    source: "An image",
+    pad: "Drawing pad",
+    padHint: "Draw inside the dashed frame. Or by keyboard: arrows move, space lowers and lifts the pen.",
+    penDown: "The pen is down.",
+    penUp: "The pen is up.",
+    clear: "Clear",
+    drawing: "your drawing",
+    linked: "the image of the link",
+    exampleGroup: "Examples",
+    examples: {
+      drawn: (i) => `drawn by the network (${i})`,
+      scratched: "the first, with a scratch",
+      flipped: "the first, upside down",
+      inverted: "the first, black and white swapped",
+      noise: "noise",
+    },
+    choose: "Choose images …",
+    drop: "or drop or paste them here",
+    camera: "Use the camera",
+    noCamera: "The browser gave no access to a camera.",
+    cameraView: "What the camera sees",
+    take: "Take a picture",
+    stopCamera: "Stop",
+    invert: "Files are dark ink on light paper: invert them",
+    result: "Verdict",
+    nothing: "Draw something, or choose an example: the verdict appears here at once.",
+    verdict: {
+      marks: { normal: "●", anomaly: "▲", none: "○" },
+      normal: "Nothing unusual",
+      anomaly: "Anomaly",
+      none: "No verdict",
+      sentence: (p, n) => {
+        if (p <= 1.5 / (n + 1)) {
+          return `None of the ${count(n)} clean images that it is compared with scores this high.`;
+        }
+        return `About ${oneIn(p)} clean images scores at least this high.`;
+      },
+      uncalibrated: (score) =>
+        `${score} is not calibrated in this bundle, so there is a score, but nothing to compare it ` +
+        "with. “vae calibrate” adds that from your own clean images.",
+      figures: (name, type, score, p) =>
+        `Of ${name}: score ${number(score)} by ${type}${p === null ? "" : `, p = ${pValue(p)}`}`,
+    },
+    histogram: {
+      caption: (n) =>
+        `Scores of ${count(n)} clean images. The further right, the more unusual; from the dashed ` +
+        "line on, an image is called an anomaly.",
+      label: (score, threshold) =>
+        `Histogram of the scores of clean images. This image scores ${score}` +
+        (threshold ? `; the threshold is ${threshold}.` : "."),
+      threshold: (value) => `threshold ${value}`,
+      score: (value) => `this image: ${value}`,
+      beyond: (value) => `this image, far beyond: ${value} →`,
+    },
+    alpha: {
+      label: "False alarms",
+      words: (alpha) =>
+        `Of clean images, ${oneIn(alpha)} is called an anomaly by mistake (alpha = ${alpha}). ` +
+        "Fewer false alarms, and more anomalies are missed.",
+    },
+    why: "Why",
+    pictures: {
+      input: "as the network gets it",
+      reconstruction: "as the network draws it again",
+      map: "where they differ",
+      mapLabel: "The image with its unusual places marked",
+      strength: "Strength of the marks",
+      errors: "Marked is how much each pixel differs, from blue (little) to yellow (most).",
+      scaled: "Orange marks places that are more unusual than nearly all places of clean images.",
+      actions: "What was done to the file",
+    },
+    saveImage: "Save this image as image.png",
+    scores: {
+      heading: "All scores",
+      caption: "Each score of this image, with its p-value and verdict",
+      name: "score",
+      score: "value",
+      verdict: "verdict",
+      anomaly: "anomaly",
+      normal: "not unusual",
+      meanings: {
+        fused: "several scores in one",
+        combined: "the detector's scores in one",
+        features: "features that the detector cannot explain",
+        texture: "places whose texture is unusual",
+        pooled_distance: "the image as a whole",
+        mse: "mean error of a pixel",
+        mse_top5: "mean error of the worst pixels",
+        kl: "information in the latents",
+        neg_elbo: "error and information together",
+        latent_density: "how rare the latents are",
+        latent_mahalanobis: "how far the latents are from the middle",
+        reconstruction_probability: "mean likelihood of the image",
+        iwae: "likelihood of the image, more tightly",
+      },
+    },
+    batch: {
+      heading: (n) => `${count(n)} images`,
+      progress: (done, n) => `${count(done)} of ${count(n)} are scored.`,
+      summary: (anomalies, judged, others) =>
+        `${count(anomalies)} of ${count(judged)} ${anomalies === 1 ? "is an anomaly" : "are anomalies"}.` +
+        (others ? ` ${count(others)} could not be judged.` : ""),
+      rate: (alpha) => `Let at most ${percent(alpha)} of the alarms be false (false discovery rate)`,
+      csv: "Save as CSV",
+      close: "Close",
+      columns: { name: "file", score: "score", p: "p" },
+      verdict: "verdict",
+      anomaly: "anomaly",
+      normal: "not unusual",
+    },
+  },
 
   latent: {},
 

@@ -85,6 +85,7 @@ export function save(blob, name) {
 /**
  * Calls `work` with the newest value only: while one call runs, others wait, and only the last of
  * them is made. What shows live values calls the service like this, so that it never falls behind.
+ * `work` gets the value, and a function that tells whether there is no newer one yet.
  */
 export function useNewest(work) {
   const state = useRef({ running: false, waiting: null });
@@ -97,7 +98,7 @@ export function useNewest(work) {
     while (own.waiting) {
       const { value: next } = own.waiting;
       own.waiting = null;
-      await own.work(next);
+      await own.work(next, () => own.waiting === null);
     }
     own.running = false;
   }, []);

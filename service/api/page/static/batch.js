@@ -1,0 +1,96 @@
+// Many files at once: a table to sort, to save, and to judge as a whole.
+
+import { call } from "./service.js";
+import { flagged, flaggedByRate } from "./significance.js";
+import { format, texts } from "./texts.js";
+import { Commands, Picture, html, save, useMemo, useState } from "./ui.js";
+
+const AT_ONCE = 4; // requests: enough for the service to batch them, few enough for others
+
+/** Score `files` one request each, and hand each row over as it arrives. */
+export async function scoreFiles(files, query, signal, onRow) {
+  let next = 0;
+  const work = async () => {
+    while (next < files.length && !signal.aborted) {
+      const index = next++;
+      try {
+        const response = await call("/anomaly-score", { query, body: files[index], signal });
+        const answer = await response.json();
+        onRow(index, { score: answer.score[0], p: answer.p_value?.[0] ?? null });
+      } catch (error) {
+        if (error.name !== "AbortError") onRow(index, { error: error.message });
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+
+const COLUMNS = ["name", "score", "p"];
+
+/**
+ * `rows` are `{name, thumbnail, score, p, error}`. `controlsRate` says whether alpha bounds the
+ * false discovery rate of these files.
+ */
+export function Batch({ rows, alpha, controlsRate, onControlsRate, onOpen, onClose, commands }) {
+  const [order, setOrder] = useState({ column: "p", up: true });
+  const words = texts.look.batch;
+  const done = rows.filter((row) => row.error || row.score !== undefined);
+  const judged = rows.filter((row) => row.p != null);
+  const verdicts = useMemo(() => {
+    const decide = controlsRate ? flaggedByRate : flagged;
+    const results = decide(judged.map((row) => row.p), alpha);
+    return new Map(judged.map((row, i) => [row, results[i]]));
+  }, [rows, alpha, controlsRate]);
+  const sorted = [...rows].sort((a, b) => {
+    const [x, y] = [a[order.column], b[order.column]];
+    if (x == null || y == null) return (x == null) - (y == null);
+    return (x < y ? -1 : x > y ? 1 : 0) * (order.up ? 1 : -1);
+  });
+  const sortBy = (column) =>
+    setOrder({ column, up: order.column === column ? !order.up : column !== "score" });
+  const anomalies = [...verdicts.values()].filter(Boolean).length;
+  const saveCsv = () => {
+    const quote = (text) => `"${String(text).replaceAll('"', '""')}"`;
+    const lines = sorted.map((row) =>
+      [quote(row.name), row.score ?? "", row.p ?? "", verdicts.get(row) ?? "",
+        quote(row.error ?? "")].join(","),
+    );
+    const text = ["name,score,p_value,is_anomaly,error", ...lines, ""].join("\r\n");
+    save(new Blob([text], { type: "text/csv" }), "scores.csv");
+  };
+  return html`<section class="card batch" aria-labelledby="batch">
+    <h2 id="batch">${words.heading(rows.length)}</h2>
+    <p role="status">${done.length < rows.length
+      ? words.progress(done.length, rows.length)
+      : words.summary(anomalies, judged.length, rows.length - judged.length)}</p>
+    <div class="row">
+      <label class="check"><input type="checkbox" checked=${controlsRate}
+        onChange=${(event) => onControlsRate(event.target.checked)} /> ${words.rate(alpha)}</label>
+      <button type="button" onClick=${saveCsv}>${words.csv}</button>
+      <button type="button" onClick=${onClose}>${words.close}</button>
+    </div>
+    <div class="scroll" tabindex="0" role="region" aria-labelledby="batch">
+      <table>
+        <thead><tr>
+          <td></td>
+          ${COLUMNS.map((column) => html`<th scope="col" class=${column === "name" ? "" : "number"}
+            aria-sort=${order.column !== column ? null : order.up ? "ascending" : "descending"}>
+            <button type="button" onClick=${() => sortBy(column)}>${words.columns[column]}
+              <span aria-hidden="true">${order.column === column ? (order.up ? " ↑" : " ↓") : ""}</span>
+            </button></th>`)}
+          <th scope="col">${words.verdict}</th>
+        </tr></thead>
+        <tbody>${sorted.map((row) => html`<tr key=${row.index}>
+          <td class="thumb">${row.thumbnail && html`<${Picture} image=${row.thumbnail} label="" />`}</td>
+          <th scope="row"><button type="button" onClick=${() => onOpen(row.index)}>${row.name}</button></th>
+          <td class="number">${row.score === undefined ? "" : format.number(row.score)}</td>
+          <td class="number">${row.p == null ? "" : format.p(row.p)}</td>
+          <td>${row.error ? html`<span class="small">${row.error}</span>`
+            : !verdicts.has(row) ? (row.score === undefined ? "…" : "–")
+            : verdicts.get(row) ? html`<span class="anomaly">▲ ${words.anomaly}</span>` : words.normal}</td>
+        </tr>`)}</tbody>
+      </table>
+    </div>
+    <${Commands} ...${commands} />
+  </section>`;
+}

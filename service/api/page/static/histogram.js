@@ -1,0 +1,48 @@
+// The scores of clean images as a histogram, with an image's own score and the threshold on it.
+
+import { histogram, quantile } from "./significance.js";
+import { format, texts } from "./texts.js";
+import { html, useMemo } from "./ui.js";
+
+const WIDTH = 600;
+const HEIGHT = 150;
+const FLOOR = 118; // where the bars stand
+
+/** `scores` are of clean images, ascending; `threshold` may be null. */
+export function ScoreHistogram({ scores, score, threshold }) {
+  const end = useMemo(() => {
+    const most = Math.max(quantile(scores, 0.998), threshold ?? 0);
+    return most + 0.12 * (most - scores[0]);
+  }, [scores, threshold]);
+  const { start, counts } = useMemo(() => histogram(scores, end), [scores, end]);
+  const highest = Math.max(...counts);
+  const place = (value) => {
+    const share = (Math.min(value, end) - start) / (end - start);
+    return Math.max(0, share) * WIDTH;
+  };
+  const wide = WIDTH / counts.length;
+  const isBeyond = score > end;
+  const x = Math.min(WIDTH - 3, Math.max(3, place(score)));
+  const words = texts.look.histogram;
+  return html`<figure class="histogram">
+    <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img"
+      aria-label=${words.label(format.number(score), threshold && format.number(threshold))}>
+      ${threshold !== null && html`<rect class="beyond" x=${place(threshold)} y="0"
+        width=${WIDTH - place(threshold)} height=${FLOOR} />`}
+      ${counts.map((count, i) => html`<rect class="bar" x=${i * wide + 0.5}
+        y=${FLOOR - (92 * count) / highest} width=${wide - 1} height=${(92 * count) / highest} />`)}
+      <line class="floor" x1="0" x2=${WIDTH} y1=${FLOOR} y2=${FLOOR} />
+      ${threshold !== null && html`
+        <line class="threshold" x1=${place(threshold)} x2=${place(threshold)} y1="0" y2=${FLOOR} />
+        <text x=${place(threshold)} y=${FLOOR + 28} text-anchor="middle">
+          ${words.threshold(format.number(threshold))}</text>`}
+      <line class="score" x1=${x} x2=${x} y1="14" y2=${FLOOR + 6} />
+      <path class="score" d=${`M${x - 6} 6h12l-6 9z`} />
+      <text class="own" y="12" x=${x > WIDTH / 2 ? x - 10 : x + 10}
+        text-anchor=${x > WIDTH / 2 ? "end" : "start"}>
+        ${(isBeyond ? words.beyond : words.score)(format.number(score))}</text>
+      <text x="0" y=${FLOOR + 14}>${format.number(start)}</text>
+    </svg>
+    <figcaption>${words.caption(scores.length)}</figcaption>
+  </figure>`;
+}

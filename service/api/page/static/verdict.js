@@ -1,0 +1,89 @@
+// One image: the verdict in words, the pictures that explain it, and all scores.
+
+import { ScoreHistogram } from "./histogram.js";
+import { mapPainter } from "./pictures.js";
+import { format, texts } from "./texts.js";
+import { Picture, Slider, html, useCallback, useMemo, useState } from "./ui.js";
+
+/** False-alarm rates that a person chooses among; the service's own is added. */
+const ALPHAS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3];
+
+/** `answer` is that of /anomaly-score for one image. */
+export function Verdict({ name, answer, calibration }) {
+  const words = texts.look.verdict;
+  const [p] = answer.p_value ?? [null];
+  const [isAnomaly] = answer.is_anomaly ?? [null];
+  const n = calibration?.n;
+  const state = p === null ? "none" : isAnomaly ? "anomaly" : "normal";
+  return html`<div class=${`verdict is-${state}`} role="status" data-state=${state}>
+    <p class="word"><span aria-hidden="true">${words.marks[state]}</span> ${words[state]}</p>
+    <p>${p === null ? words.uncalibrated(answer.score_type) : words.sentence(p, n)}</p>
+    <p class="quiet small">${words.figures(name, answer.score_type, answer.score[0], p)}</p>
+    ${(answer.warnings ?? []).map((text) => html`<p class="small warning">${text}</p>`)}
+  </div>`;
+}
+
+/** The false-alarm rate as a slider, in steps that people use. */
+export function AlphaSlider({ alpha, onAlpha }) {
+  const steps = useMemo(
+    () => [...new Set([...ALPHAS, alpha])].sort((a, b) => a - b),
+    [alpha],
+  );
+  return html`<div>
+    <${Slider} label=${texts.look.alpha.label} name="alpha" min="0" max=${steps.length - 1} step="1"
+      value=${steps.indexOf(alpha)} shown=${format.percent(alpha)}
+      onInput=${(index) => onAlpha(steps[index])} />
+    <p class="quiet small">${texts.look.alpha.words(alpha)}</p>
+  </div>`;
+}
+
+/** The image as the network gets it, what the network makes of it, and where they differ. */
+export function Pictures({ views, isScaled }) {
+  const [strength, setStrength] = useState(1);
+  const map = views?.map;
+  const draw = useCallback(map ? mapPainter(map, isScaled, strength) : () => {}, [
+    map,
+    isScaled,
+    strength,
+  ]);
+  const words = texts.look.pictures;
+  return html`<div>
+    <div class="pictures three">
+      <${Picture} image=${views?.input} caption=${words.input} className="input" />
+      <${Picture} image=${views?.reconstruction} caption=${words.reconstruction}
+        className="reconstruction" />
+      <${Picture} image=${map && views.input} draw=${draw} caption=${words.map}
+        label=${words.mapLabel} className="map" />
+    </div>
+    <${Slider} label=${words.strength} name="strength" min="0" max="2" step="0.1" value=${strength}
+      shown=${format.percent(strength)} onInput=${setStrength} />
+    <p class="quiet small">${isScaled ? words.scaled : words.errors}</p>
+    ${views?.actions?.length > 0 && html`<div class="actions">
+      <h3>${words.actions}</h3>
+      <ul>${views.actions.map((action) => html`<li>${action}</li>`)}</ul>
+    </div>`}
+  </div>`;
+}
+
+/** All scores of the image, `[{name, score, p, isAnomaly}]`, and which of them is shown. */
+export function ScoreTable({ rows, chosen, onChoose }) {
+  const words = texts.look.scores;
+  return html`<table class="scores">
+    <caption class="visually-hidden">${words.caption}</caption>
+    <thead><tr><th scope="col">${words.name}</th><th scope="col" class="number">${words.score}</th>
+      <th scope="col" class="number">p</th><th scope="col">${words.verdict}</th></tr></thead>
+    <tbody>
+      ${rows.map(
+        (row) => html`<tr key=${row.name} class=${row.name === chosen ? "chosen" : ""}>
+          <th scope="row"><button type="button" aria-pressed=${String(row.name === chosen)}
+            onClick=${() => onChoose(row.name)}>${row.name}</button>
+            <span class="quiet small">${words.meanings[row.name] ?? ""}</span></th>
+          <td class="number">${row.score === undefined ? "…" : format.number(row.score)}</td>
+          <td class="number">${row.p == null ? "–" : format.p(row.p)}</td>
+          <td>${row.isAnomaly == null ? "–" : row.isAnomaly
+            ? html`<span class="anomaly">▲ ${words.anomaly}</span>` : words.normal}</td>
+        </tr>`,
+      )}
+    </tbody>
+  </table>`;
+}
