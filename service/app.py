@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.policy import Access
 from service.access.rates import Buckets
-from service.api import images, operations
+from service.api import calibration, images, operations
 from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
@@ -65,6 +65,13 @@ EXPOSED_HEADERS = (
     *("Traceparent", "WWW-Authenticate", "X-Warnings", "Allow"),
 )
 """Response headers that pages of the origins in `cors_origins` may read."""
+
+ROUTERS = (
+    images.router,
+    operations.router,
+    calibration.router,
+    open_inference.router,
+)
 
 DESCRIPTION = """\
 A Variational Autoencoder behind HTTP. Images go in as JSON, arrays or image files; latents, images
@@ -202,7 +209,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     add_docs(app)
     add_page(app, has_page=settings.page)
     app.state.routes = list(app.routes)
-    for router in (images.router, operations.router, open_inference.router):
+    for router in ROUTERS:
         app.state.routes += router.routes
         app.include_router(router)
     for error_type in (HTTPException, RequestValidationError):

@@ -6,7 +6,7 @@
     ├── BadBodyError 400            the body does not match its type
     ├── UnauthorizedError 401       no API key, or a wrong one
     ├── ForbiddenError 403          the key lacks the scope
-    ├── NotFoundError 404           no such model or version
+    ├── NotFoundError 404           no such model or version, or not part of this one
     ├── NotAcceptableError 406      no answer type the caller accepts
     ├── BodyTimeoutError 408        the body did not arrive in time
     ├── BundleRefusedError 409      the bundle on disk cannot be used
@@ -81,7 +81,7 @@ class ForbiddenError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """There is no such model or version."""
+    """There is no such model or version, or it lacks what is asked for."""
 
     status = 404
 

@@ -33,6 +33,7 @@ QUERIES: Final[Mapping[str, type[schemas.Query]]] = {
     "/reconstruct": schemas.ReconstructQuery,
     "/anomaly-score": schemas.ScoreQuery,
     "/sample": schemas.SampleQuery,
+    "/model/calibration": schemas.CalibrationQuery,
 }
 
 DATA_SETS: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model.engine.engine import Engine
 from model.results import Floats
 from model.scores.calibration import DEFAULT_DRAWS
 from service.api import schemas
@@ -220,13 +221,7 @@ def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
     of anything but a map on the scale of clean images.
     """
     engine = service.inference.engine
-    name = engine.scores[0] if query.score is None else query.score
-    if name not in engine.scores:
-        raise InvalidContentError(
-            f"score is {name[:64]!r}, expected one that this model offers: "
-            f"{', '.join(engine.scores)}",
-            ("query", "score"),
-        )
+    name = score_name(engine, query.score)
     if query.contour:
         _check_contour(query, name, engine.scaled_maps)
     return ScoreOptions(
@@ -237,6 +232,21 @@ def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
         draws=query.samples or DEFAULT_DRAWS,
         seed=query.seed,
     )
+
+
+def score_name(engine: Engine, name: str | None) -> str:
+    """`name`, or the default score if that is None.
+
+    Raises `InvalidContentError` if the model does not offer it.
+    """
+    name = engine.scores[0] if name is None else name
+    if name not in engine.scores:
+        raise InvalidContentError(
+            f"score is {name[:64]!r}, expected one that this model offers: "
+            f"{', '.join(engine.scores)}",
+            ("query", "score"),
+        )
+    return name
 
 
 def _check_contour(query: schemas.ScoreQuery, name: str, scaled_maps: Sequence[str]) -> None:

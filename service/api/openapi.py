@@ -126,6 +126,7 @@ PROBLEMS: Final[dict[int, str]] = {
     400: "the body is empty",
     401: "this requires a valid API key; send it as Authorization: Bearer KEY",
     403: "this requires an API key with scope infer; key prometheus has metrics",
+    404: "the score 'iwae' has no calibration",
     406: "Accept is 'text/html', this route offers application/json",
     408: "the body did not arrive within the request's 30 s",
     409: "bundle 'mine' cannot be used: model.safetensors is damaged: its sha256 is not the one in "
@@ -273,7 +274,8 @@ def _describe(app: FastAPI, engine: Engine, max_images: int) -> Schema:
     for path, example in (("/encode", examples.ENCODE), ("/anomaly-score", examples.SCORE)):
         # Added here because FastAPI would drop the fields that are null.
         paths[path]["post"]["responses"]["200"]["content"][JSON]["example"] = example
-    for parameter in paths["/anomaly-score"]["post"]["parameters"]:
+    scored = paths["/anomaly-score"]["post"]["parameters"]
+    for parameter in (*scored, *paths["/model/calibration"]["get"]["parameters"]):
         if parameter["name"] == "score":
             parameter["schema"] = {"enum": list(engine.scores), "default": engine.scores[0]}
         if parameter["name"] == "contour" and not engine.scaled_maps:

@@ -155,6 +155,16 @@ class ScoreQuery(ImagesQuery):
     scale: int = Scale
 
 
+class CalibrationQuery(Query):
+    """Query of /model/calibration."""
+
+    score: str | None = Field(
+        None,
+        description="name of a score that /model lists; by default the first",
+        examples=["mse"],
+    )
+
+
 class DecodeQuery(Query):
     """Query of /decode."""
 
@@ -263,6 +273,23 @@ class ModelAnswer(BaseModel):
     dtype: str
     metrics: dict[str, Any] = Field(description="training metrics, as in the model card")
     provenance: dict[str, Any]
+
+
+class CalibrationAnswer(BaseModel):
+    """The scores of clean images that a score's p-values come from."""
+
+    model: str
+    score_type: str
+    data_set: str
+    date: str
+    folds: int = Field(
+        description="0, or the number of networks that scored the images, each trained on the rest"
+    )
+    n: int = Field(description="number of clean images")
+    scores: list[float] = Field(
+        description="in ascending order: all n, or if n > 10,000 those of 10,000 evenly spaced "
+        "ranks, the least and the greatest among them"
+    )
 
 
 class ReloadAnswer(BaseModel):

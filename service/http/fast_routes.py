@@ -12,18 +12,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import lru_cache
 from inspect import signature
 from itertools import product
-from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
+from typing import Final, NamedTuple, TypeVar, get_type_hints
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import InvalidContentError
 from service.http.lifecycle import Handler
+from service.http.parameters import unique_parameters
 
 CACHED_QUERIES: Final = 256
 """Parsed query strings to cache for each route. Callers usually send the same few."""
@@ -108,10 +107,7 @@ def _handler(endpoint: Endpoint, path_values: dict[str, str]) -> Handler:
 def parse_query(model: type[M], query_string: bytes) -> M:
     """Parse a query string. Raises `RequestValidationError`, as FastAPI does, and
     `InvalidContentError` for a parameter that is there twice."""
-    given = QueryParams(query_string).multi_items()
-    values: dict[str, Any] = dict(given)
-    if len(values) < len(given):  # else the last one would count, and nobody would know
-        raise InvalidContentError(*_repeated(name for name, _ in given))
+    values = unique_parameters(query_string)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -121,13 +117,3 @@ def parse_query(model: type[M], query_string: bytes) -> M:
             for item in error.errors()
         ]
         raise RequestValidationError(errors) from error
-
-
-def _repeated(names: Iterable[str]) -> tuple[str, tuple[str, str]]:
-    """The error of the first name that is there twice, and its place."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            break
-        seen.add(name)
-    return f"the parameter {name[:64]!r} is there twice", ("query", name[:64])

@@ -57,6 +57,7 @@ OPEN = [
 FOR_IMAGES = [
     *(("POST", f"/{name}") for name in ("encode", "decode", "reconstruct", "anomaly-score")),
     *(("GET", path) for path in ("/sample", "/model", "/v2", "/v2/models/encode")),
+    ("GET", "/model/calibration"),
     *(("POST", f"/v2/models/{name}/infer") for name in ("encode", "nothing")),
     *(("GET", path) for path in ("/", "/nothing", "/metrics/", "/livez/", "/docs/nothing")),
     ("DELETE", "/encode"),

@@ -48,6 +48,7 @@ OPEN_INFERENCE_ROUTES = {
 ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
+    ("get", "/model/calibration"),
     ("post", "/model/reload"),
 }
 
@@ -248,6 +249,7 @@ KEY_ERRORS = {401, 403}
 def errors_of(method: str, path: str) -> set[int]:
     others = {
         "/model": KEY_ERRORS,
+        "/model/calibration": KEY_ERRORS | {404, 406, 422},
         "/model/reload": KEY_ERRORS | {409},
         "/metrics": KEY_ERRORS,
         "/livez": {503},

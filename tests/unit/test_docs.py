@@ -26,9 +26,8 @@ from model.commands import calibrate, demo, download, evaluate, import_checkpoin
 from model.engine.engine import Engine
 from model.scores.calibration import DEFAULT_DRAWS
 from model.scores.detected import DETECTED_SCORES
-from service.api import images, operations
-from service.api.open_inference import routes as open_inference
-from service.app import EXPOSED_HEADERS
+from service.api import operations
+from service.app import EXPOSED_HEADERS, ROUTERS
 from service.errors import ServiceError
 from service.settings import Settings
 from tests.docs import ALL, PAGES, ROOT, fenced_block, pinned
@@ -252,7 +251,7 @@ def test_the_kubernetes_manifest_fits_the_service() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    for router in (images.router, operations.router, open_inference.router):
+    for router in ROUTERS:
         for route in router.routes:
             assert isinstance(route, APIRoute)
             path = route.path.replace("/versions/{version}", "")
