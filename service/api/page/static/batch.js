@@ -25,6 +25,8 @@ export async function scoreFiles(files, query, signal, onRow) {
   await Promise.all(Array.from({ length: AT_ONCE }, work));
 }
 
+const byName = new Intl.Collator(undefined, { numeric: true }); // image-2 before image-10
+
 const COLUMNS = ["name", "score", "p"];
 
 /**
@@ -44,7 +46,8 @@ export function Batch({ rows, alpha, controlsRate, onControlsRate, onOpen, onClo
   const sorted = [...rows].sort((a, b) => {
     const [x, y] = [a[order.column], b[order.column]];
     if (x == null || y == null) return (x == null) - (y == null);
-    return (x < y ? -1 : x > y ? 1 : 0) * (order.up ? 1 : -1);
+    const difference = order.column === "name" ? byName.compare(x, y) : x - y;
+    return order.up ? difference : -difference;
   });
   const sortBy = (column) =>
     setOrder({ column, up: order.column === column ? !order.up : column !== "score" });
@@ -69,7 +72,7 @@ export function Batch({ rows, alpha, controlsRate, onControlsRate, onOpen, onClo
       <button type="button" onClick=${saveCsv}>${words.csv}</button>
       <button type="button" onClick=${onClose}>${words.close}</button>
     </div>
-    <div class="scroll" tabindex="0" role="region" aria-labelledby="batch">
+    <div class="scroll" tabindex="0" role="group" aria-label=${words.table}>
       <table>
         <thead><tr>
           <td></td>

@@ -34,14 +34,14 @@ export function ScoreHistogram({ scores, score, threshold }) {
       <line class="floor" x1="0" x2=${WIDTH} y1=${FLOOR} y2=${FLOOR} />
       ${threshold !== null && html`
         <line class="threshold" x1=${place(threshold)} x2=${place(threshold)} y1="0" y2=${FLOOR} />
-        <text x=${place(threshold)} y=${FLOOR + 28} text-anchor="middle">
+        <text x=${place(threshold)} y=${FLOOR + 24} text-anchor="middle">
           ${words.threshold(format.number(threshold))}</text>`}
       <line class="score" x1=${x} x2=${x} y1="14" y2=${FLOOR + 6} />
       <path class="score" d=${`M${x - 6} 6h12l-6 9z`} />
-      <text class="own" y="12" x=${x > WIDTH / 2 ? x - 10 : x + 10}
+      <text class="own" y="15" x=${x > WIDTH / 2 ? x - 10 : x + 10}
         text-anchor=${x > WIDTH / 2 ? "end" : "start"}>
         ${(isBeyond ? words.beyond : words.score)(format.number(score))}</text>
-      <text x="0" y=${FLOOR + 14}>${format.number(start)}</text>
+      <text x="0" y=${FLOOR + 24}>${format.number(start)}</text>
     </svg>
     <figcaption>${words.caption(scores.length)}</figcaption>
   </figure>`;

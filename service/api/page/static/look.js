@@ -9,15 +9,13 @@ import { array, call, curlLine, images, json, pythonLines } from "./service.js";
 import { packBytes, rememberState, store, unpackBytes, update } from "./state.js";
 import { texts } from "./texts.js";
 import { Commands, Failure, html, save, useEffect, useNewest, useRef, useState } from "./ui.js";
-import { AlphaSlider, Pictures, ScoreTable, Verdict } from "./verdict.js";
+import { AlphaSlider, Pictures, ScoreTable, ShortVerdict, Verdict } from "./verdict.js";
 
 const LINKED_PIXELS = 4096; // of an image that a link can hold
 const PAD_SIDE = 64; // of the largest image that is drawn by hand
 const REST_MS = 250; // without a new stroke, until all scores are asked for
 const KEPT = 24; // images that were looked at
 const SEED = 0; // of scores that draw at random, so that the same image has the same score
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export function Look({ model, params }) {
   const [channels, height, width] = model.image_shape;
@@ -35,6 +33,7 @@ export function Look({ model, params }) {
   const [controlsRate, setControlsRate] = useState(false);
   const [error, setError] = useState(null);
   const work = useRef(null);
+  const rest = useRef(0);
 
   const query = { score, alpha, ...(item?.isFile && invert ? { invert } : {}) };
   const isScaled = (model.scaled_maps ?? []).includes(score);
@@ -60,10 +59,14 @@ export function Look({ model, params }) {
         reconstruction: images(reconstruction)[0],
         map: images(map)[0],
       });
-      if (made) await pause(REST_MS);
-      if (!isNewest()) return;
-      setRows(await allScores(model, body, { ...query, seed: SEED }));
-      await remember(looked, input.image, body, scored, invert);
+      clearTimeout(rest.current);
+      rest.current = setTimeout(
+        async () => {
+          setRows(await allScores(model, body, { ...query, seed: SEED }));
+          await remember(looked, input.image, body, scored, invert);
+        },
+        made ? REST_MS : 0,
+      );
     } catch (failure) {
       setError(failure);
     }
@@ -141,7 +144,8 @@ export function Look({ model, params }) {
         <section class="card" aria-labelledby="source">
           <h2 id="source">${words.source}</h2>
           ${channels === 1 && Math.max(height, width) <= PAD_SIDE && html`
-            <${DrawingPad} shape=${model.image_shape} onDraw=${onDraw} onClear=${onClear} />`}
+            <${DrawingPad} shape=${model.image_shape} onDraw=${onDraw} onClear=${onClear} />
+            ${answer && item && html`<${ShortVerdict} answer=${answer} />`}`}
           <${Examples} examples=${examples} chosen=${item?.example}
             onChoose=${(example) => setItem(ofExample(example))} />
           <${Files} onFiles=${onFiles} />
@@ -165,6 +169,7 @@ export function Look({ model, params }) {
         ${item && html`
           <section class="card" aria-labelledby="why">
             <h2 id="why">${words.why}</h2>
+            <p class="small">${isScaled ? words.detectorReason : words.reason}</p>
             <${Pictures} views=${views} isScaled=${isScaled} />
             ${item.image && html`<button type="button" class="small"
               onClick=${async () => save(await toPng(item.image), "image.png")}>

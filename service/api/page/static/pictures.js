@@ -8,12 +8,15 @@ const CIVIDIS = [
 const DEFECT = [255, 120, 0];
 
 /** `image` is `{pixels, shape: [C, H, W]}`: uint8 in 0..255, or float32 in [0, 1]. */
-export function paint(canvas, { pixels, shape }) {
-  const [, height, width] = shape;
-  canvas.width = width;
-  canvas.height = height;
-  canvas.classList.toggle("pixelated", Math.max(width, height) <= 96);
-  canvas.getContext("2d").putImageData(imageData({ pixels, shape }), 0, 0);
+export function paint(canvas, image) {
+  put(canvas, imageData(image));
+}
+
+function put(canvas, data) {
+  canvas.width = data.width;
+  canvas.height = data.height;
+  canvas.classList.toggle("pixelated", Math.max(data.width, data.height) <= 96);
+  canvas.getContext("2d").putImageData(data, 0, 0);
 }
 
 /** The image as canvases have it, 4 bytes a pixel. */
@@ -37,11 +40,8 @@ export function imageData({ pixels, shape: [channels, height, width] }) {
  */
 export function mapPainter(map, isScaled, strength) {
   return (canvas, image) => {
-    paint(canvas, image);
-    const [, height, width] = image.shape;
-    const context = canvas.getContext("2d");
-    const data = context.getImageData(0, 0, width, height);
-    const plane = width * height;
+    const data = imageData(image);
+    const plane = image.shape[1] * image.shape[2];
     const channels = map.pixels.length / plane;
     for (let i = 0; i < plane; i++) {
       let colour = DEFECT;
@@ -60,7 +60,7 @@ export function mapPainter(map, isScaled, strength) {
         data.data[4 * i + c] += (colour[c] - data.data[4 * i + c]) * opacity;
       }
     }
-    context.putImageData(data, 0, 0);
+    put(canvas, data);
   };
 }
 

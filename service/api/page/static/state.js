@@ -5,7 +5,7 @@ import { useEffect, useState } from "./vendor/hooks.js";
 /** The view and its parameters: `#look?alpha=0.05` is `{view: "look", params: {alpha: "0.05"}}`. */
 export function readHash() {
   const [view, query] = location.hash.slice(1).split("?");
-  return { view, params: Object.fromEntries(new URLSearchParams(query)) };
+  return { view: view || "look", params: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 /** The hash of a view and its parameters; those that are null or undefined are left out. */

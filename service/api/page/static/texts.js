@@ -11,12 +11,11 @@ const pValue = (p) => (p >= 0.01 ? p.toFixed(2) : p.toPrecision(1));
 
 const count = (n) => n.toLocaleString("en");
 
-/** A small share as "1 in 20". */
+/** A share as "38 in 100" or, if it is small, "1 in 1,400". */
 const oneIn = (share) => {
+  if (share > 0.1) return `${Math.round(100 * share)} in 100`;
   const n = 1 / share;
-  if (n < 1.95) return `${Math.round(100 * share)} in 100`;
-  if (n < 9.5) return `1 in ${n.toFixed(n < 4.95 && Math.abs(n - Math.round(n)) > 0.1 ? 1 : 0)}`;
-  const digits = 10 ** (Math.floor(Math.log10(n)) - 1);
+  const digits = 10 ** Math.max(0, Math.floor(Math.log10(n)) - 1);
   return `1 in ${count(Math.round(n / digits) * digits)}`;
 };
 
@@ -58,11 +57,11 @@ export const texts = {
   look: {
     lead: (model) => {
       const [channels, height, width] = model.image_shape;
-      const data = model.provenance.data_set;
-      return `This network has seen many ${data ? `${data} ` : ""}images. It squeezes each one, ` +
-        `${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, into ` +
-        `${model.latent_size} numbers, and draws it again from these. What it has not learnt comes ` +
-        `back wrong: that is how it tells unusual images.`;
+      const { data_set: data, images_trained_on: n } = model.provenance;
+      return `This network has learnt from ${n ? `${count(n)} ` : ""}images${data ? ` (${data})` : ""}. ` +
+        `It squeezes an image, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, into ` +
+        `${count(model.latent_size)} numbers, and draws it again from these. What is unlike anything ` +
+        "that it has seen comes back wrong: that is how it finds unusual images.";
     },
     source: "An image",
     pad: "Drawing pad",
@@ -99,11 +98,12 @@ export const texts = {
         if (p <= 1.5 / (n + 1)) {
           return `None of the ${count(n)} clean images that it is compared with scores this high.`;
         }
-        return `About ${oneIn(p)} clean images scores at least this high.`;
+        return `About ${oneIn(p)} clean images ${p > 0.1 ? "score" : "scores"} at least this high.`;
       },
       uncalibrated: (score) =>
         `${score} is not calibrated in this bundle, so there is a score, but nothing to compare it ` +
         "with. “vae calibrate” adds that from your own clean images.",
+      short: (state, p) => `${state}${p === null ? "" : `, p = ${pValue(p)}`}`,
       figures: (name, type, score, p) =>
         `Of ${name}: score ${number(score)} by ${type}${p === null ? "" : `, p = ${pValue(p)}`}`,
     },
@@ -121,10 +121,13 @@ export const texts = {
     alpha: {
       label: "False alarms",
       words: (alpha) =>
-        `Of clean images, ${oneIn(alpha)} is called an anomaly by mistake (alpha = ${alpha}). ` +
+        `${oneIn(alpha)} clean images ${alpha > 0.1 ? "are" : "is"} called an anomaly by mistake (alpha = ${alpha}). ` +
         "Fewer false alarms, and more anomalies are missed.",
     },
     why: "Why",
+    reason: "The network can only draw what it has learnt. Where its drawing differs from the image, " +
+      "the image is unlike those that it has seen.",
+    detectorReason: "A detector compares each place of the image with the same place in clean images.",
     pictures: {
       input: "as the network gets it",
       reconstruction: "as the network draws it again",
@@ -167,6 +170,7 @@ export const texts = {
         `${count(anomalies)} of ${count(judged)} ${anomalies === 1 ? "is an anomaly" : "are anomalies"}.` +
         (others ? ` ${count(others)} could not be judged.` : ""),
       rate: (alpha) => `Let at most ${percent(alpha)} of the alarms be false (false discovery rate)`,
+      table: "Scores of the files",
       csv: "Save as CSV",
       close: "Close",
       columns: { name: "file", score: "score", p: "p" },

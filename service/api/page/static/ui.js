@@ -66,7 +66,7 @@ function Line({ name, text }) {
   };
   return html`<div class="line">
     <span>${name}</span>
-    <pre tabindex="0" role="region" aria-label=${texts.commands.region(name)}>${text}</pre>
+    <pre tabindex="0" role="group" aria-label=${texts.commands.region(name)}>${text}</pre>
     <button type="button" onClick=${copy} aria-label=${texts.commands.copy(name)}>
       ${copied ? texts.commands.copied : texts.commands.copyShort}
     </button>

@@ -12,15 +12,26 @@ const ALPHAS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3];
 export function Verdict({ name, answer, calibration }) {
   const words = texts.look.verdict;
   const [p] = answer.p_value ?? [null];
-  const [isAnomaly] = answer.is_anomaly ?? [null];
-  const n = calibration?.n;
-  const state = p === null ? "none" : isAnomaly ? "anomaly" : "normal";
+  const state = stateOf(answer);
   return html`<div class=${`verdict is-${state}`} role="status" data-state=${state}>
     <p class="word"><span aria-hidden="true">${words.marks[state]}</span> ${words[state]}</p>
-    <p>${p === null ? words.uncalibrated(answer.score_type) : words.sentence(p, n)}</p>
+    <p>${p === null ? words.uncalibrated(answer.score_type) : words.sentence(p, calibration.n)}</p>
     <p class="quiet small">${words.figures(name, answer.score_type, answer.score[0], p)}</p>
     ${(answer.warnings ?? []).map((text) => html`<p class="small warning">${text}</p>`)}
   </div>`;
+}
+
+/** The verdict in a few words, beside the pad where the screen has no room for all of it. */
+export function ShortVerdict({ answer }) {
+  const words = texts.look.verdict;
+  const state = stateOf(answer);
+  return html`<p class=${`mini is-${state}`} aria-hidden="true">${words.marks[state]}
+    ${" "}${words.short(words[state], answer.p_value?.[0] ?? null)}</p>`;
+}
+
+function stateOf(answer) {
+  if (!answer.is_anomaly) return "none";
+  return answer.is_anomaly[0] ? "anomaly" : "normal";
 }
 
 /** The false-alarm rate as a slider, in steps that people use. */
