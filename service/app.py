@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.policy import Access
 from service.access.rates import Buckets
-from service.api import calibration, images, operations
+from service.api import calibration, images, operations, preprocess
 from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
@@ -62,12 +62,13 @@ WRITER_THREADS = 2
 EXPOSED_HEADERS = (
     *("X-Request-ID", "X-Model-Version", "Server-Timing", "X-Tensor-Shape", "X-Tensor-Dtype"),
     *("Inference-Header-Content-Length", "RateLimit", "RateLimit-Policy", "Retry-After"),
-    *("Traceparent", "WWW-Authenticate", "X-Warnings", "Allow"),
+    *("Traceparent", "WWW-Authenticate", "X-Warnings", "X-Image-Files", "Allow"),
 )
 """Response headers that pages of the origins in `cors_origins` may read."""
 
 ROUTERS = (
     images.router,
+    preprocess.router,
     operations.router,
     calibration.router,
     open_inference.router,

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from starlette.requests import Request
@@ -81,6 +82,16 @@ class RequestContext:
         """Give back all reserved bytes."""
         self.budget.release(self.reserved_bytes)
         self.reserved_bytes = 0
+
+    def charge(self) -> None:
+        """Charge the images to the key's rate.
+
+        Raises `RateLimitError`, or `TimeoutError` at the deadline, and has then charged nothing.
+        """
+        if perf_counter() >= self.deadline:
+            raise TimeoutError
+        if self.quota is not None:
+            self.quota.take(self.images)
 
     def leave(self) -> None:
         """Note that the client has disconnected, and cancel what has not begun."""

@@ -32,6 +32,7 @@ QUERIES: Final[Mapping[str, type[schemas.Query]]] = {
     "/decode": schemas.DecodeQuery,
     "/reconstruct": schemas.ReconstructQuery,
     "/anomaly-score": schemas.ScoreQuery,
+    "/preprocess": schemas.PreprocessQuery,
     "/sample": schemas.SampleQuery,
     "/model/calibration": schemas.CalibrationQuery,
 }

@@ -62,8 +62,9 @@ class BitDepthError(ValueError):
     """The samples are not of as many bits as the caller says. The message names both."""
 
 
-def load_deep(image: Image.Image, bits: int | None) -> tuple[Image.Image, bool]:
-    """Decode an image of 16-bit samples to 8 bits. Also returns whether it looks `DARK`.
+def load_deep(image: Image.Image, bits: int | None) -> tuple[Image.Image, int, bool]:
+    """Decode an image of 16-bit samples to 8 bits. Also returns as how many bits they were read,
+    and whether it looks `DARK`.
 
     `bits`, 8 to 16, is what the caller says, and `image.info["significant_bits"]` what the file
     says, or None. Raises `BitDepthError` for larger samples than `bits` have, and whatever Pillow
@@ -71,7 +72,7 @@ def load_deep(image: Image.Image, bits: int | None) -> tuple[Image.Image, bool]:
     """
     image, chosen, largest = _load(image, bits, image.info["significant_bits"])
     is_dark = bits is None and chosen == 16 and max(largest) > 0 and max(largest) < DARK
-    return image, is_dark
+    return image, chosen, is_dark
 
 
 def _load(

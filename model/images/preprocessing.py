@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.images.actions import actions
 from model.images.bit_depth import BitDepthError, load_deep
 from model.images.formats import READ, is_read, name_of
 from model.images.pixel_parts import PartsError, orientation, pixel_parts
@@ -251,13 +252,14 @@ def image_to_array(
     invert: bool = False,
     bits: int | None = None,
     notes: list[Note] | None = None,
+    done: list[str] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode, turn upright, convert to grey or RGB and resize: (C, H, W) uint8.
 
     Of an animation or of several pages, the first. `invert` is for dark ink on light paper, if the
     network was trained on the reverse: alpha is then composited on white, otherwise on black.
     `bits`, 8 to 16, says how many bits a 16-bit file uses, see `model.images.bit_depth`. What the
-    caller should know is added to `notes`.
+    caller should know is added to `notes`, and each change to `done`, in words.
 
     Raises `MalformedImageError`, `ImageBitsError` if a sample does not fit into `bits`, or
     `ImageSizeError` if `resize` is false and the size differs.
@@ -272,13 +274,13 @@ def image_to_array(
         )
     deep = image.info.get("deep", False)
     noted: list[Note] = image.info.get("notes", NO_NOTES)
-    box = None
+    box, stored, deep_bits = None, image.size, 8
     try:
         if is_scaled(image, image_shape, preprocessing):
             box = _scale_down(image, image_shape)
         file_format = image.format
         if deep:
-            image, is_dark = load_deep(image, bits)
+            image, deep_bits, is_dark = load_deep(image, bits)
             noted = [*noted, Note.DARK] if is_dark else noted
         else:
             noted = [*noted, Note.NOT_DEEP] if bits is not None and bits > 8 else noted
@@ -294,6 +296,16 @@ def image_to_array(
         notes += noted
         if image.has_transparency_data and _hides_what_is_there(image, flat):
             notes.append(Note.ONE_COLOUR)
+    if done is not None:
+        done += actions(
+            stored,
+            image,
+            mode,
+            (width, height),
+            orientation=orientation,
+            bits=deep_bits,
+            invert=invert,
+        )
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BICUBIC, box)
     pixels = np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)  # (C, H, W)

@@ -19,7 +19,7 @@ from service.api.state import Service
 from service.codecs import registry
 from service.codecs.accept import negotiate
 from service.codecs.arrays import check_count, check_draws
-from service.codecs.options import ImageOptions, LatentOptions, Pixels
+from service.codecs.options import FileReport, ImageOptions, LatentOptions, Pixels
 from service.codecs.png import picture_bytes, sheet_sides
 from service.codecs.responses import MapDrawing, Result, without_grey_channel
 from service.errors import InvalidContentError
@@ -50,14 +50,14 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     As an array: [N, 2, D], μ first, then σ.
     """
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.ARRAY_RESPONSE_TYPES)
-    images, warnings = await _read_images(request, query)
+    accepted = negotiated(request, registry.ARRAY_RESPONSE_TYPES)
+    images, warnings = await read_request_images(request, query)
     posterior = await service.inference.encode(images, context)
     fields = {"model": service.name, "mu": posterior.mu, "sigma": posterior.sigma}
     if query.sample:
         fields["z"] = draw(posterior, query.seed)
     result = Result(fields, np.stack(posterior, axis=1), warnings=warnings)
-    return await _write(request, accepted, result)
+    return await write_result(request, accepted, result)
 
 
 @router.post(
@@ -73,7 +73,7 @@ async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()
     """One image for each latent. With `n` instead of latents, `n` images decoded from draws from
     the prior."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
+    accepted = negotiated(request, registry.IMAGE_RESPONSE_TYPES)
     body = await read_body(request, service.settings.max_body_bytes)
     options = LatentOptions(
         size=service.latent_size,
@@ -101,14 +101,14 @@ async def reconstruct(
 ) -> Response:
     """Each image encoded and decoded again, with the mean squared error."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = _negotiate(request, registry.IMAGE_RESPONSE_TYPES)
-    images, warnings = await _read_images(request, query)
-    _check_png(service, accepted, len(images), query.scale)
+    accepted = negotiated(request, registry.IMAGE_RESPONSE_TYPES)
+    images, warnings = await read_request_images(request, query)
+    check_picture(service, accepted, len(images), query.scale)
     reconstruction = await service.inference.reconstruct(
         images, context, sample=query.sample, seed=query.seed
     )
-    result = _images_result(service, reconstruction.images, query, {"mse": reconstruction.mse})
-    return await _write(request, accepted, result._replace(warnings=warnings))
+    result = images_result(service, reconstruction.images, query, {"mse": reconstruction.mse})
+    return await write_result(request, accepted, result._replace(warnings=warnings))
 
 
 @router.post(
@@ -139,16 +139,16 @@ async def anomaly_score(
     service, context = Service.of(request), RequestContext.of(request)
     options = score_options(service, query)
     offered_types = registry.IMAGE_RESPONSE_TYPES if query.map else registry.ARRAY_RESPONSE_TYPES
-    accepted = _negotiate(request, offered_types)
+    accepted = negotiated(request, offered_types)
     if query.contour and accepted != registry.PNG:
         raise InvalidContentError(
             f"contour is drawn in PNGs only, and this answer is {accepted}: send Accept: image/png",
             ("query", "contour"),
         )
-    images, warnings = await _read_images(request, query)
+    images, warnings = await read_request_images(request, query)
     if options.name in service.inference.engine.sampled_scores:
         check_draws(len(images), options.draws, service.settings.max_images_per_request)
-    _check_png(service, accepted, len(images), query.scale)
+    check_picture(service, accepted, len(images), query.scale)
     scores = await service.inference.score(images, context, options)
     fields = score_fields(service, options, scores.threshold) | {
         "score": scores.score,
@@ -160,7 +160,9 @@ async def anomaly_score(
     if options.fdr:
         fields["fdr"] = query.fdr
     if scores.anomaly_map is None:
-        return await _write(request, accepted, Result(fields, scores.score, warnings=warnings))
+        return await write_result(
+            request, accepted, Result(fields, scores.score, warnings=warnings)
+        )
     fields["anomaly_map"] = without_grey_channel(scores.anomaly_map)
     drawing = None
     if accepted == registry.PNG:
@@ -178,7 +180,7 @@ async def anomaly_score(
         max_png_pixels=service.settings.max_image_pixels,
         warnings=warnings,
     )
-    return await _write(request, accepted, result)
+    return await write_result(request, accepted, result)
 
 
 @router.get(
@@ -191,13 +193,14 @@ async def anomaly_score(
 async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()]) -> Response:
     """`n` new images, decoded from draws from the prior. The same `seed` gives the same images."""
     service = Service.of(request)
-    accepted = _negotiate(request, registry.SAMPLE_RESPONSE_TYPES)
+    accepted = negotiated(request, registry.SAMPLE_RESPONSE_TYPES)
     check_count(query.n, service.settings.max_images_per_request)
     z = standard_normal((query.n, service.latent_size), query.seed)
     return await _decode(request, z, accepted, query)
 
 
-def _negotiate(request: Request, offered: Sequence[str]) -> str:
+def negotiated(request: Request, offered: Sequence[str]) -> str:
+    """The type of the answer. Raises `NotAcceptableError`."""
     return negotiate(RequestContext.of(request).headers.get("accept"), offered)
 
 
@@ -261,15 +264,19 @@ def _check_contour(query: schemas.ScoreQuery, name: str, scaled_maps: Sequence[s
     raise InvalidContentError(reason, ("query", "contour"))
 
 
-async def _read_images(
-    request: Request, query: schemas.ImagesQuery
+async def read_request_images(
+    request: Request, query: schemas.ImagesQuery, files: dict[int, FileReport] | None = None
 ) -> tuple[Pixels, Sequence[str]]:
-    """The images of a request, and what its caller should know of how they were read."""
+    """The images of a request, (N, C·H·W), and what its caller should know of how they were read.
+
+    Adds to `files` what each image file is. Errors as in `registry.read_images`.
+    """
     service = Service.of(request)
     body = await read_body(request, service.settings.max_body_bytes)
     context = RequestContext.of(request)
     options = image_options(service, context.headers, query)
     options.deadline = context.deadline
+    options.files = files
     images = await registry.read_images(body, options, service.decoders_for(body))
     return images, options.warnings
 
@@ -293,14 +300,18 @@ def image_options(
     )
 
 
-def _check_png(service: Service, accepted: str, n: int, scale: int) -> None:
+def check_picture(service: Service, accepted: str, n: int, scale: int) -> None:
     """Raise `InvalidContentError` for a PNG that would be too large, before the work for it."""
     if accepted == registry.PNG:
         _, *sides = service.inference.engine.bundle.config.image_shape
         sheet_sides(n, (sides[0], sides[1]), scale, service.settings.max_image_pixels)
 
 
-async def _write(request: Request, accepted: str, result: Result) -> Response:
+async def write_result(request: Request, accepted: str, result: Result) -> Response:
+    """The response in the negotiated type. What a picture takes is reserved meanwhile.
+
+    Raises `TimeoutError` at the deadline.
+    """
     service, context = Service.of(request), RequestContext.of(request)
     if accepted == registry.PNG:
         context.reserve_answer(picture_bytes(result))
@@ -311,15 +322,15 @@ async def _decode(
     request: Request, z: Floats, accepted: str, query: schemas.DecodeQuery
 ) -> Response:
     service = Service.of(request)
-    _check_png(service, accepted, len(z), query.scale)
+    check_picture(service, accepted, len(z), query.scale)
     decoded = await service.inference.decode(z, RequestContext.of(request))
-    return await _write(request, accepted, _images_result(service, decoded.images, query, {}))
+    return await write_result(request, accepted, images_result(service, decoded.images, query, {}))
 
 
-def _images_result(
+def images_result(
     service: Service,
     images: Floats,
-    query: schemas.DecodeQuery | schemas.ReconstructQuery,
+    query: schemas.DecodeQuery | schemas.PreprocessQuery,
     extra: dict[str, Any],
 ) -> Result:
     """The result for images of shape (N, C, H, W). `extra` holds further JSON fields."""

@@ -32,7 +32,7 @@ BODY_ERRORS: Final = (400, 408, 413, 415)
 WORK_ERRORS: Final = (406, 413, 422, 500, 503, 504)
 """Error statuses of routes that run the network."""
 
-IMAGE_ROUTES: Final = ("/encode", "/reconstruct", "/anomaly-score")
+IMAGE_ROUTES: Final = ("/encode", "/reconstruct", "/anomaly-score", "/preprocess")
 
 BINARY: Final[Schema] = {"type": "string", "format": "binary"}
 
@@ -112,6 +112,14 @@ WARNINGS: Final[Schema] = {
     }
 }
 
+IMAGE_FILES: Final[Schema] = {
+    "X-Image-Files": {
+        "description": "the first of the image files and what was done to them, as a JSON list in "
+        "ASCII; in JSON answers the field `files`",
+        "schema": {"type": "string"},
+    }
+}
+
 IMAGES_BODY: Final = (
     f"Images as numbers, or image files: {READ}. Files are turned upright by their EXIF "
     "orientation, made grey or RGB, and resized to {height} × {width} (height × width) whatever "
@@ -173,6 +181,7 @@ def responses(
     content[JSON] = {}
     headers = HEADERS | (TENSOR_HEADERS if RAW in media_types else {})
     headers |= WARNINGS if "warnings" in model.model_fields else {}
+    headers |= IMAGE_FILES if "files" in model.model_fields else {}
     by_status: Responses = {200: {"model": model, "content": content, "headers": headers}}
     for status in sorted(set(errors)):
         by_status[status] = _problem(status)

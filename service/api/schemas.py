@@ -86,8 +86,8 @@ class EncodeQuery(ImagesQuery):
     seed: int | None = Seed
 
 
-class ReconstructQuery(ImagesQuery):
-    """Query of /reconstruct."""
+class PreprocessQuery(ImagesQuery):
+    """Query of /preprocess."""
 
     dtype: Dtype | None = Field(
         None,
@@ -95,11 +95,16 @@ class ReconstructQuery(ImagesQuery):
         ".npy response (default float32)",
         examples=["uint8"],
     )
+    scale: int = Scale
+
+
+class ReconstructQuery(PreprocessQuery):
+    """Query of /reconstruct."""
+
     sample: bool = Field(
         False, description="decode z = μ + σ·ε, drawn at random, instead of z = μ", examples=[True]
     )
     seed: int | None = Seed
-    scale: int = Scale
 
 
 class ScoreQuery(ImagesQuery):
@@ -218,6 +223,27 @@ class ReconstructAnswer(ImagesAnswer):
     """Reconstructions and their errors."""
 
     mse: list[float] = Field(description="[N], mean squared error per pixel")
+    warnings: list[str] | None = Warnings
+
+
+class ImageFile(BaseModel):
+    """An image file, and what was done to it."""
+
+    format: str = Field(description="PNG, JPEG, WEBP, BMP or TIFF")
+    width: int = Field(description="of the image when it is upright")
+    height: int = Field(description="of the image when it is upright")
+    mode: str = Field(description="how its pixels are stored, by Pillow's name, such as RGBA")
+    orientation: int = Field(description="as in EXIF, 1 to 8; 1 is upright")
+    actions: list[str] = Field(description="what was done to it, in words, in this order")
+
+
+class PreprocessAnswer(ImagesAnswer):
+    """The images as the network gets them, and the files that they came in."""
+
+    files: list[ImageFile | None] | None = Field(
+        description="for each image its file, or null if it came as numbers; null if all did. "
+        "Other answer types have it in the header X-Image-Files"
+    )
     warnings: list[str] | None = Warnings
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from model.images.preprocessing import (
     FORMATS,
+    TRANSPOSED,
     ImageBitsError,
     ImageSizeError,
     ImageTooLargeError,
@@ -123,6 +124,7 @@ class FileDecoder:
                     f"{limit - self._pixels_left:,} pixels > maximum {limit:,}"
                 )
             notes: list[Note] = []
+            done = None if options.files is None else self._report(image, index or 0)
             pixels = image_to_array(
                 image,
                 options.shape,
@@ -131,6 +133,7 @@ class FileDecoder:
                 invert=options.invert,
                 bits=options.bits,
                 notes=notes,
+                done=done,
             ).reshape(-1)
             if notes:
                 self._warn(where, notes)
@@ -142,6 +145,22 @@ class FileDecoder:
             raise InvalidContentError(f"{where}{error}", loc) from error
         except MalformedImageError as error:
             raise BadBodyError(f"{where}{error}{file_hint(data, options.content_type)}") from error
+
+    def _report(self, image: Image.Image, index: int) -> list[str]:
+        """Begin a file's report, before it is decoded. Returns where to add what is done to it."""
+        assert self._options.files is not None  # noqa: S101 - for mypy
+        orientation: int = image.info["orientation"]
+        width, height = image.size[::-1] if orientation in TRANSPOSED else image.size
+        done: list[str] = []
+        self._options.files[index] = {
+            "format": str(image.format),
+            "width": width,
+            "height": height,
+            "mode": image.mode,
+            "orientation": orientation,
+            "actions": done,
+        }
+        return done
 
     def _warn(self, where: str, notes: list[Note]) -> None:
         warnings = self._options.warnings

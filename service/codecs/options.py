@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,20 @@ Latents = NDArray[np.float32]
 Dtype = Literal["uint8", "float32"]
 
 DTYPES: Final[dict[str, Any]] = {"uint8": np.dtype("u1"), "float32": np.dtype("<f4")}
+
+
+class FileReport(TypedDict):
+    """What an image file is, and what was done to it."""
+
+    format: str
+    width: int
+    """In pixels, of the image when it is upright, as is `height`."""
+    height: int
+    mode: str
+    """Pillow's name of how its pixels are stored, such as RGBA."""
+    orientation: int
+    """As in EXIF, 1 to 8."""
+    actions: list[str]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,6 +59,8 @@ class ImageOptions:
     """The route's query parameters, which some callers put into the body."""
     warnings: list[str] = field(default_factory=list)
     """What the caller should know of how the images were read. Readers add to it."""
+    files: dict[int, FileReport] | None = None
+    """If it is there, readers add what each image file is, by its position among the images."""
 
     @property
     def pixels(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
-from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -228,10 +227,7 @@ class Inference:
         max_rows: int | None = None,
     ) -> R:
         inline_rows = self.inline_images if inline else 0
-        if perf_counter() >= context.deadline:
-            raise TimeoutError  # before it is charged
-        if context.quota is not None:
-            context.quota.take(context.images)
+        context.charge()
         try:
             done = await self._batcher.submit(
                 run,

@@ -56,6 +56,7 @@ OPEN = [
 ]
 FOR_IMAGES = [
     *(("POST", f"/{name}") for name in ("encode", "decode", "reconstruct", "anomaly-score")),
+    ("POST", "/preprocess"),
     *(("GET", path) for path in ("/sample", "/model", "/v2", "/v2/models/encode")),
     ("GET", "/model/calibration"),
     *(("POST", f"/v2/models/{name}/infer") for name in ("encode", "nothing")),
@@ -219,6 +220,11 @@ async def test_a_rate_is_in_images(
     answer = await keyed.post("/anomaly-score?score=iwae&samples=8", json=uint8_body(four[:1]))
     assert answer.status_code == 200
     assert left(answer) == 5, "all of an image's draws are one image"
+    answer = await keyed.post("/preprocess", json=uint8_body(np.repeat(four, 2, axis=0)))
+    problem(answer, 429, "8 images > 5 left")
+    assert left(await keyed.post("/preprocess", json=uint8_body(four[:1]))) == 4
+    assert left(await keyed.post("/preprocess", content=b"{")) == 4
+    now += 0.1
     assert left(await keyed.get("/model")) == 5
     assert left(await keyed.get("/metrics")) == 5
     assert left(await keyed.post("/encode", content=b"{")) == 5, "no image was in there"

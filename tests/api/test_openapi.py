@@ -49,6 +49,7 @@ ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
     ("get", "/model/calibration"),
+    ("post", "/preprocess"),
     ("post", "/model/reload"),
 }
 
@@ -115,7 +116,7 @@ def test_bodies_are_all_types_that_are_read(page: dict[str, Any]) -> None:
         "image/tiff",
         "multipart/form-data",
     }
-    for path in IMAGE_ROUTES:
+    for path in (*IMAGE_ROUTES, "/preprocess"):
         body = found["post", path]["requestBody"]
         assert body["required"]
         assert set(body["content"]) == arrays | files
@@ -123,7 +124,8 @@ def test_bodies_are_all_types_that_are_read(page: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("post", "/decode"), ("post", "/reconstruct"), ("get", "/sample")]
+    ("method", "path"),
+    [("post", "/decode"), ("post", "/reconstruct"), ("post", "/preprocess"), ("get", "/sample")],
 )
 def test_pictures_are_listed_as_answers(page: dict[str, Any], method: str, path: str) -> None:
     answer = operations(page)[method, path]["responses"]["200"]
@@ -248,6 +250,7 @@ KEY_ERRORS = {401, 403}
 
 def errors_of(method: str, path: str) -> set[int]:
     others = {
+        "/preprocess": KEY_ERRORS | BODY_ERRORS | WORK_ERRORS - {500},
         "/model": KEY_ERRORS,
         "/model/calibration": KEY_ERRORS | {404, 406, 422},
         "/model/reload": KEY_ERRORS | {409},
@@ -313,8 +316,11 @@ async def test_every_error_of_every_route_is_of_one_shape(
             full = {"n": SMALL.max_queue_images}
             beside.append(asyncio.create_task(client.post("/decode", json=full)))
             await queue_holds(client, SMALL.max_queue_images)
+        provoke = PROVOKE[status]
+        if status == 504 and path == "/preprocess":  # which waits for no pass
+            provoke = call(headers={"X-Request-Timeout": "1e-9"})
         async with asyncio.timeout(HANG_S):
-            answer = await PROVOKE[status](client, method, path)
+            answer = await provoke(client, method, path)
         for one in held:
             one.let_go()
         await asyncio.gather(*beside)
@@ -336,7 +342,8 @@ def test_the_page_says_where_a_key_is_needed(page: dict[str, Any]) -> None:
             needed: list[Any] | None = [{name: []}] if takes_one and wanted else None
             assert operation.get("security") == needed
             assert ("429" in operation["responses"]) is (
-                path == "/sample" or path.endswith(("/infer", "/index")) or path in WORK_ROUTES
+                path in (*WORK_ROUTES, "/preprocess", "/sample")
+                or path.endswith(("/infer", "/index"))
             )
 
 
