@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
@@ -91,7 +91,7 @@ def open_page(browser: Browser, server: Server, watched: Watched) -> Iterator[Ca
     its own."""
     pages: list[Page] = []
 
-    def open_one(fragment: str = "", *, url: str = server.url, **options: bool | int) -> Page:
+    def open_one(fragment: str = "", *, url: str = server.url, **options: Any) -> Page:
         page = new_page(browser, **options)
         watched.watch(page)
         pages.append(page)

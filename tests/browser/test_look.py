@@ -216,7 +216,7 @@ def test_a_pasted_image_is_looked_at(page: Page, digits: Digits) -> None:
 def test_the_camera_takes_a_picture(page: Page) -> None:
     expect_verdict(page, "anomaly", "scratch")
     page.get_by_role("button", name="Use the camera").click()
-    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+    expect(page.locator("video")).to_have_js_property("readyState", 4)
     page.get_by_role("button", name="Take a picture").click()
     expect(verdict(page)).to_contain_text("camera.png")
     expect(page.locator("video")).to_have_count(0)

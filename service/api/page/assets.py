@@ -1,13 +1,16 @@
-"""The files of the page: read, hashed and compressed once."""
+"""The files of the page: read and hashed once, and compressed once, when a browser asks."""
 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+import brotli
 
 STATIC: Final = Path(__file__).parent / "static"
 
@@ -20,28 +23,36 @@ MEDIA_TYPES: Final = {
 }
 """The type of each kind of file. Files of other kinds are not served."""
 
+CACHED: Final = 256
+"""Compressed files: all of them in each encoding, and the page below some prefixes."""
+
 DIGEST_DIGITS: Final = 16
 """Hex digits of a hash in addresses and entity tags."""
 
-COMPRESSION_LEVEL: Final = 9
-"""The slowest, as each file is compressed once."""
+ENCODINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "br": brotli.compress,
+    # Without a time of compression, so that the same file always has the same bytes.
+    "gzip": lambda content: gzip.compress(content, mtime=0),
+}
+"""Content-codings, the smallest result first. Both are at their slowest level, as each file is
+compressed once."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file, as it is and compressed by gzip."""
+    """One file."""
 
     content: bytes
-    compressed: bytes
     media_type: str
-    etag: str
 
-    @classmethod
-    def of(cls, content: bytes, media_type: str) -> Asset:
-        """Hash and compress a file."""
-        # Without a time of compression, so that the same file always has the same bytes.
-        compressed = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
-        return cls(content, compressed, media_type, f'"{_digest(content)}"')
+    @property
+    def etag(self) -> str:
+        """Its entity tag."""
+        return f'"{_digest(self.content)}"'
+
+    def encoded(self, encoding: str) -> bytes:
+        """The file compressed: up to 60 ms at the first call, so call it in a thread."""
+        return _compress(encoding, self.content)
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,19 @@ class Assets:
 
 @cache
 def assets() -> Assets:
-    """The files of the page. Reading and compressing them takes about 20 ms."""
-    found = {
-        path.relative_to(STATIC).as_posix(): (path.read_bytes(), MEDIA_TYPES[path.suffix])
+    """The files of the page."""
+    files = {
+        path.relative_to(STATIC).as_posix(): Asset(path.read_bytes(), MEDIA_TYPES[path.suffix])
         for path in sorted(STATIC.rglob("*"))
         if path.suffix in MEDIA_TYPES
     }
-    files = {name: Asset.of(content, media_type) for name, (content, media_type) in found.items()}
-    version = _digest(b"".join(name.encode() + content for name, (content, _) in found.items()))
+    version = _digest(b"".join(name.encode() + asset.content for name, asset in files.items()))
     return Assets(files, version)
+
+
+@lru_cache(maxsize=CACHED)
+def _compress(encoding: str, content: bytes) -> bytes:
+    return ENCODINGS[encoding](content)
 
 
 def _digest(content: bytes) -> str:

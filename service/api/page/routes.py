@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api.page.assets import Asset, assets
+from service.api.page.assets import ENCODINGS, Asset, assets
 from service.codecs.accept import negotiate
 from service.codecs.registry import JSON
 from service.errors import NotAcceptableError
@@ -28,6 +29,12 @@ ROOT_MARK: Final = b"{root}"
 
 FILES_MARK: Final = b"{files}"
 """In the page, the address of its files."""
+
+MODULES_MARK: Final = b"{modules}"
+"""In the page, links to its modules, so that a browser need not read one to find the next."""
+
+LATER: Final = "vendor/uplot.js"
+"""Large, and loaded by the view that needs it."""
 
 POLICY: Final = (
     "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; "
@@ -67,14 +74,14 @@ def add_page(app: FastAPI, *, has_page: bool) -> None:
         if accepted == JSON:
             links = {name: prefix + path for name, path in LINKS.items()}
             return JSONResponse({"title": app.title, "links": links}, headers={"Vary": "Accept"})
-        return _answer(request, _index(prefix), {"Cache-Control": "no-cache"})
+        return await _answer(request, _index(prefix), {"Cache-Control": "no-cache"})
 
     async def file(request: Request) -> Response:
         found = assets()
         asset = found.files.get(request.path_params["name"])
         if asset is None or request.path_params["version"] != found.version:
             raise no_such_path(request.scope)
-        return _answer(request, asset, {"Cache-Control": FOREVER})
+        return await _answer(request, asset, {"Cache-Control": FOREVER})
 
     app.add_route("/", root, include_in_schema=False)
     if has_page:
@@ -85,12 +92,18 @@ def _index(prefix: str) -> Asset:
     """The page as it is served below a prefix."""
     found = assets()
     files = f"{prefix}{FILES}/{found.version}"
+    modules = "\n".join(
+        f'<link rel="modulepreload" href="{files}/{name}">'
+        for name in found.files
+        if name.endswith(".js") and name != LATER
+    )
     page = found.files[INDEX].content
-    page = page.replace(ROOT_MARK, prefix.encode()).replace(FILES_MARK, files.encode())
-    return Asset.of(page, found.files[INDEX].media_type)
+    for mark, text in ((ROOT_MARK, prefix), (FILES_MARK, files), (MODULES_MARK, modules)):
+        page = page.replace(mark, text.encode())
+    return Asset(page, found.files[INDEX].media_type)
 
 
-def _answer(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
+async def _answer(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
     """A file, compressed if the caller takes that; 304 if the caller has it."""
     headers |= {"ETag": asset.etag, "Vary": "Accept, Accept-Encoding"}
     asked = RequestContext.of(request).headers
@@ -98,7 +111,10 @@ def _answer(request: Request, asset: Asset, headers: dict[str, str]) -> Response
         return Response(status_code=304, headers=headers)
     if asset.media_type.startswith(HTML):
         headers["Content-Security-Policy"] = POLICY
-    if "gzip" in asked.get("accept-encoding", ""):
-        headers["Content-Encoding"] = "gzip"
-        return Response(asset.compressed, headers=headers, media_type=asset.media_type)
-    return Response(asset.content, headers=headers, media_type=asset.media_type)
+    content = asset.content
+    accepted = {part.strip() for part in asked.get("accept-encoding", "").split(",")}
+    encoding = next((name for name in ENCODINGS if name in accepted), None)
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+        content = await asyncio.to_thread(asset.encoded, encoding)
+    return Response(content, headers=headers, media_type=asset.media_type)

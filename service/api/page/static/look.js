@@ -60,13 +60,11 @@ export function Look({ model, params }) {
         map: images(map)[0],
       });
       clearTimeout(rest.current);
-      rest.current = setTimeout(
-        async () => {
-          setRows(await allScores(model, body, { ...query, seed: SEED }));
-          await remember(looked, input.image, body, scored, invert);
-        },
-        made ? REST_MS : 0,
-      );
+      const finish = async () => {
+        setRows(await allScores(model, body, { ...query, seed: SEED }));
+        await remember(looked, input.image, body, scored, invert);
+      };
+      rest.current = setTimeout(() => finish().catch(setError), made ? REST_MS : 0);
     } catch (failure) {
       setError(failure);
     }
@@ -87,7 +85,10 @@ export function Look({ model, params }) {
         const found = await loadExamples();
         setExamples(found);
         if (params.image) {
-          setItem(numbers(texts.look.linked, await unpackBytes(params.image), model.image_shape));
+          const pixels = await unpackBytes(params.image).catch(() => {
+            throw new Error(texts.look.badLink);
+          });
+          setItem(numbers(texts.look.linked, pixels, model.image_shape));
         } else {
           const key = params.example ?? "scratched";
           const example = found.find((each) => each.key === key) ?? found[0];
@@ -125,6 +126,10 @@ export function Look({ model, params }) {
     for (const [index, file] of files.entries()) {
       change(index, { thumbnail: await thumbnailOf(file) });
     }
+  };
+  const closeBatch = () => {
+    work.current?.abort();
+    setBatch(null);
   };
   const onDraw = (pixels, made) =>
     setItem({ ...numbers(texts.look.drawing, pixels, model.image_shape), made });
@@ -183,7 +188,7 @@ export function Look({ model, params }) {
           </section>`}
         ${batch && html`<${Batch} rows=${batch} alpha=${shownAlpha ?? 0.01}
           controlsRate=${controlsRate} onControlsRate=${setControlsRate}
-          onOpen=${(index) => open(batch[index].file)} onClose=${() => onFiles([]) || setBatch(null)}
+          onOpen=${(index) => open(batch[index].file)} onClose=${closeBatch}
           commands=${batchCommands({ score, alpha }, controlsRate)} />`}
       </div>
     </div>`;

@@ -3,7 +3,7 @@
 import { About } from "./about.js";
 import { Latent } from "./latent.js";
 import { Look } from "./look.js";
-import { hasKey, json, onKeyNeeded, root, useKey } from "./service.js";
+import { hasKey, json, onKeyNeeded, root, setKey } from "./service.js";
 import { update, useHash, useStore } from "./state.js";
 import { texts } from "./texts.js";
 import { Failure, html, render, useEffect, useId, useState } from "./ui.js";
@@ -66,7 +66,7 @@ function KeyForm({ wasWrong, onKey }) {
   const id = useId();
   const submit = (event) => {
     event.preventDefault();
-    useKey(new FormData(event.target).get("key").trim());
+    setKey(new FormData(event.target).get("key").trim());
     onKey();
   };
   return html`<form class="card key" onSubmit=${submit}>

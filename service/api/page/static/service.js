@@ -19,7 +19,7 @@ let key = null; // in this tab's memory alone
 let needsKey = () => {};
 
 /** Use an API key from now on. */
-export function useKey(text) {
+export function setKey(text) {
   key = text;
 }
 

@@ -71,6 +71,7 @@ export const texts = {
     clear: "Clear",
     drawing: "your drawing",
     linked: "the image of the link",
+    badLink: "The link is damaged: it holds no image.",
     exampleGroup: "Examples",
     examples: {
       drawn: (i) => `drawn by the network (${i})`,

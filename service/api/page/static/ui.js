@@ -27,7 +27,10 @@ export function Slider({ label, value, min, max, step, shown, onInput, onChange,
   </div>`;
 }
 
-/** An image or a sheet on a canvas. `image` is `{pixels, shape: [C, H, W]}`, or null for a blank. */
+/**
+ * An image or a sheet on a canvas. `image` is `{pixels, shape: [C, H, W]}`, or null for a blank.
+ * With an empty `label`, what is beside it says what it is.
+ */
 export function Picture({ image, label, caption, className = "", draw = paint, onClick }) {
   const canvas = useRef(null);
   useEffect(() => {
@@ -35,7 +38,8 @@ export function Picture({ image, label, caption, className = "", draw = paint, o
   }, [image, draw]);
   return html`<figure class=${`picture ${className}`}>
     ${image
-      ? html`<canvas ref=${canvas} role="img" aria-label=${label ?? caption} onClick=${onClick} />`
+      ? html`<canvas ref=${canvas} onClick=${onClick}
+          ...${label === "" ? { "aria-hidden": "true" } : { role: "img", "aria-label": label ?? caption }} />`
       : html`<div class="blank" aria-hidden="true" />`}
     ${caption && html`<figcaption>${caption}</figcaption>`}
   </figure>`;
