@@ -10,6 +10,8 @@
                                that they are computed in (`bfloat16:mse`); may be missing
     trained_on.safetensors     a hash of the pixels of each image that trained the network or chose
                                its weights, sorted; may be missing
+    latents.safetensors        posterior means of up to 3,000 images, with their labels if they have
+                               any; may be missing
     NAME.onnx                  parts of the network for ONNX Runtime, such as `encoder` and
                                `decoder`; see `model.bundle.graph_files`; may be missing
     README.md                  the model card, with pictures in plots/
@@ -17,14 +19,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import safetensors.numpy
 import safetensors.torch
@@ -43,7 +44,9 @@ from model.bundle.checks import (
     check_weights,
     take_prefixed,
 )
+from model.bundle.latent_sample import LATENTS_FILE, LatentSample, read_latents
 from model.bundle.self_test import SelfTest, run_self_test
+from model.bundle.verified_file import read_verified, sha256_of
 from model.config import VAEConfig
 from model.features.detector import DetectorConfig, StoredDetector, detector_types
 from model.images.copies import Hashes
@@ -51,10 +54,8 @@ from model.images.preprocessing import WHOLE, Preprocessing
 from model.scores.calibration import DTYPES, Calibration, Floats
 from model.scores.deterministic import ScoreStatistics
 from model.scores.sampled import score_names
-from model.tensor_file import MAX_HEADER_BYTES, HeaderError, TensorHeader, read_tensor_headers
+from model.tensor_file import MAX_HEADER_BYTES, TensorHeader
 from model.vae import VAE, weight_shapes
-
-T = TypeVar("T")
 
 FORMAT: Final = 2
 """Raised when an older version of this code could misread a newer bundle. 1 had no calibration."""
@@ -85,8 +86,9 @@ class Bundle:
     was trained without one. `self_test` is the recorded output for a known image. `trained_on` are
     hashes of images by `model.images.copies`, (M,), ascending. `trained_on`, `statistics` and
     `calibration` are None if there were no images to compute them from, as for imported weights.
-    `graphs` are parts of the network as ONNX files, by name; empty if none were exported.
-    `provenance` and `metrics` are plain JSON values.
+    `latents` are posterior means of some images, or None as in older bundles. `graphs` are parts of
+    the network as ONNX files, by name; empty if none were exported. `provenance` and `metrics` are
+    plain JSON values.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Bundle:
     calibration: Calibration | None = None
     self_test: SelfTest | None = None
     trained_on: Hashes | None = None
+    latents: LatentSample | None = None
     graphs: Mapping[str, bytes] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +110,7 @@ class Bundle:
     def version(self) -> str:
         """The start of the sha256 of model.safetensors, and of the graphs if there are any: same
         version, same scores (to rounding; see `model.engine.forward`)."""
-        weights = _sha256(self._safetensors())
+        weights = sha256_of(self._safetensors())
         return graph_files.combined_sha256(weights, self.graphs)[:VERSION_DIGITS]
 
     def network(self) -> VAE:
@@ -134,10 +137,11 @@ class Bundle:
         data = self._safetensors()
         tables = self._calibration_tables()
         hashes = self._trained_on_table()
+        latents = b"" if self.latents is None else self.latents.to_bytes()
         content = {
             "format": FORMAT,
             "name": self.name,
-            "weights_sha256": _sha256(data),
+            "weights_sha256": sha256_of(data),
             "config": self.config.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "pixel_variance": self.pixel_variance,
@@ -148,26 +152,31 @@ class Bundle:
                 "data_set": self.calibration.data_set,
                 "date": self.calibration.date,
                 "folds": self.calibration.folds,
-                "sha256": _sha256(tables),
+                "sha256": sha256_of(tables),
             },
             "trained_on": None
             if self.trained_on is None
-            else {"n": len(self.trained_on), "sha256": _sha256(hashes)},
+            else {"n": len(self.trained_on), "sha256": sha256_of(hashes)},
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
-        if self.graphs:  # absent, not empty: bundles made before there were any stay as they are
+        # Absent, not empty: bundles made before there were any stay as they are.
+        if self.latents is not None:
+            content["latents"] = self.latents.to_json(latents)
+        if self.graphs:
             content["graphs"] = graph_files.hashes(self.graphs)
         config = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = {
             "model.safetensors": data,
             CALIBRATION_FILE: tables,
             TRAINED_ON_FILE: hashes,
+            LATENTS_FILE: latents,
             **{graph_files.file_name(name): graph for name, graph in self.graphs.items()},
             "README.md": card.encode(),
             "config.json": config.encode(),
         }
-        missing = [name for name in (CALIBRATION_FILE, TRAINED_ON_FILE) if not files[name]]
+        optional = (CALIBRATION_FILE, TRAINED_ON_FILE, LATENTS_FILE)
+        missing = [name for name in optional if not files[name]]
         for name in missing:
             del files[name]
         missing += graph_files.saved(directory) - set(files)
@@ -192,6 +201,8 @@ class Bundle:
             raise BundleError(f"pixel_variance is {variance!r}, expected a number above 0 or null")
         check_weights(self.weights, self.config)
         graph_files.check(self.graphs)
+        if self.latents is not None:
+            self.latents.check(self.config)
         if self.statistics is not None:
             check_statistics(self.statistics.tensors(), self.config)
         if self.detector is not None:
@@ -309,6 +320,7 @@ def _load(directory: Path) -> Bundle:
         calibration=_load_calibration(directory, calibration, names),
         self_test=SelfTest.from_json(content["known"]) if "known" in content else None,
         trained_on=_load_trained_on(directory, content.get("trained_on")),
+        latents=read_latents(directory, content.get("latents"), config),
         graphs=graph_files.read(directory, content.get("graphs")),
         provenance=_object(content, "provenance"),
         metrics=_object(content, "metrics"),
@@ -336,7 +348,7 @@ def _load_tensors(
     def check(headers: Mapping[str, TensorHeader]) -> None:
         check_headers(headers, config, detector)
 
-    return _read(path, sha256, limit, check, safetensors.torch.load)
+    return read_verified(path, sha256, limit, check, safetensors.torch.load)
 
 
 def _statistics(tensors: dict[str, Tensor], config: VAEConfig) -> ScoreStatistics | None:
@@ -370,7 +382,7 @@ def _load_calibration(directory: Path, content: Any, names: Sequence[str]) -> Ca
                 )
 
     load = safetensors.numpy.load
-    tables = _read(path, content["sha256"], MAX_CALIBRATION_BYTES, check, load)
+    tables = read_verified(path, content["sha256"], MAX_CALIBRATION_BYTES, check, load)
 
     def tables_of(prefix: str) -> dict[str, Floats]:
         return {name: tables[prefix + name] for name in names if prefix + name in tables}
@@ -402,35 +414,6 @@ def _load_trained_on(directory: Path, content: Any) -> Hashes | None:
 
     path = directory / TRAINED_ON_FILE
     load = safetensors.numpy.load
-    hashes: Hashes = _read(path, content["sha256"], MAX_TRAINED_ON_BYTES, check, load)["pixels"]
+    tables = read_verified(path, content["sha256"], MAX_TRAINED_ON_BYTES, check, load)
+    hashes: Hashes = tables["pixels"]
     return hashes
-
-
-def _read(
-    path: Path,
-    sha256: str,
-    max_bytes: int,
-    check: Callable[[Mapping[str, TensorHeader]], None],
-    parse: Callable[[bytes], T],
-) -> T:
-    """The tensors of a safetensors file, whose bytes must have the hash that config.json names.
-
-    `check` raises `BundleError` for a wrong header, before anything else is read.
-    """
-    if (size := path.stat().st_size) > max_bytes:
-        raise BundleError(f"{path.name} has {size:,} bytes > maximum {max_bytes:,} for its config")
-    try:
-        check(read_tensor_headers(path))
-    except HeaderError as error:
-        raise BundleError(f"{path.name} is damaged: {error}") from error
-    data = path.read_bytes()
-    if _sha256(data) != sha256:
-        raise BundleError(f"{path.name} is damaged: its sha256 is not the one in config.json")
-    try:
-        return parse(data)
-    except Exception as error:  # SafetensorError derives from Exception directly
-        raise BundleError(f"{path.name} is damaged: {error}") from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

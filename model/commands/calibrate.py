@@ -30,6 +30,7 @@ from model.evaluation.card import model_card
 from model.images.copies import pixel_hashes, without_copies
 from model.scores.calibration import COMMON_ALPHAS
 from model.training.calibrate import calibrated
+from model.training.latents import with_latents
 
 
 def add(commands: Any) -> None:
@@ -39,7 +40,8 @@ def add(commands: Any) -> None:
         help="calibrate a bundle's p-values on your own clean images",
         description="Score clean images that the network was not trained on, and store the scores "
         "in the bundle. Its p-values and thresholds are then about images like these. The weights "
-        "do not change.",
+        "do not change. A bundle without posterior means of images, as older versions made them, "
+        "gets those of some of these images.",
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
@@ -97,8 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if (old := bundle.calibration) is not None:
         console.print(f"replaces the calibration on {numbered(old.n, 'image')}: {old.data_set}")
+    kept = bundle.latents
     with Stage(console, f"scoring {numbered(len(data.images), 'image')}"):
         bundle = calibrated(bundle, data.images, data_set=data.name, date=today())
+        if kept is None:
+            bundle = with_latents(bundle, data, np.arange(len(data.images)), "images calibrated on")
+    if kept is None and (added := bundle.latents) is not None:
+        console.print(
+            "the bundle kept no posterior means of images: added those of "
+            f"{numbered(added.n, 'image')} of {data.name}"
+        )
     bundle.save(out, model_card(bundle))
     if out != directory and (directory / "plots").is_dir():  # the model card shows them
         shutil.copytree(directory / "plots", out / "plots", dirs_exist_ok=True)

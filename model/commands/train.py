@@ -60,6 +60,7 @@ from model.training.cross_fit import as_bundle, cross_scores, on_common_scale, t
 from model.training.detectors import thinned, with_detectors
 from model.training.fit_detector import extract
 from model.training.goodness_of_fit import evaluate_fit
+from model.training.latents import with_latents
 from model.training.onnx_export import exporter_versions, with_graphs
 from model.training.split import Split
 from model.training.train import Trained, TrainOptions, train
@@ -388,6 +389,7 @@ def _bundle(
         metrics=metrics,
     )
     held_out = data.images[split.held_out]
+    bundle = with_latents(bundle, data.data, split.train, "images trained on")
     bundle = with_graphs(bundle, report, held_out[:MAX_COMPARED])
     if bundle.graphs:  # which are part of the version
         provenance["versions"] |= exporter_versions()

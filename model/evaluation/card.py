@@ -60,6 +60,8 @@ def model_card(bundle: Bundle) -> str:
             f"- Likelihood: Gaussian, one variance for all pixels, σ² = {bundle.pixel_variance:.5f}"
         )
     lines.append(_calibration(bundle.calibration))
+    if (latents := bundle.latents) is not None:
+        lines.append(f"- Posterior means kept: {numbered(latents.n, 'image')}, {latents.data_set}")
     if config.head == "relu":
         lines.append(_RELU_NOTE.rstrip())
     splits = {name: fit for name, fit in bundle.metrics.items() if name != EVALUATION}

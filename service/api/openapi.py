@@ -134,7 +134,8 @@ PROBLEMS: Final[dict[int, str]] = {
     400: "the body is empty",
     401: "this requires a valid API key; send it as Authorization: Bearer KEY",
     403: "this requires an API key with scope infer; key prometheus has metrics",
-    404: "the score 'iwae' has no calibration",
+    404: "bundle mine keeps no posterior means: vae calibrate --bundle DIR --data DIR adds those "
+    "of clean images",
     406: "Accept is 'text/html', this route offers application/json",
     408: "the body did not arrive within the request's 30 s",
     409: "bundle 'mine' cannot be used: model.safetensors is damaged: its sha256 is not the one in "

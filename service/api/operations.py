@@ -19,9 +19,11 @@ from service.access.policy import RELOAD
 from service.api import schemas
 from service.api.openapi import responses
 from service.api.state import Service
+from service.codecs import registry
 from service.codecs.accept import negotiate
 from service.codecs.registry import JSON
-from service.errors import BundleRefusedError, NotAcceptableError
+from service.codecs.responses import Result
+from service.errors import BundleRefusedError, NotAcceptableError, NotFoundError
 from service.request import RequestContext
 from service.telemetry.metrics import CONTENT_TYPES, OPENMETRICS, TEXT
 
@@ -77,6 +79,39 @@ async def model(request: Request) -> dict[str, Any]:
             if name not in PRIVATE_PROVENANCE
         },
     }
+
+
+@router.get(
+    "/model/latents",
+    tags=["service"],
+    summary="Where images lie in the latent space",
+    responses=responses(schemas.LatentsAnswer, registry.ARRAY_RESPONSE_TYPES, errors=[404, 406]),
+)
+async def latents(request: Request) -> Response:
+    """Posterior means μ of up to 3,000 images that are kept in the bundle, most often of images
+    that it was trained on, with their labels if there are any. A bundle of an older version has
+    none: the response is 404, and `vae calibrate` adds them.
+
+    As an array: [M, D], μ alone.
+    """
+    service, context = Service.of(request), RequestContext.of(request)
+    sample = service.inference.engine.bundle.latents
+    if sample is None:
+        raise NotFoundError(
+            f"bundle {service.name} keeps no posterior means: vae calibrate --bundle DIR --data "
+            "DIR adds those of clean images"
+        )
+    accepted = negotiate(context.headers.get("accept"), registry.ARRAY_RESPONSE_TYPES)
+    fields = {
+        "model": service.name,
+        "data_set": sample.data_set,
+        "n": sample.n,
+        "mu": sample.mu,
+        "labels": sample.labels,
+        "classes": sample.classes,
+    }
+    result = Result(fields, sample.mu)
+    return await registry.write(accepted, result, service.writers, context.deadline)
 
 
 @router.post(

@@ -318,6 +318,19 @@ class CalibrationAnswer(BaseModel):
     )
 
 
+class LatentsAnswer(BaseModel):
+    """Posterior means of images that are kept in the bundle."""
+
+    model: str
+    data_set: str = Field(description="where the images come from, in words")
+    n: int = Field(description="M, the number of images, at most 3,000")
+    mu: list[list[float]] = Field(description="[M][D]")
+    labels: list[int] | None = Field(description="[M], null if the images have none")
+    classes: list[str] | None = Field(
+        description="the name of each label, from 0; null if they are not known"
+    )
+
+
 class ReloadAnswer(BaseModel):
     """The bundle in memory after the reload."""
 

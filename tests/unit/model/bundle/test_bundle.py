@@ -142,7 +142,7 @@ def test_the_preprocessing_comes_back(directory: Path) -> None:
 
 
 def test_saved_without_calibration_it_keeps_none_of_an_earlier_one(directory: Path) -> None:
-    replace(WHOLE, calibration=None, trained_on=None).save(directory, "")
+    replace(WHOLE, calibration=None, trained_on=None, latents=None).save(directory, "")
     assert files(directory) == UNCALIBRATED_FILES
     assert load_bundle(directory).calibration is None
 
@@ -202,7 +202,7 @@ class Stop(BaseException):
     [
         *((tiny_bundle(seed=1), steps) for steps in range(6)),
         *((whole_bundle(seed=1), steps) for steps in range(8)),
-        *((replace(WHOLE, trained_on=OTHERS, name="others"), steps) for steps in range(10)),
+        *((replace(WHOLE, trained_on=OTHERS, name="others"), steps) for steps in range(11)),
         *((replace(whole_bundle(n=9), name="anew"), steps) for steps in range(8)),
     ],
     ids=lambda value: value if isinstance(value, int) else value.name,

@@ -25,7 +25,7 @@ OPTIONS = {
 
 BUNDLE_FILES = {
     *("README.md", "config.json", "model.safetensors", "calibration.safetensors"),
-    "trained_on.safetensors",
+    *("trained_on.safetensors", "latents.safetensors"),
 }
 
 N_TRAIN = 600
