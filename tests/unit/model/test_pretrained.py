@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from model.bundle.bundle import PRETRAINED, find_bundle, load_bundle, pretrained_names
+from model.datasets.class_names import CLASS_NAMES
 from model.engine.engine import Engine
 from model.evaluation.card import model_card
 from model.results import Scores
@@ -127,7 +129,8 @@ def test_no_path_of_a_machine_is_revealed() -> None:
 def test_only_formats_that_cannot_run_code() -> None:
     files = {path for path in PRETRAINED.rglob("*") if path.is_file()}
     kinds = {path.name if path.suffix != ".png" else "*.png" for path in files}
-    tensors = {"model.safetensors", "calibration.safetensors", "trained_on.safetensors"}
+    tensors = {"model.safetensors", "calibration.safetensors"}
+    tensors |= {"trained_on.safetensors", "latents.safetensors"}
     assert kinds == {"config.json", "README.md", "*.png", *tensors}
     for path in files:
         pickles = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
@@ -209,3 +212,58 @@ def test_each_number_type_has_tables_of_all_scores(name: str) -> None:
         assert half.n == calibration.n
         for score, table in half.scores.items():
             assert not np.array_equal(table, calibration.scores[score])
+
+
+NEIGHBOURS: Final[Mapping[str, float]] = {
+    "mnist": 0.92,
+    "mnist-conv": 0.90,
+    "mnist-2d": 0.80,
+    "fashion-mnist": 0.78,
+    "fashion-mnist-conv": 0.76,
+}
+"""Share of the posterior means whose neighbours among the others have their label, at least."""
+
+
+@every_bundle
+def test_it_keeps_posterior_means_with_their_labels(name: str) -> None:
+    """Those of each class lie together: means and labels are of the same images."""
+    latents = load_bundle(find_bundle(name)).latents
+    assert latents is not None
+    assert latents.n == 3_000
+    assert latents.data_set == f"{trained_on(name)}, images trained on"
+    assert latents.classes == CLASS_NAMES[trained_on(name)]
+    assert latents.labels is not None
+    assert np.bincount(latents.labels, minlength=10).min() > 200
+    halves = np.arange(latents.n) % 2 == 0
+    found = KNeighborsClassifier(5).fit(latents.mu[halves], latents.labels[halves])
+    assert found.score(latents.mu[~halves], latents.labels[~halves]) >= NEIGHBOURS[name]
+
+
+@every_bundle
+def test_its_posterior_means_are_of_its_own_network(name: str) -> None:
+    """Decoded and encoded again, they come back nearly, and the images are usual ones."""
+    bundle = load_bundle(find_bundle(name))
+    assert bundle.latents is not None
+    mu = bundle.latents.mu[:500]
+    engine = Engine(bundle, device="cpu", threads=1)
+    images = engine.decode(mu).images
+    again = engine.encode(images.astype(np.float32)).mu
+    assert np.square(again - mu).mean() < 0.05 * mu.var()
+    assert engine.calibration is not None
+    p_values = engine.calibration.p_values("mse", engine.score(images, "mse").score)
+    assert np.mean(p_values <= 0.05) < 0.05
+
+
+@every_bundle
+def test_its_posterior_means_are_those_of_images_trained_on(
+    name: str, training_images: Callable[[str], NDArray[np.uint8]]
+) -> None:
+    bundle = load_bundle(find_bundle(name))
+    assert bundle.latents is not None
+    images = training_images(trained_on(name))
+    trained = split_indices(len(images), bundle.provenance["seed"]).train
+    drawn = np.random.default_rng(0).choice(len(trained), 3_000, replace=False)
+    engine = Engine(bundle, device="cpu", threads=1)
+    parts = np.array_split(images[trained[np.sort(drawn)]], 20)
+    mu = np.concatenate([engine.encode(part).mu for part in parts])
+    np.testing.assert_allclose(bundle.latents.mu, mu, atol=1e-4)

@@ -75,6 +75,7 @@ def test_the_config_has_these_fields(directory: Path) -> None:
     assert set(json.loads((directory / "config.json").read_text())) == FIELDS | {
         "known",
         "trained_on",
+        "latents",
     }
 
 

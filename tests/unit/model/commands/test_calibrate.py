@@ -55,6 +55,8 @@ def test_calibrate_changes_the_calibration_and_nothing_else(
     assert after["model.safetensors"] == before["model.safetensors"]
     assert bundle.version == old.version
     assert (bundle.provenance, bundle.metrics) == (old.provenance, old.metrics)
+    assert after["latents.safetensors"] == before["latents.safetensors"]
+    assert "posterior means" not in result.out
     assert (mine / "README.md").read_text(encoding="utf-8") == model_card(bundle)
     calibration = bundle.calibration
     assert calibration is not None
@@ -114,7 +116,7 @@ def test_an_imported_bundle_has_no_calibration_until_it_gets_one(
     torch.save(VAE(VAEConfig(head="relu")).state_dict(), tmp_path / "vae.pt")
     assert run(capsys, "import", tmp_path / "vae.pt", "--out", out).status == 0
     imported = load_bundle(out)
-    assert (imported.calibration, imported.statistics) == (None, None)
+    assert (imported.calibration, imported.statistics, imported.latents) == (None, None, None)
     assert "calibration.safetensors" not in files(out)
     result = run(capsys, "calibrate", "--bundle", out, "--data", idx)
     assert (result.status, result.err) == (0, "")
@@ -126,6 +128,37 @@ def test_an_imported_bundle_has_no_calibration_until_it_gets_one(
     assert bundle.version == imported.version
     assert run(capsys, "import", tmp_path / "vae.pt", "--out", out, "--overwrite").status == 0
     assert load_bundle(out).calibration is None
+
+
+def test_a_bundle_without_posterior_means_gets_those_of_the_clean_images(
+    mine: Path, tmp_path: Path, digits: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one of an older version. Those that it has by then are kept the next time."""
+    bundle = replace(load_bundle(mine), latents=None)
+    bundle.save(mine, model_card(bundle))
+    assert "latents.safetensors" not in files(mine)
+    fresh = digits[N_TRAIN : N_TRAIN + 150]
+    np.savez(tmp_path / "fresh.npz", images=fresh, labels=np.arange(150))
+    result = run(capsys, "calibrate", "--bundle", mine, "--data", tmp_path / "fresh.npz")
+    assert (result.status, result.err) == (0, "")
+    assert line(result, "the bundle kept no ") == (
+        "the bundle kept no posterior means of images: added those of 150 images of fresh"
+    )
+    latents = load_bundle(mine).latents
+    assert latents is not None
+    assert latents.data_set == "fresh, images calibrated on"
+    assert latents.labels is not None
+    np.testing.assert_array_equal(latents.labels, np.arange(150))
+    expected = Engine(bundle, device="cpu", threads=1).encode(fresh).mu
+    np.testing.assert_allclose(latents.mu, expected, rtol=1e-4, atol=1e-4)
+    card = (mine / "README.md").read_text(encoding="utf-8")
+    assert "- Posterior means kept: 150 images, fresh, images calibrated on" in card
+    before = contents(mine)
+    np.savez(tmp_path / "others.npz", images=digits[N_TRAIN + 150 : N_TRAIN + 250])
+    result = run(capsys, "calibrate", "--bundle", mine, "--data", tmp_path / "others.npz")
+    assert (result.status, result.err) == (0, "")
+    assert "posterior means" not in result.out
+    assert contents(mine)["latents.safetensors"] == before["latents.safetensors"]
 
 
 def test_the_test_images_calibrate_where_there_are_any(

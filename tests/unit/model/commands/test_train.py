@@ -14,6 +14,7 @@ from model.config import VAEConfig
 from model.datasets.load import load_images
 from model.engine.engine import Engine
 from model.evaluation.card import model_card
+from model.images.copies import pixel_hashes
 from model.training.calibrate import all_scores
 from model.training.split import split_indices
 from tests.unit.model.commands.command_line import (
@@ -110,6 +111,41 @@ def test_alpha_is_the_rate_of_false_alarms_on_digits_never_seen(
             spread = 3 * (alpha * (1 - alpha) / bundle.calibration.n) ** 0.5
             assert np.mean(p <= alpha) == pytest.approx(alpha, abs=spread), name
     assert (bundle.calibration.p_values("fused", engine.score(strange).score) <= 0.05).all()
+
+
+def test_it_keeps_posterior_means_of_images_trained_on(
+    trained: Path, digits: NDArray[np.uint8]
+) -> None:
+    bundle = load_bundle(trained)
+    images = digits[split_indices(N_TRAIN, seed=0).train]
+    assert bundle.latents is not None
+    assert bundle.latents.data_set == "digits, images trained on"
+    assert (bundle.latents.labels, bundle.latents.classes) == (None, None)
+    expected = Engine(bundle, device="cpu", threads=1).encode(images).mu
+    np.testing.assert_allclose(bundle.latents.mu, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_labels_are_kept_with_them(
+    tmp_path: Path, digits: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of copies, which are left out, do not shift the others. The same run, the same file."""
+    data, labels = tmp_path / "my.npz", np.arange(63)
+    images = np.concatenate([digits[:3], digits[:60]])
+    np.savez(data, images=images, labels=labels)
+    files_of = []
+    for name in ("one", "other"):
+        assert run(capsys, "train", "--data", data, "--out", tmp_path / name, *SHORT).status == 0
+        files_of.append((tmp_path / name / "latents.safetensors").read_bytes())
+    assert files_of[0] == files_of[1]
+    bundle = load_bundle(tmp_path / "one")
+    assert bundle.latents is not None
+    assert bundle.latents.labels is not None
+    assert bundle.trained_on is not None
+    assert bundle.latents.n == bundle.provenance["images_trained_on"]
+    shown = images[bundle.latents.labels]
+    assert np.isin(pixel_hashes(shown), bundle.trained_on).all(), "held out by the first fold"
+    expected = Engine(bundle, device="cpu", threads=1).encode(shown).mu
+    np.testing.assert_allclose(bundle.latents.mu, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_tells_the_figures(
