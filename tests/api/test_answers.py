@@ -105,6 +105,7 @@ async def test_model(client: AsyncClient, engine: Engine) -> None:
         ("POST", "/decode", "latents", schemas.ImagesAnswer),
         ("GET", "/sample?n=2", None, schemas.ImagesAnswer),
         ("GET", "/model", None, schemas.ModelAnswer),
+        ("GET", "/model/latents", None, schemas.LatentsAnswer),
         ("GET", "/livez", None, schemas.HealthAnswer),
         ("GET", "/readyz", None, schemas.HealthAnswer),
     ],

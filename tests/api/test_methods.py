@@ -19,7 +19,7 @@ from tests.processes import Server, address, metric
 
 GET_PATHS = [
     *("/livez", "/readyz", "/model", "/metrics", "/docs", "/docs/oauth2-redirect"),
-    *("/openapi.json", "/static-offline-docs/swagger-ui.css"),
+    *("/openapi.json", "/static-offline-docs/swagger-ui.css", "/model/latents"),
     *("/sample?n=2&seed=1", "/sample?n=400&seed=1", "/sample?n=0"),
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/encode", "/v2/models/no"),
     *("/v2/models/encode/ready", "/nothing", "/v2/nothing", "/static-offline-docs/nothing"),

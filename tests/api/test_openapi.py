@@ -50,6 +50,7 @@ ROUTES = {
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
     ("get", "/model/calibration"),
     ("post", "/preprocess"),
+    ("get", "/model/latents"),
     ("post", "/model/reload"),
 }
 
@@ -121,6 +122,14 @@ def test_bodies_are_all_types_that_are_read(page: dict[str, Any]) -> None:
         assert body["required"]
         assert set(body["content"]) == arrays | files
     assert set(found["post", "/decode"]["requestBody"]["content"]) == arrays
+
+
+def test_arrays_are_listed_as_answers(page: dict[str, Any]) -> None:
+    for method, path in (("post", "/encode"), ("get", "/model/latents")):
+        answer = operations(page)[method, path]["responses"]["200"]
+        arrays = {"application/json", "application/octet-stream", "application/x-npy"}
+        assert set(answer["content"]) == arrays
+        assert {"X-Tensor-Shape", "X-Tensor-Dtype"} <= set(answer["headers"])
 
 
 @pytest.mark.parametrize(
@@ -253,6 +262,7 @@ def errors_of(method: str, path: str) -> set[int]:
         "/preprocess": KEY_ERRORS | BODY_ERRORS | WORK_ERRORS - {500},
         "/model": KEY_ERRORS,
         "/model/calibration": KEY_ERRORS | {404, 406, 422},
+        "/model/latents": KEY_ERRORS | {404, 406},
         "/model/reload": KEY_ERRORS | {409},
         "/metrics": KEY_ERRORS,
         "/livez": {503},

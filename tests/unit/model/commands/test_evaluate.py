@@ -17,6 +17,7 @@ from PIL import Image
 
 from model.__main__ import main
 from model.bundle.bundle import load_bundle
+from model.bundle.latent_sample import LatentSample
 from model.config import VAEConfig
 from model.datasets.load import load_images, load_unseen
 from model.evaluation.card import model_card
@@ -45,7 +46,8 @@ def letters(tmp_path_factory: pytest.TempPathFactory, digits: NDArray[np.uint8])
 @pytest.fixture
 def bundle(tmp_path: Path, digits: NDArray[np.uint8]) -> Path:
     """A calibrated bundle, as a directory."""
-    plain = tiny_bundle(config=CONFIG, pixel_variance=0.1)
+    latents = LatentSample(mu=np.ones((3, CONFIG.latent_size), np.float32), data_set="digits")
+    plain = tiny_bundle(config=CONFIG, pixel_variance=0.1, latents=latents)
     made = calibrated(plain, digits[300:360], data_set="held out", date="2026-01-02")
     made.save(tmp_path / "mine", model_card(made))
     return tmp_path / "mine"
@@ -125,7 +127,9 @@ def test_it_puts_them_into_the_card(
     bundle: Path, idx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    latents = (bundle / "latents.safetensors").read_bytes()
     assert evaluate("--bundle", bundle, "--data", idx, "--out", out, "--update-card") == 0
+    assert (bundle / "latents.safetensors").read_bytes() == latents
     names = [anomalies["images"]["name"] for anomalies in evaluation_in(out)["anomalies"]]
     assert names == ["upside down", "mirrored"]
     found = load_bundle(bundle)
