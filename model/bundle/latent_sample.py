@@ -86,7 +86,7 @@ class LatentSample:
 
     def to_bytes(self) -> bytes:
         """The contents of `LATENTS_FILE`."""
-        tensors: dict[str, NDArray[Any]] = {"mu": np.ascontiguousarray(self.mu)}
+        tensors: dict[str, NDArray[Any]] = {"mu": self.mu}
         if self.labels is not None:
             fits = self.labels.min() >= 0 and self.labels.max() <= np.iinfo(np.uint8).max
             tensors["labels"] = self.labels.astype(np.uint8 if fits else np.int64)

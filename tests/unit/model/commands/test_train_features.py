@@ -61,6 +61,9 @@ def test_photographs_get_a_detector(
     assert bundle.calibration is not None
     assert bundle.calibration.n == len(NAMES)
     assert set(engine.scores) == set(bundle.calibration.scores)
+    assert bundle.latents is not None, "those of the network beside the detector"
+    trained = bundle.provenance["images_trained_on"]
+    assert bundle.latents.mu.shape == (trained, bundle.config.latent_size)
 
 
 @with_detectors
