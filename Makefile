@@ -6,7 +6,7 @@ BIN := .venv/bin
 C_SOURCES := $(wildcard model/*.[ch] model/*/*.[ch] service/*.[ch] service/*/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help commands serve train evaluate test test-all lint format bench bench-quick bench-photographs bench-against bench-body-types bench-quality bench-gpu soak fuzz clean
+.PHONY: help commands serve train evaluate test test-all lint format bench bench-quick bench-photographs bench-against bench-body-types bench-page bench-quality bench-gpu soak fuzz clean
 .DEFAULT_GOAL := help
 
 # $(call quote,VALUE): VALUE as one word for the shell, with a leading ~/ expanded as the shell would.
@@ -95,6 +95,9 @@ bench-against: .venv/.test ## compare the working tree with a commit, 2 minutes,
 
 bench-body-types: .venv/.test ## measure the cost of each body type, into benchmarks/results/
 	$(BIN)/python -m benchmarks.body_types
+
+bench-page: .venv/.test ## measure the page in Chromium, 1 minute, into benchmarks/results/
+	$(BIN)/python -m benchmarks.page
 
 bench-quality: .venv/.test ## measure anomaly detection, hours, into benchmarks/results/: DATA=data
 	$(BIN)/python -m benchmarks.quality --data $(call quote,$(DATA)) $(ARGS)

@@ -202,6 +202,11 @@ def serving_results() -> dict[str, Any]:
     return found
 
 
+def page() -> str:
+    """The page in a browser, by `make bench-page`."""
+    return _tables("page.md")[0]
+
+
 def _tables(name: str) -> list[str]:
     text = (RESULTS / name).read_text(encoding="utf-8")
     return [
@@ -220,6 +225,7 @@ PINNED: Final[Mapping[str, Callable[[], str]]] = {
     "own images": own_images,
     "quality": quality,
     "body types": body_types,
+    "page": page,
     "goals": goals,
     "speed": speed,
     "peers": peers,
