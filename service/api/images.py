@@ -186,16 +186,20 @@ async def anomaly_score(
 @router.get(
     "/sample",
     tags=["latents"],
-    summary="New images: z ~ N(0, I), decoded",
+    summary="New images: z ~ N(0, T² I), decoded",
     responses=responses(schemas.ImagesAnswer, registry.SAMPLE_RESPONSE_TYPES, errors=WORK_ERRORS),
 )
 @fast()
 async def sample(request: Request, query: Annotated[schemas.SampleQuery, Query()]) -> Response:
-    """`n` new images, decoded from draws from the prior. The same `seed` gives the same images."""
+    """`n` new images, decoded from draws from the prior. The same `seed` gives the same images.
+
+    With a `temperature` T other than 1, draws are from N(0, T² I).
+    """
     service = Service.of(request)
     accepted = negotiated(request, registry.SAMPLE_RESPONSE_TYPES)
     check_count(query.n, service.settings.max_images_per_request)
     z = standard_normal((query.n, service.latent_size), query.seed)
+    z *= query.temperature
     return await _decode(request, z, accepted, query)
 
 

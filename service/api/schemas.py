@@ -16,6 +16,7 @@ from service.sampling import MAX_SEED
 
 MAX_SCALE = 64
 MAX_DRAWS = 4096
+MAX_TEMPERATURE = 10
 
 Dtype = Literal["uint8", "float32"]
 Seed = Field(
@@ -182,6 +183,14 @@ class SampleQuery(DecodeQuery):
 
     n: int = Field(1, ge=1, description="number of images", examples=[16])
     seed: int | None = Seed
+    temperature: float = Field(
+        1,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        description="standard deviation of the draws: below 1 they are nearer to the mean image, "
+        "above 1 stranger; the same seed keeps their directions",
+        examples=[0.7],
+    )
 
 
 class PriorBody(BaseModel):

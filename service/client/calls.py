@@ -401,9 +401,11 @@ def anomaly_map_png_call(
     return Request(_images_call("/anomaly-score", PNG, images, params), _png)
 
 
-def sample_call(n: int, seed: int | None) -> Request[Floats]:
+def sample_call(n: int, seed: int | None, temperature: float) -> Request[Floats]:
     """`n` new images."""
-    return Request(Call("GET", "/sample", NPY, {"n": n, "seed": seed}), _array)
+    # The service's default is not sent: older services do not know the parameter.
+    params = {"n": n, "seed": seed, "temperature": None if temperature == 1 else temperature}
+    return Request(Call("GET", "/sample", NPY, params), _array)
 
 
 def describe_call() -> Request[dict[str, Any]]:

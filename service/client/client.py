@@ -159,9 +159,12 @@ class Client(_Base[httpx.Client]):
         """
         return self._call(anomaly_map_png_call(images, score, scale, invert, bits))
 
-    def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
-        """`n` new images. The same `seed` gives the same images."""
-        return self._call(sample_call(n, seed))
+    def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1.0) -> Floats:
+        """`n` new images. The same `seed` gives the same images.
+
+        `temperature` is the standard deviation of the draws, 0 to 10.
+        """
+        return self._call(sample_call(n, seed, temperature))
 
     def model(self) -> dict[str, Any]:
         """A description of the bundle that the service has in memory."""
@@ -310,9 +313,11 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             await asyncio.to_thread(anomaly_map_png_call, images, score, scale, invert, bits)
         )
 
-    async def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
+    async def sample(
+        self, n: int = 1, *, seed: int | None = None, temperature: float = 1.0
+    ) -> Floats:
         """See `Client.sample`."""
-        return await self._call(sample_call(n, seed))
+        return await self._call(sample_call(n, seed, temperature))
 
     async def model(self) -> dict[str, Any]:
         """See `Client.model`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from pydantic import BaseModel
 from model.engine.engine import Engine
 from service.api import schemas
 from service.app import App, create_app
+from service.sampling import standard_normal
 from service.settings import Settings
+from tests.api.bodies import NPY
 from tests.api.helpers import IMAGE_ROUTES, WORK_ROUTES, base64_file, client_of, uint8_body
 
 pytestmark = pytest.mark.anyio
@@ -229,6 +232,23 @@ async def test_sample_and_decode_draw_the_same(client: AsyncClient) -> None:
     assert other != sampled
     unseeded = [body_of(await client.get("/sample", headers=JSON)) for _ in range(2)]
     assert unseeded[0] != unseeded[1]
+
+
+async def test_temperature_scales_the_draws(client: AsyncClient) -> None:
+    async def sampled(query: str) -> bytes:
+        answer = await client.get(f"/sample?n=3&seed=7{query}", headers={"Accept": NPY})
+        assert answer.status_code == 200
+        return answer.content
+
+    z = standard_normal((3, 10), 7)
+    for temperature in (0, 0.5, 1, 10):
+        scaled = {"z": (z * np.float32(temperature)).tolist()}
+        decoded = await client.post("/decode", json=scaled, headers={"Accept": NPY})
+        assert await sampled(f"&temperature={temperature}") == decoded.content
+    drawn = await client.post("/decode", json={"n": 3, "seed": 7}, headers={"Accept": NPY})
+    assert await sampled("") == await sampled("&temperature=1.0") == drawn.content
+    cold = np.load(BytesIO(await sampled("&temperature=0")))
+    assert (np.abs(cold - cold[0]) < 1e-6).all(), "the image of z = 0"
 
 
 async def test_the_same_input_has_the_same_answer_in_another_process(

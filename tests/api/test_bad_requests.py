@@ -379,6 +379,13 @@ async def test_an_invalid_seed(send: Send, client: AsyncClient, seed: str) -> No
     problem(await client.get(f"/sample?seed={seed}"), 422, "seed", repr(seed))
 
 
+@pytest.mark.parametrize("temperature", ["-0.1", "10.1", "nan", "inf", "hot", ""])
+async def test_an_invalid_temperature(client: AsyncClient, temperature: str) -> None:
+    answer = await client.get(f"/sample?temperature={temperature}")
+    found = problem(answer, 422, "temperature", repr(temperature))
+    assert found["errors"][0]["loc"] == ["query", "temperature"]
+
+
 @pytest.mark.parametrize("n", ["0", "-1", "x", "1.5", "", "9" * 5_000])
 async def test_an_invalid_n(client: AsyncClient, n: str) -> None:
     found = problem(await client.get(f"/sample?n={n}"), 422, "n is")

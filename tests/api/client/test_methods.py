@@ -95,6 +95,16 @@ def test_latents_samples_and_the_model(server: Server, http: httpx.Client, use: 
     expected = ask(http, "/decode", {"n": 5, "seed": 11})["images"]
     assert use(server.url, "sample", 5, seed=11) == near(expected)
     assert use(server.url, "sample").shape == (1, 28, 28)
+    cold = use(server.url, "sample", 2, temperature=0)
+    assert cold == near(ask(http, "/decode", {"z": [[0] * 10] * 2})["images"])
+    warm = np.load(
+        BytesIO(
+            http.get(
+                "/sample?n=5&seed=11&temperature=0.5", headers={"Accept": "application/x-npy"}
+            ).content
+        )
+    )
+    assert use(server.url, "sample", 5, seed=11, temperature=0.5) == near(warm)
     assert use(server.url, "model") == http.get("/model").json()
     assert use(f"{server.url}/", "model") == http.get("/model").json()
 
