@@ -185,8 +185,8 @@ class Settings(BaseSettings):
         25_000_000,
         ge=1,
         le=89_478_485,  # beyond this, Pillow warns, and at twice this it refuses
-        description="pixels per image file, checked in its header before decoding, and per PNG "
-        "response; the default fits large photographs",
+        description="pixels per image file, checked in its header before decoding, and per PNG or "
+        "GIF response; the default fits large photographs",
     )
     request_timeout_s: float = Field(
         30.0,

@@ -19,6 +19,7 @@ from service.api.state import Service
 from service.codecs import registry
 from service.codecs.accept import negotiate
 from service.codecs.arrays import check_count, check_draws
+from service.codecs.gif import check_frames, frames_bytes
 from service.codecs.options import FileReport, ImageOptions, LatentOptions, Pixels
 from service.codecs.png import picture_bytes, sheet_sides
 from service.codecs.responses import MapDrawing, Result, without_grey_channel
@@ -65,15 +66,17 @@ async def encode(request: Request, query: Annotated[schemas.EncodeQuery, Query()
     tags=["latents"],
     summary="Latents to images",
     responses=responses(
-        schemas.ImagesAnswer, registry.IMAGE_RESPONSE_TYPES, errors=BODY_ERRORS + WORK_ERRORS
+        schemas.ImagesAnswer, registry.DECODE_RESPONSE_TYPES, errors=BODY_ERRORS + WORK_ERRORS
     ),
 )
 @fast()
 async def decode(request: Request, query: Annotated[schemas.DecodeQuery, Query()]) -> Response:
     """One image for each latent. With `n` instead of latents, `n` images decoded from draws from
-    the prior."""
+    the prior.
+
+    A GIF shows them one after another, a PNG side by side."""
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = negotiated(request, registry.IMAGE_RESPONSE_TYPES)
+    accepted = negotiated(request, registry.DECODE_RESPONSE_TYPES)
     body = await read_body(request, service.settings.max_body_bytes)
     options = LatentOptions(
         size=service.latent_size,
@@ -305,10 +308,11 @@ def image_options(
 
 
 def check_picture(service: Service, accepted: str, n: int, scale: int) -> None:
-    """Raise `InvalidContentError` for a PNG that would be too large, before the work for it."""
-    if accepted == registry.PNG:
+    """Raise `InvalidContentError` for a picture that would be too large, before the work for it."""
+    if accepted in registry.PICTURES:
         _, *sides = service.inference.engine.bundle.config.image_shape
-        sheet_sides(n, (sides[0], sides[1]), scale, service.settings.max_image_pixels)
+        check = sheet_sides if accepted == registry.PNG else check_frames
+        check(n, (sides[0], sides[1]), scale, service.settings.max_image_pixels)
 
 
 async def write_result(request: Request, accepted: str, result: Result) -> Response:
@@ -319,6 +323,8 @@ async def write_result(request: Request, accepted: str, result: Result) -> Respo
     service, context = Service.of(request), RequestContext.of(request)
     if accepted == registry.PNG:
         context.reserve_answer(picture_bytes(result))
+    elif accepted == registry.GIF:
+        context.reserve_answer(frames_bytes(result))
     return await registry.write(accepted, result, service.writers, context.deadline)
 
 

@@ -30,7 +30,7 @@ Scale = Field(
     1,
     ge=1,
     le=MAX_SCALE,
-    description="factor by which to enlarge a PNG (nearest neighbour)",
+    description="factor by which to enlarge a PNG or GIF (nearest neighbour)",
     examples=[8],
 )
 ResponseDtype = Field(

@@ -16,6 +16,7 @@ from typing import Final
 from starlette.responses import Response
 
 from model.images.preprocessing import ImageError, open_image
+from service.codecs.gif import write_gif
 from service.codecs.hints import what_it_is
 from service.codecs.image_files import (
     FILE_ALIASES,
@@ -52,6 +53,8 @@ MULTIPART: Final = "multipart/form-data"
 
 PNG: Final = "image/png"
 
+GIF: Final = "image/gif"
+
 FILES: Final = tuple(FILE_FORMATS)
 
 IMAGE_READERS: Final[Mapping[str, Callable[[bytes, ImageOptions], Pixels]]] = {
@@ -73,7 +76,11 @@ WRITERS: Final[Mapping[str, Callable[[Result], Response]]] = {
     NPY: write_npy,
     RAW: write_raw,
     PNG: write_png,
+    GIF: write_gif,
 }
+
+PICTURES: Final = (PNG, GIF)
+"""Response types that take long to write, and are always written in a thread."""
 
 WARNINGS_HEADER: Final = "x-warnings"
 
@@ -96,7 +103,10 @@ ARRAY_RESPONSE_TYPES: Final = (JSON, NPY, RAW)
 IMAGE_RESPONSE_TYPES: Final = (JSON, PNG, NPY, RAW)
 """Response types of routes that can return images."""
 
-SAMPLE_RESPONSE_TYPES: Final = (PNG, JSON, NPY, RAW)
+DECODE_RESPONSE_TYPES: Final = (*IMAGE_RESPONSE_TYPES, GIF)
+"""Response types of `/decode`."""
+
+SAMPLE_RESPONSE_TYPES: Final = (PNG, JSON, NPY, RAW, GIF)
 """Response types of `/sample`."""
 
 ALIASES: Final = FILE_ALIASES | dict.fromkeys(("text/json", "application/x-json"), JSON)
@@ -210,8 +220,8 @@ async def write(
     """
     if result.warnings:
         return await _write_with_warnings(accepted, result, writers, deadline)
-    if accepted == PNG:
-        return await in_thread(None, deadline, NOT_WRITTEN, write_png, result)
+    if accepted in PICTURES:
+        return await in_thread(None, deadline, NOT_WRITTEN, WRITERS[accepted], result)
     inline_numbers, write_large = LARGE_WRITERS[accepted]
     if result.array.size > inline_numbers:
         return await in_thread(writers, deadline, NOT_WRITTEN, write_large, result)

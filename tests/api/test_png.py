@@ -210,7 +210,7 @@ async def test_what_a_picture_takes_counts_while_it_is_written(
         under.append(result.drawing.images.dtype)
         return write_png(result)
 
-    monkeypatch.setattr(registry, "write_png", noting)
+    monkeypatch.setitem(registry.WRITERS, "image/png", noting)
     for scale in (1, 5):
         url = f"/anomaly-score?map=true&scale={scale}"
         answer = await small_client.post(url, json=uint8_body(four), headers=PNG)
