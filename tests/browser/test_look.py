@@ -56,6 +56,15 @@ def pixels_of(canvas: Locator) -> NDArray[np.uint8]:
     return np.array(data, np.uint8).reshape(height, width, 4)
 
 
+def eventually(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait until something holds, for what `expect` cannot look at."""
+    for _ in range(50):
+        if holds():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it did not come about within 5 s")
+
+
 def files(digits: Digits, n: int) -> list[Any]:
     """Digits as files to choose; the last one is noise."""
     noise = np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8)
@@ -128,9 +137,12 @@ def test_the_pad_works_by_keyboard(page: Page) -> None:
     for _ in range(8):
         page.keyboard.press("ArrowDown")
     expect(verdict(page)).to_contain_text("your drawing")
-    drawn = pixels_of(page.locator(".input canvas"))[..., 0] > 128
-    assert drawn.any(axis=1).sum() >= 8, "a vertical line"
-    assert drawn.any(axis=0).sum() <= 4
+
+    def is_a_vertical_line() -> bool:
+        drawn = pixels_of(page.locator(".input canvas"))[..., 0] > 128
+        return bool(drawn.any(axis=1).sum() >= 8 and drawn.any(axis=0).sum() <= 4)
+
+    eventually(page, is_a_vertical_line)
 
 
 def test_the_pad_works_by_touch(open_page: Callable[..., Page]) -> None:
@@ -191,9 +203,12 @@ def test_a_dropped_photograph_is_shown_as_the_network_gets_it(page: Page) -> Non
     expect(actions).to_contain_text("orientation 6")
     expect(actions).to_contain_text("60 × 90 squashed to 28 × 28")
     expect(actions).to_contain_text("grey")
-    shown = pixels_of(page.locator(".input canvas"))[..., 0]
-    assert shown[:12].min() > 200, "what was on the left is at the top"
-    assert shown[16:].max() < FEW_PIXELS
+
+    def is_turned() -> bool:
+        shown = pixels_of(page.locator(".input canvas"))[..., 0]
+        return bool(shown[:12].min() > 200 and shown[16:].max() < FEW_PIXELS)
+
+    eventually(page, is_turned)  # what was on the left is at the top
     marked = pixels_of(page.locator(".map canvas"))
     assert (marked[..., :3].max(axis=2) != marked[..., :3].min(axis=2)).sum() > FEW_PIXELS
 
@@ -310,10 +325,8 @@ def test_the_strength_of_the_marks(page: Page) -> None:
     expect_verdict(page, "anomaly", "scratch")
     expect(page.locator(".map canvas")).to_be_visible()
     page.get_by_label("Strength of the marks").fill("0")
-    page.wait_for_timeout(100)
-    np.testing.assert_array_equal(
-        pixels_of(page.locator(".map canvas")), pixels_of(page.locator(".input canvas"))
-    )
+    shown = pixels_of(page.locator(".input canvas"))
+    eventually(page, lambda: np.array_equal(pixels_of(page.locator(".map canvas")), shown))
 
 
 def test_the_link_shows_a_colleague_the_same(page: Page, open_page: Callable[..., Page]) -> None:
@@ -328,9 +341,8 @@ def test_the_link_shows_a_colleague_the_same(page: Page, open_page: Callable[...
     expect(verdict(other)).to_contain_text("the image of the link")
     expect(other.get_by_label("False alarms")).to_have_attribute("aria-valuetext", "5.0 %")
     assert shown_score(other) == shown_score(page)
-    np.testing.assert_array_equal(
-        pixels_of(page.locator(".input canvas")), pixels_of(other.locator(".input canvas"))
-    )
+    shown = pixels_of(page.locator(".input canvas"))
+    eventually(other, lambda: np.array_equal(pixels_of(other.locator(".input canvas")), shown))
 
 
 def test_the_commands_do_the_same(page: Page, tmp_path: Path, server: Server) -> None:
