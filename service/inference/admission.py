@@ -186,9 +186,12 @@ class Inference:
         return self._calibration is not None and name in self._calibration.scores
 
     def _p_values(self, name: str, score: Floats) -> NDArray[np.float64] | None:
+        """The p-values of scores, (N,), wherever they come from; None without calibration."""
         if self._calibration is None or name not in self._calibration.scores:
             return None
-        return self._calibration.p_values(name, score)
+        p_values = self._calibration.p_values(name, score)
+        self._metrics.p_values.add(p_values)
+        return p_values
 
     def _score_with_p_values(self, images: Rows, name: str) -> ScoresWithPValues:
         """Score a batch and compute its p-values at once, which is faster than per request."""

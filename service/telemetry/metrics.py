@@ -32,6 +32,7 @@ from prometheus_client.samples import Exemplar, Sample
 
 from service.telemetry.infer_statistics import InferStatistics
 from service.telemetry.metrics_files import DIRECTORY_VARIABLE
+from service.telemetry.p_values import PValues
 from service.telemetry.trace_context import Trace
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -163,6 +164,7 @@ class Metrics:
             "Scored images with p ≤ alpha; on clean images, at most a fraction alpha of them",
             registry=registry,
         )
+        self.p_values = PValues(registry)
         self._memory = _live_sum(
             "vae_memory_bytes",
             "Resident memory; memory that workers share is counted for each of them",
@@ -263,7 +265,9 @@ class Metrics:
             self._anomalies.inc(anomalies)
 
     def sample_process(self) -> None:
-        """Update this process's gauges. Other workers show the values of the last update."""
+        """Update this process's gauges, and count the p-values since the last time. Other workers
+        show what they were then."""
+        self.p_values.count()
         self._queue_images.set(self._read_queued_images())
         self._queue_bytes.set(self._read_queued_bytes())
         self._connections.set(self._read_connections())

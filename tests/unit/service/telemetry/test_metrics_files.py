@@ -24,6 +24,7 @@ HANG_S = 30
 WORKER = """
 import sys
 from pathlib import Path
+import numpy
 from service.telemetry.metrics import Metrics
 from service.telemetry.metrics_files import SharedCounts
 SharedCounts(Path(sys.argv[1])).join(int(sys.argv[2]))
@@ -85,6 +86,7 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
     for worker in (zero, one):
         worker.do("metrics.observe_request('GET', '/sample', 200, 0.5)")
         worker.do("metrics.count_scored(10, 1)")
+        worker.do("metrics.p_values.add(numpy.array([0.04, 0.5]))")
         worker.do("metrics.watch_connections(lambda: 4)")
         worker.do("metrics.sample_process()")
         worker.do("metrics.infer.count_failure('encode', 0.5)")
@@ -98,6 +100,9 @@ def test_each_shows_what_all_have_counted_and_those_that_died(
         'vae_request_duration_seconds_count{route="/sample"} 2.0',
         "vae_scored_images_total 20.0",
         "vae_anomalies_total 2.0",
+        'vae_p_value_bucket{le="0.05"} 2.0',
+        "vae_p_value_sum 1.08",
+        "vae_p_value_count 4.0",
         'vae_infer_requests_total{model="encode",outcome="fail"} 4.0',
         'vae_infer_seconds_total{model="encode",stage="fail"} 4.0',
         "vae_connections 8.0",
