@@ -24,6 +24,7 @@ RELOAD: Final = "/model/reload"
 
 REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
     "/metrics": METRICS,
+    "/settings": METRICS,
     RELOAD: "admin",
     "/livez": None,
     "/readyz": None,

@@ -340,6 +340,24 @@ class LatentsAnswer(BaseModel):
     )
 
 
+class Setting(BaseModel):
+    """A setting in force."""
+
+    name: str
+    variable: str = Field(description="of the environment, such as VAE_PORT")
+    value: bool | int | float | str | None = Field(
+        description="null if it is unset; of a path its last part, of a secret `set`"
+    )
+    default: bool | int | float | str | None
+    description: str
+
+
+class SettingsAnswer(BaseModel):
+    """All settings, in the order of the documentation."""
+
+    settings: list[Setting]
+
+
 class ReloadAnswer(BaseModel):
     """The bundle in memory after the reload."""
 

@@ -66,6 +66,7 @@ FOR_IMAGES = [
 ]
 FOR_OTHERS = [
     ("GET", "/metrics", "metrics"),
+    ("GET", "/settings", "metrics"),
     ("GET", "/v2/models/stats", "metrics"),
     ("GET", "/v2/models/encode/stats", "metrics"),
     ("GET", "/v2/models/encode/versions/1/stats", "metrics"),

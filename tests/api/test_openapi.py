@@ -48,7 +48,7 @@ OPEN_INFERENCE_ROUTES = {
 ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
-    ("get", "/model/calibration"),
+    *(("get", path) for path in ("/model/calibration", "/settings")),
     ("post", "/preprocess"),
     ("get", "/model/latents"),
     ("post", "/model/reload"),
@@ -266,6 +266,7 @@ def errors_of(method: str, path: str) -> set[int]:
         "/model/latents": KEY_ERRORS | {404, 406},
         "/model/reload": KEY_ERRORS | {409},
         "/metrics": KEY_ERRORS,
+        "/settings": KEY_ERRORS,
         "/livez": {503},
         "/readyz": {503},
     }
@@ -275,7 +276,7 @@ def errors_of(method: str, path: str) -> set[int]:
 
 def keys_file(path: str) -> str:
     """Of a key that may do something else than ask for `path`, and of one that has a rate."""
-    other = "infer" if path == "/metrics" else "metrics"
+    other = "infer" if path in ("/metrics", "/settings") else "metrics"
     idle, spent = (
         sha256(key.encode()).hexdigest()
         for key in ("a-key-that-may-do-nothing-here", "a-key-that-has-used-it-all-up")
