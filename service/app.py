@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.policy import Access
 from service.access.rates import Buckets
-from service.api import calibration, configuration, images, operations, preprocess
+from service.api import calibration, configuration, images, operations, preprocess, recent
 from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
@@ -40,6 +40,7 @@ from service.inference.admission import CLOSE_S, Inference
 from service.inference.batching import MicroBatcher
 from service.inference.health import Health
 from service.inference.loading import load_engine
+from service.inference.recent import RecentImages
 from service.limits.byte_budget import ByteBudget
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -72,6 +73,7 @@ ROUTERS = (
     operations.router,
     calibration.router,
     configuration.router,
+    recent.router,
     open_inference.router,
 )
 
@@ -181,6 +183,7 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         metrics.observe_batch(images, seconds)
         health.note_pass()
 
+    kept = RecentImages(settings.recent_images) if settings.recent_images else None
     decoders = ThreadPoolExecutor(
         DECODER_THREADS, thread_name_prefix="decoder", initializer=_lower_priority
     )
@@ -251,7 +254,8 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
         """
         async with loading:
             engine = await asyncio.to_thread(load_engine, settings)
-            use(replace(app.state.service, inference=Inference(engine, batcher, metrics)))
+            inference = Inference(engine, batcher, metrics, kept)
+            use(replace(app.state.service, inference=inference))
             log.info(
                 "bundle %s, version %s, was loaded, computed by %s",
                 engine.bundle.name,
@@ -264,11 +268,12 @@ def create_app(settings: Settings, buckets: Buckets | None = None) -> App:
     use(
         Service(
             settings=settings,
-            inference=Inference(engine, batcher, metrics),
+            inference=Inference(engine, batcher, metrics, kept),
             metrics=metrics,
             decoders=decoders,
             small_decoders=small_decoders,
             writers=writers,
+            recent=kept,
             health=health,
             reload=reload,
         )

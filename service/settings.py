@@ -231,6 +231,13 @@ class Settings(BaseSettings):
         description="false-alarm rate on clean images if the request sets none; an image is an "
         "anomaly if p_value ≤ alpha",
     )
+    recent_images: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="scored images that are kept in memory, each reduced to at most 64 pixels a "
+        "side, for GET /recent and the page; 0 keeps none",
+    )
     shutdown_delay_s: float = Field(
         0.0,
         ge=0,

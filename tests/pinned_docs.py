@@ -35,6 +35,7 @@ QUERIES: Final[Mapping[str, type[schemas.Query]]] = {
     "/preprocess": schemas.PreprocessQuery,
     "/sample": schemas.SampleQuery,
     "/model/calibration": schemas.CalibrationQuery,
+    "/recent": schemas.RecentQuery,
 }
 
 DATA_SETS: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}

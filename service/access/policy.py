@@ -22,10 +22,14 @@ MODELS: Final = "/v2/models/"
 
 RELOAD: Final = "/model/reload"
 
+RECENT: Final = "/recent"
+"""The images of all callers."""
+
 REQUIRED_SCOPES: Final[Mapping[str, str | None]] = {
     "/metrics": METRICS,
     "/settings": METRICS,
     RELOAD: "admin",
+    RECENT: "admin",
     "/livez": None,
     "/readyz": None,
     "/v2/health/live": None,

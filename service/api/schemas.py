@@ -171,6 +171,14 @@ class CalibrationQuery(Query):
     )
 
 
+class RecentQuery(Query):
+    """Query of /recent."""
+
+    after: int = Field(
+        0, ge=0, description="id of the last image that is known; only newer ones are returned"
+    )
+
+
 class DecodeQuery(Query):
     """Query of /decode."""
 
@@ -338,6 +346,28 @@ class LatentsAnswer(BaseModel):
     classes: list[str] | None = Field(
         description="the name of each label, from 0; null if they are not known"
     )
+
+
+class RecentImage(BaseModel):
+    """An image that was scored."""
+
+    id: int = Field(description="number of the image, counted from the start of the process")
+    time: float = Field(description="when it was scored, in seconds since 1970")
+    score_type: str
+    score: float
+    p_value: float | None = Field(description="null without calibration")
+    thumbnail: str = Field(
+        description="a PNG in base64, reduced to at most 64 pixels a side",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
+
+
+class RecentAnswer(BaseModel):
+    """The images that this process scored last."""
+
+    capacity: int = Field(description="how many are kept, VAE_RECENT_IMAGES")
+    process: int = Field(description="id of the process that answers; each worker has its own")
+    images: list[RecentImage] = Field(description="the newest last; ids increase")
 
 
 class Setting(BaseModel):

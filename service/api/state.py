@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from service.inference.admission import Inference, ScoreOptions
 from service.inference.health import Health
+from service.inference.recent import RecentImages
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -36,6 +37,8 @@ class Service:
     """Does the same for small bodies, which would otherwise wait seconds behind large ones."""
     writers: Executor
     """Encodes large responses."""
+    recent: RecentImages | None
+    """The images that were scored last; None if none are kept."""
     health: Health
     reload: Callable[[], Awaitable[Service]]
     """Loads the bundle from disk again; see `service.inference.loading`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from model.scores.sampled import draws_per_row, max_draw_rows
 from service.errors import QueueFullError
 from service.inference.batching import MicroBatcher
 from service.inference.jobs import Columns, Rows, Run
+from service.inference.recent import RecentImages
 from service.request import RequestContext
 from service.sampling import standard_normal
 from service.telemetry.metrics import Metrics
@@ -76,10 +78,17 @@ class Inference:
     raise `RateLimitError` and `QueueFullError` at once, and `TimeoutError` at the deadline.
     """
 
-    def __init__(self, engine: Engine, batcher: MicroBatcher, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        batcher: MicroBatcher,
+        metrics: Metrics,
+        recent: RecentImages | None = None,
+    ) -> None:
         self.engine = engine
         self._batcher = batcher
         self._metrics = metrics
+        self._recent = recent
         self.inline_images = engine.quick_images
         """Batches of up to this many images may run on the event loop."""
         self._calibration = engine.calibration
@@ -124,6 +133,7 @@ class Inference:
         context.images = len(images)
         name = options.name
         maps: list[Floats] = []
+        is_kept = self._recent is None
         if name in self.engine.sampled_scores:
             shape = (len(images), options.draws, self.engine.bundle.config.latent_size)
             self._batcher.check_capacity(
@@ -147,10 +157,13 @@ class Inference:
         elif self.is_calibrated(name):
             calibrated = self.score_run(name)
             score, mse, kl, p_value = await self._submit(calibrated, images, context)
+            is_kept = True  # by the batch
         else:
             plain = self._run_for(self.engine.score, name=name)
             score, mse, kl = await self._submit(plain, images, context)
             p_value = None
+        if not is_kept:
+            await asyncio.to_thread(self._keep, name, [images], score, p_value)
         is_anomaly, threshold = self._classify(name, p_value, options)
         return AnomalyScores(score, p_value, is_anomaly, mse, kl, threshold, *maps)
 
@@ -193,12 +206,26 @@ class Inference:
         self._metrics.p_values.add(p_values)
         return p_values
 
-    def _score_with_p_values(self, images: Rows, name: str) -> ScoresWithPValues:
+    def _score_with_p_values(self, images: Sequence[Rows], name: str) -> ScoresWithPValues:
         """Score a batch and compute its p-values at once, which is faster than per request."""
         scores = self.engine.score(images, name=name)
         p_values = self._p_values(name, scores.score)
         assert p_values is not None  # noqa: S101 - for mypy: only called for calibrated scores
+        if self._recent is not None:
+            self._keep(name, images, scores.score, p_values)
         return ScoresWithPValues(*scores, p_values)
+
+    def _keep(
+        self,
+        name: str,
+        parts: Sequence[Rows],
+        score: Floats,
+        p_value: NDArray[np.float64] | None,
+    ) -> None:
+        """Keep the newest images, if any are kept."""
+        if self._recent is not None:
+            shape = self.engine.bundle.config.image_shape
+            self._recent.add(name, parts, shape, score, p_value)
 
     def _classify(
         self, name: str, p_value: NDArray[np.float64] | None, options: ScoreOptions

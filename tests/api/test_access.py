@@ -71,6 +71,7 @@ FOR_OTHERS = [
     ("GET", "/v2/models/encode/stats", "metrics"),
     ("GET", "/v2/models/encode/versions/1/stats", "metrics"),
     ("POST", "/model/reload", "admin"),
+    ("GET", "/recent", "admin"),
 ]
 ALL = [
     *((method, path, None) for method, path in OPEN),

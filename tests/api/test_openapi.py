@@ -48,7 +48,7 @@ OPEN_INFERENCE_ROUTES = {
 ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
-    *(("get", path) for path in ("/model/calibration", "/settings")),
+    *(("get", path) for path in ("/model/calibration", "/recent", "/settings")),
     ("post", "/preprocess"),
     ("get", "/model/latents"),
     ("post", "/model/reload"),
@@ -267,6 +267,7 @@ def errors_of(method: str, path: str) -> set[int]:
         "/model/reload": KEY_ERRORS | {409},
         "/metrics": KEY_ERRORS,
         "/settings": KEY_ERRORS,
+        "/recent": KEY_ERRORS | {404, 422, 504},
         "/livez": {503},
         "/readyz": {503},
     }
@@ -295,7 +296,10 @@ def keys_file(path: str) -> str:
 async def test_every_error_of_every_route_is_of_one_shape(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str, status: int
 ) -> None:
-    changed: dict[str, Any] = {"request_timeout_s": 0.05 if status == 504 else 20}
+    changed: dict[str, Any] = {
+        "recent_images": 8,
+        "request_timeout_s": 0.05 if status == 504 else 20,
+    }
     if status in (401, 403, 429):
         (tmp_path / "keys").write_text(keys_file(path))
         changed["api_keys_file"] = str(tmp_path / "keys")
@@ -329,7 +333,7 @@ async def test_every_error_of_every_route_is_of_one_shape(
             beside.append(asyncio.create_task(client.post("/decode", json=full)))
             await queue_holds(client, SMALL.max_queue_images)
         provoke = PROVOKE[status]
-        if status == 504 and path == "/preprocess":  # which waits for no pass
+        if status == 504 and path in ("/preprocess", "/recent"):  # which wait for no pass
             provoke = call(headers={"X-Request-Timeout": "1e-9"})
         async with asyncio.timeout(HANG_S):
             answer = await provoke(client, method, path)

@@ -33,7 +33,8 @@ MAX_LINE = 500
 @pytest.fixture
 def limited(start_server: Callable[..., Server]) -> Server:
     """With an API key, so that requests without one are tried, too."""
-    return start_server("--max-images-per-request", str(MAX_IMAGES), "--api-keys", KEY)
+    flags = ("--max-images-per-request", str(MAX_IMAGES), "--recent-images", "10")
+    return start_server(*flags, "--api-keys", KEY)
 
 
 def answered(server: Server) -> set[tuple[str, str]]:

@@ -105,6 +105,7 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("max_image_pixels", "1000"),
         ("request_timeout_s", "1.5"),
         ("alpha", "0.05"),
+        ("recent_images", "100"),
         ("shutdown_delay_s", "0.5"),
         ("shutdown_timeout_s", "5"),
         ("max_queue_bytes", "100000000"),
