@@ -24,7 +24,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.policy import Access
 from service.access.rates import Buckets
-from service.api import calibration, configuration, images, operations, preprocess, recent
+from service.api import (
+    calibration,
+    card,
+    configuration,
+    images,
+    operations,
+    preprocess,
+    recent,
+)
 from service.api.docs_page import PageHeaders, add_docs
 from service.api.open_inference import routes as open_inference
 from service.api.openapi import openapi_of
@@ -72,6 +80,7 @@ ROUTERS = (
     preprocess.router,
     operations.router,
     calibration.router,
+    card.router,
     configuration.router,
     recent.router,
     open_inference.router,

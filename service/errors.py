@@ -9,7 +9,7 @@
     ├── NotFoundError 404           no such model or version, or not part of this one
     ├── NotAcceptableError 406      no answer type the caller accepts
     ├── BodyTimeoutError 408        the body did not arrive in time
-    ├── BundleRefusedError 409      the bundle on disk cannot be used
+    ├── BundleRefusedError 409      the bundle on disk cannot be used, or is another one
     ├── TooLargeError 413           bytes, images or pixels over a limit
     ├── UnsupportedTypeError 415    the route does not read this body type
     ├── InvalidContentError 422     right syntax, wrong content
@@ -99,7 +99,7 @@ class BodyTimeoutError(ServiceError):
 
 
 class BundleRefusedError(ServiceError):
-    """The bundle on disk cannot be used, so the one in memory stays."""
+    """The bundle on disk cannot be used, so the one in memory stays; or it is not that one."""
 
     status = 409
 

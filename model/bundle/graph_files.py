@@ -41,14 +41,19 @@ def hashes(graphs: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def combined_sha256(weights_sha256: str, graphs: Mapping[str, bytes]) -> str:
-    """One sha256 for the weights and the graphs; that of the weights if there are no graphs.
+    """One sha256 for the weights and the graphs; that of the weights if there are no graphs."""
+    return combined_hash(weights_sha256, hashes(graphs))
+
+
+def combined_hash(weights_sha256: str, graph_hashes: Mapping[str, str]) -> str:
+    """As `combined_sha256`, of graphs whose sha256 are known, by name.
 
     It is what `sha256sum decoder.onnx encoder.onnx model.safetensors | sha256sum` prints, with the
     files in the order of their names.
     """
-    if not graphs:
+    if not graph_hashes:
         return weights_sha256
-    files = {file_name(name): sha256 for name, sha256 in hashes(graphs).items()}
+    files = {file_name(name): sha256 for name, sha256 in graph_hashes.items()}
     files["model.safetensors"] = weights_sha256
     lines = [f"{files[name]}  {name}\n" for name in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

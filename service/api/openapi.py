@@ -184,9 +184,12 @@ def responses(
     headers |= WARNINGS if "warnings" in model.model_fields else {}
     headers |= IMAGE_FILES if "files" in model.model_fields else {}
     by_status: Responses = {200: {"model": model, "content": content, "headers": headers}}
-    for status in sorted(set(errors)):
-        by_status[status] = _problem(status)
-    return by_status
+    return by_status | problems(errors)
+
+
+def problems(statuses: Sequence[int]) -> Responses:
+    """The responses of a route that are problems."""
+    return {status: _problem(status) for status in sorted(set(statuses))}
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -273,6 +276,9 @@ def _describe(app: FastAPI, engine: Engine, max_images: int) -> Schema:
                         parameter["example"] = values[parameter["name"]]
     for unused in ("HTTPValidationError", "ValidationError"):
         components.pop(unused, None)
+    plot = paths["/model/plots/{name}"]["get"]
+    plot["responses"].pop("422", None)  # as above
+    plot["parameters"][0]["example"] = "samples.png"
     for path in IMAGE_ROUTES:
         paths[path]["post"]["requestBody"] = _images_body(config, max_images)
     paths["/decode"]["post"]["requestBody"] = _latents_body(config, max_images)

@@ -58,7 +58,7 @@ FOR_IMAGES = [
     *(("POST", f"/{name}") for name in ("encode", "decode", "reconstruct", "anomaly-score")),
     ("POST", "/preprocess"),
     *(("GET", path) for path in ("/sample", "/model", "/v2", "/v2/models/encode")),
-    ("GET", "/model/calibration"),
+    *(("GET", f"/model/{path}") for path in ("calibration", "card", "plots/samples.png")),
     *(("POST", f"/v2/models/{name}/infer") for name in ("encode", "nothing")),
     *(("GET", path) for path in ("/", "/nothing", "/metrics/", "/livez/", "/docs/nothing")),
     ("DELETE", "/encode"),

@@ -49,6 +49,7 @@ ROUTES = {
     *(("post", path) for path in WORK_ROUTES),
     *(("get", path) for path in ("/sample", "/model", "/livez", "/readyz", "/metrics")),
     *(("get", path) for path in ("/model/calibration", "/recent", "/settings")),
+    *(("get", path) for path in ("/model/card", "/model/plots/{name}")),
     ("post", "/preprocess"),
     ("get", "/model/latents"),
     ("post", "/model/reload"),
@@ -267,6 +268,8 @@ def errors_of(method: str, path: str) -> set[int]:
         "/model/reload": KEY_ERRORS | {409},
         "/metrics": KEY_ERRORS,
         "/settings": KEY_ERRORS,
+        "/model/card": KEY_ERRORS | {404, 409},
+        "/model/plots/{name}": KEY_ERRORS | {404, 409},
         "/recent": KEY_ERRORS | {404, 422, 504},
         "/livez": {503},
         "/readyz": {503},
@@ -318,7 +321,8 @@ async def test_every_error_of_every_route_is_of_one_shape(
         if status == 429:
             await PROVOKE[429](client, "post", "/decode")
         if status == 409:
-            (bundle / "model.safetensors").write_bytes(b"damaged")
+            for name in ("model.safetensors", "config.json"):
+                (bundle / name).write_bytes(b"damaged")
         if path == "/readyz":
             monkeypatch.setattr(health, "READY_FOR_S", 0.0)
             monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
