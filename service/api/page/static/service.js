@@ -112,11 +112,12 @@ export function curlLine(path, { query, file, data, accept, out, method } = {}) 
   return parts.join(" ");
 }
 
-/** Python lines around `calls`, which use the name `client`. */
-export function pythonLines(calls) {
+/** Python lines around `calls`, which use the name `client` and what `imports` name. */
+export function pythonLines(calls, imports = []) {
   const keyed = key ? ', api_key=os.environ["VAE_API_KEY"]' : "";
   return [
     ...(key ? ["import os"] : []),
+    ...imports,
     "from service.client import Client",
     "",
     `with Client("${root.replace(/\/$/, "")}"${keyed}) as client:`,

@@ -19,7 +19,9 @@ const oneIn = (share) => {
   return `1 in ${count(Math.round(n / digits) * digits)}`;
 };
 
-export const format = { percent, number, p: pValue, count, oneIn };
+const decimals = (value) => value.toFixed(2).replace("-", "\u2212");
+
+export const format = { percent, number, p: pValue, count, oneIn, decimals };
 
 export const texts = {
   title: "VAE service",
@@ -181,7 +183,95 @@ export const texts = {
     },
   },
 
-  latent: {},
+  latent: {
+    lead: (size) =>
+      `Of each image the network keeps ${size === 1 ? "one number" : `${size} numbers`}, ` +
+      `${size > 1 ? `z1 ${size > 2 ? "to" : "and"} z${size}` : "z1"}. From any such numbers it draws an image. Each choice ` +
+      "of numbers is a point of its latent space: move the sliders to walk through it.",
+    dimensions: "The numbers, and what is drawn from them",
+    drawn: "What the network draws at this point",
+    number: decimals,
+    pair: (place) => `(${place.map(decimals).join(", ")})`,
+    origin: "Origin",
+    atOrigin: "All sliders are at 0.",
+    random: "Random",
+    atRandom: "The sliders are at a random point.",
+    walkFrom: "Walk from here",
+    walkTo: "Walk to here",
+    sorted: ({ size, variance, passive }) =>
+      !variance || size === 1
+        ? "0 is the middle of what the network was trained to use."
+        : "What changes most from image to image comes first. " +
+          (passive.length ? "" : `All ${size} are in use.`),
+    passive: (count) =>
+      count === 1 ? "One number that the network does not use" : `${count} numbers that the network does not use`,
+    taken: (words) => `${words}: in the sliders.`,
+    map: "Map",
+    mapShows: "The map shows",
+    mapKinds: (asImages) => (asImages ? "Images" : "Points"),
+    mapIs: ({ size, share }, sample) =>
+      (sample ? `Each point is an image (${sample.data_set}; ${sample.n} of them). ` : "") +
+      (size === 1 ? "From left to right: z1." : size === 2
+        ? "From left to right: z1; from bottom to top: z2."
+        : `The map lies along the two directions in which they differ most (principal components), ` +
+          `and shows ${percent(share)} of all differences: neighbours on the map can lie far apart ` +
+          "in the other directions."),
+    mapLabel: (sample) =>
+      sample ? `Map of the latent space with ${sample.n} images` : "Map of the latent space",
+    mapHint: (asImages) =>
+      asImages
+        ? "Move over the map to see what is drawn there; a click, or Enter, takes it into the sliders. " +
+          "Arrow keys move, with Shift further."
+        : "Point at an image to see it as the network draws it; a click, or Enter, takes it into the " +
+          "sliders. Arrow keys go to the next point, with Shift further. The ring with a dot is where the sliders are.",
+    at: (words, place) => `${words} at (${place.map(decimals).join(", ")})`,
+    point: (name) => (name === null ? "An image" : `An image of class ${name}`),
+    place: "The place",
+    noProbe: "Here comes the image that you point at.",
+    lookedAt: "Images that you looked at",
+    lookedName: ({ name, isAnomaly }) => `${name}${isAnomaly ? " (unusual)" : ""}`,
+    noMap: "No images on the map",
+    className: String,
+    legend: "Show one class",
+    asTable: "The map as a table",
+    tableHead: ["class", "images", "middle"],
+    allImages: "all images",
+    walk: "A walk between two points",
+    walkIs: "What the network draws on the way from one point to another.",
+    ends: { from: "From", to: "To" },
+    endImage: (name) => `${name}: what the network draws there`,
+    ofSliders: "The sliders\u2019 point",
+    ofPrior: "Random",
+    stepImage: (step, steps) => `What the network draws at step ${step} of ${steps}`,
+    between: "On the way",
+    position: "Position",
+    stepOf: (step, steps) => `Step ${step} of ${steps}`,
+    play: "Play",
+    pause: "Pause",
+    next: "Next step",
+    intoSliders: "Into the sliders",
+    twoRandom: "Two random points",
+    saveGif: "Save as GIF",
+    saveSheet: "Save as a sheet",
+    steps: "Steps",
+    route: "Route",
+    routes: (onArc) => (onArc ? "Around the origin" : "Straight"),
+    whyRoute: (onArc) =>
+      onArc
+        ? "Keeps its distance from the origin (spherical interpolation). Random points all lie about " +
+          "as far from it; a straight line between two of them passes where almost none lie."
+        : "The shortest way (linear interpolation).",
+    samples: "New images",
+    samplesAre: "Drawn from random points. The same seed always gives the same images.",
+    count: "Number",
+    seed: "Seed",
+    nextSeed: "Next seed",
+    temperature: "Temperature",
+    whatTemperature: "How far from the origin the points lie: below 1 images are plainer, above 1 stranger.",
+    sample: (number) => `New image ${number}: into the sliders`,
+    sampleTaken: (number) => `New image ${number}, encoded`,
+    samplesHint: "Choose one: it is encoded, and its numbers go into the sliders.",
+  },
 
   watch: {},
 

@@ -14,6 +14,35 @@ let ids = 0;
 /** An id that no other element has. */
 export const useId = () => useMemo(() => `id${++ids}`, []);
 
+/** Whether a media query matches, now and whenever that changes. */
+export function useMedia(query) {
+  const media = useMemo(() => matchMedia(query), [query]);
+  const [matches, setMatches] = useState(media.matches);
+  useEffect(() => {
+    const changed = () => setMatches(media.matches);
+    media.addEventListener("change", changed);
+    return () => media.removeEventListener("change", changed);
+  }, [media]);
+  return matches;
+}
+
+/**
+ * What the last attempt failed with, or null; and `attempt`, which makes of async work that may
+ * fail work that does not.
+ */
+export function useAttempt() {
+  const [error, setError] = useState(null);
+  const attempt = (work) => async (value) => {
+    try {
+      await work(value);
+      setError(null);
+    } catch (failure) {
+      setError(failure);
+    }
+  };
+  return [error, attempt];
+}
+
 /** A labelled slider. `shown` is the value in words, for eyes and for screen readers. */
 export function Slider({ label, value, min, max, step, shown, onInput, onChange, name }) {
   const id = useId();
