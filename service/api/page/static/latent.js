@@ -82,7 +82,7 @@ export function Latent({ model, params }) {
 
   return html`
     <p class="lead">${texts.latent.lead(size)}</p>
-    <p class="visually-hidden" role="status">${said}</p>
+    <p class="visually-hidden latent-status" role="status">${said}</p>
     <div class="columns latent">
       <${Dimensions} space=${space} z=${state.z} scale=${scale} onMove=${move}
         onWalk=${(end) => onWalk({ [end]: state.z })} />
