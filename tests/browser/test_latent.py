@@ -131,9 +131,7 @@ def test_sliders_are_sorted_by_activity(latent: Page, sample: dict[str, Any]) ->
     assert latent.locator(".dimensions .slider label").all_inner_texts() == names
 
 
-def test_dimensions_that_do_nothing_are_folded(
-    open_page: OpenPage, sample: dict[str, Any]
-) -> None:
+def test_dimensions_that_do_nothing_are_folded(open_page: OpenPage, sample: dict[str, Any]) -> None:
     page = open_page()
     flat = [[*mu[:FLAT], 0.01 * mu[FLAT], *mu[FLAT + 1 :]] for mu in sample["mu"]]
     page.route("**/model/latents", lambda route: route.fulfill(json=sample | {"mu": flat}))
@@ -276,9 +274,7 @@ def test_a_walk_is_saved(latent: Page) -> None:
     assert sheet.width * sheet.height >= 8 * 252 * 252
 
 
-def test_what_is_refused_is_said_in_the_words_of_the_service(
-    latent: Page, watched: Any
-) -> None:
+def test_what_is_refused_is_said_in_the_words_of_the_service(latent: Page, watched: Any) -> None:
     watched.allowed.append("413")
     problem = {"title": "Content Too Large", "detail": "24 images > maximum 9", "status": 413}
     button(latent, "Two random points").click()
@@ -350,7 +346,7 @@ def is_one_of(z: list[float], sample: dict[str, Any]) -> bool:
 
 
 def test_the_map_by_keyboard(latent: Page, sample: dict[str, Any]) -> None:
-    plot = latent.get_by_role("application", name="Map of the latent space with 3000 images")
+    plot = latent.get_by_role("application", name="Map of the latent space with 3,000 images")
     plot.focus()
     words = latent.locator(".side p")
     heard, places = words.inner_text(), []
@@ -417,9 +413,7 @@ def test_a_bundle_without_posterior_means(open_page: OpenPage, watched: Any) -> 
 
     def refuse(route: Route) -> None:
         problem = {"title": "Not Found", "status": 404, "detail": detail}
-        route.fulfill(
-            status=404, content_type="application/problem+json", body=json.dumps(problem)
-        )
+        route.fulfill(status=404, content_type="application/problem+json", body=json.dumps(problem))
 
     page.route("**/model/latents", refuse)
     page.get_by_role("link", name="Latent space").click()
@@ -494,3 +488,24 @@ def test_commands_say_what_was_done(latent: Page, server: Server) -> None:
     assert f'{{"z":[[{z}]]}}' in curl
     assert f"{server.url}/decode?scale=9" in curl
     assert f"client.decode(np.array([[{z.replace(',', ', ')}]]))[0]" in python
+    found: dict[str, Any] = {}
+    exec(python, found)  # noqa: S102 - the line that we offer
+    with server.client() as http:
+        images = http.post("/decode", json=json.loads(curl.split("'")[1])).json()["images"]
+    assert np.allclose(found["image"], images[0], atol=1e-6)
+
+
+def test_the_python_line_of_a_walk(latent: Page) -> None:
+    button(latent, "Two random points").click()
+    slider(latent, "steps").fill("5")
+    for route in ("Straight", "Around the origin"):
+        latent.get_by_label(route).check()
+        region = latent.get_by_role("region", name="A walk between two points")
+        if route == "Straight":
+            region.locator("summary").click()
+        found: dict[str, Any] = {}
+        exec(region.locator("pre").last.inner_text(), found)  # noqa: S102 - the line that we offer
+        assert found["images"].shape == (5, 28, 28)
+        lengths = np.linalg.norm(found["z"], axis=1)
+        is_even = np.allclose(lengths, np.linspace(lengths[0], lengths[-1], 5), atol=0.02)
+        assert is_even == (route == "Around the origin")

@@ -210,14 +210,14 @@ export const texts = {
     mapShows: "The map shows",
     mapKinds: (asImages) => (asImages ? "Images" : "Points"),
     mapIs: ({ size, share }, sample) =>
-      (sample ? `Each point is an image (${sample.data_set}; ${sample.n} of them). ` : "") +
+      (sample ? `Each point is an image (${sample.data_set}; ${count(sample.n)} of them). ` : "") +
       (size === 1 ? "From left to right: z1." : size === 2
         ? "From left to right: z1; from bottom to top: z2."
         : `The map lies along the two directions in which they differ most (principal components), ` +
           `and shows ${percent(share)} of all differences: neighbours on the map can lie far apart ` +
           "in the other directions."),
     mapLabel: (sample) =>
-      sample ? `Map of the latent space with ${sample.n} images` : "Map of the latent space",
+      sample ? `Map of the latent space with ${count(sample.n)} images` : "Map of the latent space",
     mapHint: (asImages) =>
       asImages
         ? "Move over the map to see what is drawn there; a click, or Enter, takes it into the sliders. " +
@@ -227,7 +227,7 @@ export const texts = {
     at: (words, place) => `${words} at (${place.map(decimals).join(", ")})`,
     point: (name) => (name === null ? "An image" : `An image of class ${name}`),
     place: "The place",
-    noProbe: "Here comes the image that you point at.",
+    noProbe: "The image that you point at appears here.",
     lookedAt: "Images that you looked at",
     lookedName: ({ name, isAnomaly }) => `${name}${isAnomaly ? " (unusual)" : ""}`,
     noMap: "No images on the map",
