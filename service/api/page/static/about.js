@@ -1,5 +1,155 @@
-import { html } from "./ui.js";
+// The view of what is here: the network, its card, the settings in force.
 
-export function About() {
-  return html`<p />`;
+import { describe } from "./architecture.js";
+import { Card } from "./card.js";
+import { number, rarity } from "./figures.js";
+import { Shelf } from "./linked.js";
+import { curlLine, json, pythonLines, root } from "./service.js";
+import { useSettings } from "./settings.js";
+import { rememberState, update } from "./state.js";
+import { texts } from "./texts.js";
+import { Commands, Failure, html, useEffect, useRef, useState } from "./ui.js";
+
+const SECTIONS = { card: Card, settings: Settings };
+
+let reloaded = null; // what the last reload answered: a new version draws the view anew
+
+export function About({ model, params }) {
+  const words = texts.about;
+  const sectionOf = ({ section }) => (SECTIONS[section] ? section : "card");
+  const [section, setSection] = useState(sectionOf(params));
+  useEffect(() => setSection(sectionOf(params)), [params]);
+  useEffect(() => rememberState("about", { section: section === "card" ? null : section }), [section]);
+
+  return html`<p class="lead">${words.lead}</p>
+    <div class="columns about">
+      <div class="stack">
+        <${Network} model=${model} />
+        <${Shelf} turn=${model.version} />
+      </div>
+      <section class="card">
+        <${Tabs} section=${section} onSection=${setSection} />
+        <div role="tabpanel" id="panel" aria-labelledby=${`tab-${section}`} tabindex="0">
+          <h2 class="visually-hidden">${words.sections[section]}</h2>
+          <${SECTIONS[section]} key=${section} />
+        </div>
+        <${Commands} curl=${curlLine(section === "card" ? "/model/card" : "/settings")} />
+      </section>
+    </div>`;
+}
+
+function Tabs({ section, onSection }) {
+  const list = useRef(null);
+  const names = Object.keys(SECTIONS);
+  const onKeyDown = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const next = (names.indexOf(section) + step + names.length) % names.length;
+    onSection(names[next]);
+    list.current.children[next].focus();
+  };
+  return html`<div class="row tabs" role="tablist" aria-label=${texts.about.tabs} ref=${list}
+    onKeyDown=${onKeyDown}>
+    ${names.map((name) => html`<button type="button" role="tab" id=${`tab-${name}`}
+      aria-selected=${String(name === section)} aria-controls="panel"
+      tabindex=${name === section ? 0 : -1} onClick=${() => onSection(name)}>
+      ${texts.about.sections[name]}</button>`)}
+  </div>`;
+}
+
+function Network({ model }) {
+  const words = texts.about.network;
+  const { kind, layers, parameters, detector } = describe(model.architecture);
+  const { calibration, provenance } = model;
+  const facts = [
+    ["name", model.id],
+    ["version", html`<code>${model.version}</code>`],
+    ["architecture", `${kind}, ${layers}`],
+    ["detector", detector && words.detected],
+    ["latents", model.latent_size],
+    ["parameters", parameters && number(parameters)],
+    ["images", words.shape(model.image_shape)],
+    ["scores", html`<ul>${model.scores.map(
+      (score, i) => html`<li><code>${score}</code>${i === 0 && html` <strong>${words.isDefault}</strong>`}</li>`,
+    )}</ul>`],
+    ["calibration", calibration
+      ? html`${words.calibration(calibration)}<br />
+          ${words.smallest(rarity(1 / (calibration.n + 1)))}`
+      : words.uncalibrated],
+    ["device", `${model.device}, ${model.dtype}${model.runtime ? `, ${model.runtime}` : ""}`],
+    ["provenance", html`<details><summary>${words.provenanceOf(provenance.data_set)}</summary>
+      <${Facts} facts=${Object.entries(provenance).map(
+        ([name, value]) => [name.replaceAll("_", " "), plain(value)],
+      )} /></details>`],
+  ];
+  return html`<section class="card" aria-labelledby="network">
+    <h2 id="network">${words.heading}</h2>
+    <${Facts} facts=${facts.map(([name, value]) => [words.names[name], value])} />
+    <${Reload} model=${model} />
+    <p class="links">${["docs", "metrics", "openapi.json"].map(
+      (path) => html`<a href=${root + path}>/${path}</a> `,
+    )}</p>
+    <${Commands} curl=${`${curlLine("/model")}\n${curlLine("/model/reload", { method: "POST" })}`}
+      python=${pythonLines(["print(client.model())"])} />
+  </section>`;
+}
+
+const plain = (value) =>
+  value !== null && typeof value === "object"
+    ? Object.entries(value).map(([name, each]) => `${name}: ${plain(each)}`).join(", ")
+    : String(value);
+
+function Facts({ facts }) {
+  return html`<dl class="facts">${facts
+    .filter(([, value]) => value !== undefined && value !== null && value !== 0)
+    .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>`;
+}
+
+function Reload({ model }) {
+  const words = texts.about.reload;
+  const [state, setState] = useState({ isBusy: false, answer: reloaded, error: null });
+  const reload = async () => {
+    setState({ isBusy: true, answer: null, error: null });
+    try {
+      const { id, version } = await json("/model/reload", { method: "POST" });
+      reloaded = words.answer(id, version, version === model.version);
+      setState({ isBusy: false, answer: reloaded, error: null });
+      update({ model: await json("/model") });
+    } catch (error) {
+      setState({ isBusy: false, answer: null, error });
+    }
+  };
+  return html`<div class="reload">
+    <button type="button" onClick=${reload} disabled=${state.isBusy}>${words.button}</button>
+    <p class="small" role="status">${state.isBusy ? words.busy : state.answer}</p>
+    <${Failure} error=${state.error} />
+  </div>`;
+}
+
+function Settings() {
+  const words = texts.about.settings;
+  const { list, error } = useSettings();
+  const [isOnlyChanged, setOnlyChanged] = useState(false);
+  if (!list) return html`<${Failure} error=${error} />`;
+  const isChanged = ({ value, default: usual }) => JSON.stringify(value) !== JSON.stringify(usual);
+  const changed = list.filter(isChanged);
+  const sorted = isOnlyChanged ? changed : [...changed, ...list.filter((each) => !isChanged(each))];
+  const shown = (value) => (value === null ? html`<span class="quiet">${words.unset}</span>` : html`<code>${String(value)}</code>`);
+  return html`<p>${words.count(changed.length, list.length)}</p>
+    <label class="check"><input type="checkbox" checked=${isOnlyChanged}
+      onChange=${(event) => setOnlyChanged(event.target.checked)} /> ${words.only}</label>
+    <div class="scroll" tabindex="0" role="region" aria-label=${texts.about.sections.settings}>
+      <table class="settings">
+        <thead><tr><th scope="col">${words.name}</th><th scope="col">${words.value}</th>
+          <th scope="col">${words.usual}</th><th scope="col">${words.meaning}</th></tr></thead>
+        <tbody>${sorted.map((setting) => html`<tr key=${setting.name}>
+          <th scope="row"><code>${setting.variable}</code></th>
+          <td>${shown(setting.value)}${isChanged(setting) &&
+            html`<br /><strong class="anomaly">● ${words.changed}</strong>`}</td>
+          <td>${shown(setting.default)}</td>
+          <td class="meaning">${setting.description}</td>
+        </tr>`)}</tbody>
+      </table>
+    </div>`;
 }

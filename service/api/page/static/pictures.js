@@ -94,3 +94,11 @@ export async function thumbnailOf(blob, side = 64) {
   }
   return { pixels, shape: [3, height, width] };
 }
+
+/** A decoded image file on a canvas. */
+export function paintBitmap(canvas, bitmap) {
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.classList.toggle("pixelated", Math.max(bitmap.width, bitmap.height) <= 96);
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}

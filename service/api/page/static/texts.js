@@ -1,5 +1,7 @@
 // Every text of the page, in one place, to be translated.
 
+import { bytes, seconds } from "./figures.js";
+
 const percent = (share) => {
   const value = 100 * share;
   return `${value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)} %`;
@@ -273,7 +275,196 @@ export const texts = {
     samplesHint: "Choose one: it is encoded, and its numbers go into the sliders.",
   },
 
-  watch: {},
+  watch: {
+    lead: "Read from the service's metrics every two seconds, while this tab is shown. Ten minutes are kept, in this tab alone.",
+    window: "Window of time",
+    minutes: (minutes) => `${minutes} min`,
+    pause: "Pause",
+    updated: (time) => `as of ${time}`,
+    started: "since the service started",
+    last: (time) => `in the last ${time}`,
+    drift: "Evidence of drift",
+    summary: {
+      down: "The service does not answer.",
+      answering: "Requests are answered.",
+      idle: "No requests.",
+      failures: "Some failed by the service's fault.",
+      refusals: "Some were refused or lost.",
+      full: "The queue is nearly full.",
+      "anomalies-within": "Anomalies are within what alpha allows.",
+      "anomalies-unclear": "",
+      "anomalies-above": "Anomalies are more than alpha allows.",
+      "anomalies-below": "Anomalies are fewer than alpha allows.",
+      "p-values": "Small p-values are too many.",
+    },
+    anomalies: {
+      heading: "Anomalies against alpha",
+      none: "No image was scored.",
+      share: (hits, n, { low, high }) =>
+        `${n.toLocaleString("en")} images, ${hits.toLocaleString("en")} ${hits === 1 ? "anomaly" : "anomalies"}: ` +
+        `${percent(hits / n)} (95 % interval: ${percent(low)} to ${percent(high)})`,
+      above: "▲ More than clean images give: unusual images came, or the world has changed since the calibration.",
+      within: "Within what clean images give.",
+      unclear: "Too few images to tell.",
+      below: "Fewer than clean images give: are the same pictures sent again and again?",
+      unknown: "The service's alpha is not known here.",
+      about: (alpha) =>
+        `${alpha === undefined ? "" : `Dashed line: the service's alpha, ${percent(alpha)}, which is the share of clean images that it flags. `}` +
+        "Requests may set their own alpha; each counts with its own. Wilson intervals, for images that are independent.",
+    },
+    pValues: {
+      heading: "p-values",
+      about: "Clean images have each p-value equally often: every bar then ends near the dashed line. Many small ones mean unusual images.",
+      over: "Counted",
+      none: "No p-value yet.",
+      caption: "How many images had which p-value, and how often that is beside what clean images give",
+      p: "p-value",
+      images: "images",
+      times: "beside clean images, with 95 % interval",
+      bin: (low, high) => `${low}–${high}`,
+      ratio: (ratio) => `${ratio} ×`,
+      sentence: ({ total, hits, edge, interval, expected, state }) =>
+        `${{ above: "▲ More small p-values than clean images give.", within: "Small p-values are within what clean images give.", unclear: "Too few images to tell.", below: "Fewer small p-values than clean images give." }[state]} ` +
+        `p ≤ ${edge}: ${hits.toLocaleString("en")} of ${total.toLocaleString("en")} images, ${percent(hits / total)} ` +
+        `(95 % interval: ${percent(interval.low)} to ${percent(interval.high)}; expected: ${percent(expected)}).`,
+    },
+    recent: {
+      heading: "Last verdicts",
+      off: "Images are not kept. VAE_RECENT_IMAGES=100 keeps the last hundred in memory, to be shown here.",
+      about: (alpha, workers) =>
+        `Newest first. “1 in 100”: one of a hundred clean images is as unusual. ▲ marks p ≤ ${alpha}.` +
+        (workers > 1 ? " Each worker keeps its own; these are from those that answered." : ""),
+      none: "No image yet.",
+      label: "Last verdicts, newest first",
+      image: (time, score, p) => `Image scored at ${time} by ${score}${p === null ? "" : `, p-value ${p}`}`,
+      anomaly: "▲ anomaly",
+      normal: (p) => (p === null ? "no verdict" : "usual"),
+      noP: "no p-value",
+    },
+    chart: {
+      label: (label) => `Chart: ${label}. The table below has its figures.`,
+      line: "Line",
+      figures: ["now", "mean", "highest"],
+    },
+    requests: {
+      heading: "Requests",
+      label: "Requests a second, by status",
+      statuses: {
+        "2xx": "2xx, answered",
+        "3xx": "3xx",
+        "4xx": "4xx, the caller's mistake or refused",
+        "499": "499, the caller left",
+        "5xx": "5xx, the service's fault",
+      },
+      about: "A second, averaged over ten. Without this page, metrics and health checks.",
+    },
+    latency: {
+      heading: "Latency",
+      label: "Latency quantiles",
+      share: (share) => `p${100 * share}`,
+      routes: "Latency by route",
+      caption: (span) => `By route, ${span}`,
+      route: "route",
+      requests: "requests",
+      none: "No request.",
+      about: (quantile) =>
+        quantile.low === 0
+          ? `≤ ${seconds(quantile.high)}`
+          : quantile.high === Infinity
+            ? `> ${seconds(quantile.low)}`
+            : `≈ ${seconds(quantile.value)}`,
+      note: "From the end of a request's head to the end of its answer. Buckets are all that is counted: ≈ is interpolated within one, as Prometheus does, ≤ and > are its limits.",
+    },
+    queue: {
+      heading: "Queue",
+      label: "Images waiting",
+      images: "images waiting",
+      limits: (images, maxImages, size, maxSize) =>
+        `Now ${images}${maxImages ? ` of at most ${maxImages.toLocaleString("en")}` : ""} images, ` +
+        `${size}${maxSize ? ` of at most ${bytes(maxSize)}` : ""}.`,
+      wait: (time) => `95 % of requests waited ${time}.`,
+      process: (memory, connections) => `${memory} of memory, ${connections} open connections.`,
+    },
+    batches: {
+      heading: "Batches",
+      none: "No forward pass.",
+      sentence: (span, passes, mean, took) =>
+        `${passes} forward passes ${span}, of ${mean} images on average, ${took} each.`,
+      caption: "Images in one forward pass",
+      size: "images",
+      passes: "passes",
+      share: "share",
+      bin: (low, high) => (high === Infinity ? `≥ ${low}` : low >= high ? `${high}` : `${low}–${high}`),
+    },
+    refusals: {
+      heading: "Refused and lost",
+      reason: "reason",
+      reasons: {
+        queue_images: "queue full: images",
+        queue_bytes: "queue full: bytes",
+        rate_limit: "over the key's rate",
+        not_ready: "not ready",
+        connections: "too many connections",
+        unauthorized: "no key, or a wrong one",
+        forbidden: "key without the scope",
+        disconnects: "caller left before the answer",
+        deadlines: "deadline passed",
+      },
+    },
+  },
 
-  about: {},
+  about: {
+    lead: "The network in memory, what is known of it, and how the service is set up.",
+    tabs: "About the bundle and the service",
+    sections: { card: "Model card", settings: "Settings" },
+    architecture: {
+      kinds: { mlp: "fully connected", conv: "convolutional" },
+      connected: (encoder, decoder) =>
+        `encoder ${encoder.join(" → ")} (mean and deviation of each latent), decoder ${decoder.join(" → ")}`,
+      convolutional: (channels, dense, latents) =>
+        `encoder ${channels.join(" → ")} channels → ${dense} → ${2 * latents} (mean and deviation of each latent), decoder the same way back`,
+    },
+    network: {
+      heading: "The network",
+      names: {
+        name: "Name",
+        version: "Version",
+        architecture: "Architecture",
+        detector: "Detector",
+        latents: "Latents",
+        parameters: "Parameters",
+        images: "Images",
+        scores: "Scores",
+        calibration: "Calibration",
+        device: "Runs on",
+        provenance: "Training",
+      },
+      detected: "photographs are judged by features of a frozen backbone",
+      shape: ([channels, height, width]) =>
+        `${width} × ${height} pixels, ${channels === 1 ? "grey" : channels === 3 ? "colour" : `${channels} channels`}`,
+      isDefault: "default",
+      calibration: ({ n, data_set, date, folds }) =>
+        `${n.toLocaleString("en")} clean images (${data_set}), ${date}${folds ? `, in ${folds} folds` : ""}`,
+      smallest: (rarity) => `The smallest p-value is ${rarity}.`,
+      uncalibrated: "none: there are scores, but no p-values and no verdicts",
+      provenanceOf: (name) => (name ? `on ${name}` : "what is recorded"),
+    },
+    reload: {
+      button: "Load the bundle again from disk",
+      busy: "Loading and checking…",
+      answer: (id, version, isSame) =>
+        isSame ? `${id} was loaded again: the same version.` : `${id}, version ${version}, is now in memory.`,
+    },
+    settings: {
+      count: (changed, all) => `${changed} of ${all} settings differ from their defaults. Secrets are not shown.`,
+      only: "only those",
+      name: "Setting",
+      value: "In force",
+      usual: "Default",
+      meaning: "Meaning",
+      unset: "not set",
+      changed: "changed",
+    },
+    shelf: { heading: "The shelf", name: "name", state: "state" },
+  },
 };
