@@ -1,15 +1,15 @@
 // The view of what is here: the network, its card, the settings in force.
 
-import { describe } from "./architecture.js";
-import { Card } from "./card.js";
+import { Facts, Section, useLinked, useSettings } from "./answers.js";
 import { number, rarity } from "./figures.js";
-import { Shelf } from "./linked.js";
-import { curlLine, json, pythonLines, root } from "./service.js";
-import { useSettings } from "./settings.js";
+import { Markdown } from "./markdown.js";
+import { paintBitmap } from "./pictures.js";
+import { call, curlLine, json, pythonLines, root } from "./service.js";
 import { rememberState, update } from "./state.js";
 import { texts } from "./texts.js";
-import { Commands, Failure, html, useEffect, useRef, useState } from "./ui.js";
+import { Commands, Failure, Picture, html, useEffect, useRef, useState } from "./ui.js";
 
+const PLOT = /^plots\/([\w-]+\.png)$/;
 const SECTIONS = { card: Card, settings: Settings };
 
 let reloaded = null; // what the last reload answered: a new version draws the view anew
@@ -60,13 +60,13 @@ function Tabs({ section, onSection }) {
 
 function Network({ model }) {
   const words = texts.about.network;
-  const { kind, layers, parameters, detector } = describe(model.architecture);
+  const { layers, parameters } = describe(model.architecture);
   const { calibration, provenance } = model;
   const facts = [
     ["name", model.id],
     ["version", html`<code>${model.version}</code>`],
-    ["architecture", `${kind}, ${layers}`],
-    ["detector", detector && words.detected],
+    ["architecture", layers],
+    ["detector", model.architecture.detector && words.detected],
     ["latents", model.latent_size],
     ["parameters", parameters && number(parameters)],
     ["images", words.shape(model.image_shape)],
@@ -83,8 +83,7 @@ function Network({ model }) {
         ([name, value]) => [name.replaceAll("_", " "), plain(value)],
       )} /></details>`],
   ];
-  return html`<section class="card" aria-labelledby="network">
-    <h2 id="network">${words.heading}</h2>
+  return html`<${Section} name="network" title=${words.heading}>
     <${Facts} facts=${facts.map(([name, value]) => [words.names[name], value])} />
     <${Reload} model=${model} />
     <p class="links">${["docs", "metrics", "openapi.json"].map(
@@ -92,19 +91,25 @@ function Network({ model }) {
     )}</p>
     <${Commands} curl=${`${curlLine("/model")}\n${curlLine("/model/reload", { method: "POST" })}`}
       python=${pythonLines(["print(client.model())"])} />
-  </section>`;
+  <//>`;
+}
+
+/** An architecture in words; with the number of parameters where the widths alone tell it. */
+function describe({ architecture, image_shape: shape, hidden_sizes: sizes, latent_size: latents }) {
+  const words = texts.about.architecture;
+  if (architecture !== "mlp") return { layers: words.conv(sizes, latents) };
+  const pixels = shape.reduce((product, side) => product * side);
+  const encoder = [pixels, ...sizes, 2 * latents];
+  const decoder = [latents, ...sizes.toReversed(), pixels];
+  const count = (widths) =>
+    widths.slice(1).reduce((sum, width, i) => sum + (widths[i] + 1) * width, 0);
+  return { layers: words.mlp(encoder, decoder), parameters: count(encoder) + count(decoder) };
 }
 
 const plain = (value) =>
   value !== null && typeof value === "object"
     ? Object.entries(value).map(([name, each]) => `${name}: ${plain(each)}`).join(", ")
     : String(value);
-
-function Facts({ facts }) {
-  return html`<dl class="facts">${facts
-    .filter(([, value]) => value !== undefined && value !== null && value !== 0)
-    .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>`;
-}
 
 function Reload({ model }) {
   const words = texts.about.reload;
@@ -152,4 +157,45 @@ function Settings() {
         </tr>`)}</tbody>
       </table>
     </div>`;
+}
+
+function Card() {
+  const [text, setText] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    call("/model/card", { accept: "text/markdown" })
+      .then((response) => response.text())
+      .then(setText, setError);
+  }, []);
+  return html`<${Failure} error=${error} />
+    ${text !== null && html`<div class="model-card">
+      <${Markdown} text=${text} shift=${2} Image=${Plot} />
+    </div>`}`;
+}
+
+/** A plot of the bundle. Other images are not fetched: their words stand for them. */
+function Plot({ address, text }) {
+  const [, name] = PLOT.exec(address) ?? [];
+  const [bitmap, setBitmap] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    if (!name) return;
+    call(`/model/plots/${name}`, { accept: "image/png" })
+      .then((response) => response.blob())
+      .then(createImageBitmap)
+      .then(setBitmap, setError);
+  }, [name]);
+  if (!name) return html`<p class="quiet">${text}</p>`;
+  if (error) return html`<${Failure} error=${error} />`;
+  return html`<${Picture} image=${bitmap} draw=${paintBitmap} caption=${text} className="plot" />`;
+}
+
+/** The bundles on the shelf, where there is one. */
+function Shelf({ turn }) {
+  const { found, error } = useLinked("models", turn);
+  if (!found && !error) return null;
+  return html`<${Section} name="shelf" title=${texts.about.shelf}>
+    <${Failure} error=${error} />
+    <${Facts} facts=${(found?.models ?? []).map(({ name, state }) => [name, state])} />
+  <//>`;
 }

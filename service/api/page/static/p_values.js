@@ -1,9 +1,8 @@
 // Anomalies against alpha, and whether the p-values are spread evenly, as those of clean images are.
 
-import { Bars, Track } from "./bars.js";
-import { countOf } from "./buckets.js";
+import { Bars, Track } from "./charts.js";
 import { number, share } from "./figures.js";
-import { compared, expectedShare, wilson } from "./intervals.js";
+import { compared, countOf, expectedShare, wilson } from "./statistics.js";
 import { texts } from "./texts.js";
 import { html } from "./ui.js";
 
@@ -54,29 +53,25 @@ export function PValues({ reading }) {
   const { total, bins, edge, state } = reading;
   if (total === 0) return html`<p class="quiet">${words.none}</p>`;
   const times = (part, { expected }) => part / expected;
-  const ratios = bins.filter(({ expected }) => expected > 0)
-    .map((bin) => times(bin.count / total, bin));
-  const end = Math.max(2, Math.min(LONGEST, ...[1.1 * Math.max(...ratios)]));
+  const possible = bins.filter((bin) => bin.expected > 0);
+  const highest = Math.max(...possible.map((bin) => times(bin.count / total, bin)));
+  const end = Math.max(2, Math.min(LONGEST, 1.1 * highest));
   return html`<p class=${state === "above" ? "anomaly" : ""} data-state=${state}>
       ${words.sentence(reading)}</p>
     <${Bars} caption=${words.caption} heads=${[words.p, words.images, words.times]}
       rows=${bins.map((bin) => {
         const { low, high, count, expected, interval } = bin;
-        const label = low ? words.bin(share(low), share(high)) : `≤ ${share(high)}`;
-        if (!expected) return { label, count: number(count), text: "–", track: { end, line: 1 } };
-        const ratio = times(count / total, bin);
-        return {
-          label,
+        const row = {
+          label: low ? words.bin(share(low), share(high)) : `≤ ${share(high)}`,
           count: number(count),
-          text: words.ratio(number(ratio)),
+        };
+        if (!expected) return { ...row, text: "–", track: { end, line: 1 } };
+        const bar = times(count / total, bin);
+        return {
+          ...row,
+          text: words.ratio(number(bar)),
           isMarked: high <= edge && bin.state === "above",
-          track: {
-            end,
-            bar: ratio,
-            low: times(interval.low, bin),
-            high: times(interval.high, bin),
-            line: 1,
-          },
+          track: { end, bar, low: times(interval.low, bin), high: times(interval.high, bin), line: 1 },
         };
       })} />`;
 }

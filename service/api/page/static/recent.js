@@ -1,9 +1,9 @@
 // The last verdicts, as a strip of thumbnails, where the service is told to keep images.
 
-import { clockTime } from "./line_chart.js";
+import { usePolling } from "./answers.js";
+import { clockTime } from "./charts.js";
 import { rarity, share } from "./figures.js";
 import { paintBitmap } from "./pictures.js";
-import { usePolling } from "./polling.js";
 import { json } from "./service.js";
 import { texts } from "./texts.js";
 import { Failure, Picture, html, useRef, useState } from "./ui.js";

@@ -1,6 +1,6 @@
 // What somebody should know at once, in words: shown, and said aloud when it changes.
 
-import { compared } from "./intervals.js";
+import { compared } from "./statistics.js";
 import { texts } from "./texts.js";
 import { html, useEffect, useRef, useState } from "./ui.js";
 
@@ -20,13 +20,14 @@ export function notable({ now, then, isDown, alpha, pValues, settings }) {
   if (now.queue.images > FULL * settings.valueOf("max_queue_images")) codes.push("full");
   const scored = now.scored - then.scored;
   if (scored > 0 && alpha !== undefined) {
-    codes.push(`anomalies-${compared(now.anomalies - then.anomalies, scored, alpha)}`);
+    const state = compared(now.anomalies - then.anomalies, scored, alpha);
+    if (state !== "unclear") codes.push(`anomalies-${state}`);
   }
   if (pValues?.total > 0 && pValues.state === "above") codes.push("p-values");
   return codes;
 }
 
-const CALM = new Set(["answering", "idle", "anomalies-within", "anomalies-below", "anomalies-unclear"]);
+const CALM = new Set(["answering", "idle", "anomalies-within", "anomalies-below"]);
 
 export function Summary({ codes }) {
   const words = texts.watch.summary;

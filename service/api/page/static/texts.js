@@ -292,7 +292,6 @@ export const texts = {
       refusals: "Some were refused or lost.",
       full: "The queue is nearly full.",
       "anomalies-within": "Anomalies are within what alpha allows.",
-      "anomalies-unclear": "",
       "anomalies-above": "Anomalies are more than alpha allows.",
       "anomalies-below": "Anomalies are fewer than alpha allows.",
       "p-values": "Small p-values are too many.",
@@ -418,11 +417,10 @@ export const texts = {
     tabs: "About the bundle and the service",
     sections: { card: "Model card", settings: "Settings" },
     architecture: {
-      kinds: { mlp: "fully connected", conv: "convolutional" },
-      connected: (encoder, decoder) =>
-        `encoder ${encoder.join(" → ")} (mean and deviation of each latent), decoder ${decoder.join(" → ")}`,
-      convolutional: (channels, dense, latents) =>
-        `encoder ${channels.join(" → ")} channels → ${dense} → ${2 * latents} (mean and deviation of each latent), decoder the same way back`,
+      mlp: (encoder, decoder) =>
+        `fully connected: encoder ${encoder.join(" → ")} (mean and deviation of each latent), decoder ${decoder.join(" → ")}`,
+      conv: (sizes, latents) =>
+        `convolutional: encoder ${sizes.slice(0, -1).join(" → ")} channels → ${sizes.at(-1)} → ${2 * latents} (mean and deviation of each latent), decoder the same way back`,
     },
     network: {
       heading: "The network",
@@ -465,6 +463,6 @@ export const texts = {
       unset: "not set",
       changed: "changed",
     },
-    shelf: { heading: "The shelf", name: "name", state: "state" },
+    shelf: "The shelf",
   },
 };

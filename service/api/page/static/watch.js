@@ -1,23 +1,20 @@
 // The view of what the service is doing: /metrics every two seconds, drawn and put into words.
 
-import { Bars } from "./bars.js";
-import { countOf, quantile, since, together } from "./buckets.js";
+import { Facts, Section, usePolling, useLinked, useSettings } from "./answers.js";
+import { Bars, LineChart, clockTime } from "./charts.js";
 import { bytes, number, seconds as time } from "./figures.js";
-import { Drift } from "./linked.js";
-import { LineChart, clockTime } from "./line_chart.js";
-import { usePolling } from "./polling.js";
+import { durationsSince, points, rate, snapshot, windowStart, withSnapshot } from "./metrics.js";
 import { AnomalyShare, PValues, readPValues } from "./p_values.js";
 import { Recent } from "./recent.js";
 import { call, curlLine } from "./service.js";
-import { useSettings } from "./settings.js";
-import { durationsSince, points, rate, snapshot, windowStart, withSnapshot } from "./snapshots.js";
 import { rememberState } from "./state.js";
+import { countOf, quantile, since, together } from "./statistics.js";
 import { Summary, notable } from "./summary.js";
 import { format, texts } from "./texts.js";
 import { Commands, Failure, html, useEffect, useState } from "./ui.js";
 
 const EVERY_MS = 2000;
-const DRIFT_S = 30;
+const DRIFT_S = 60;
 const WINDOWS = [1, 2, 5, 10]; // minutes
 const SHARES = [0.5, 0.95, 0.99];
 const LOOKS = ["ink", "quiet dashed", "quiet dotted"]; // of lines
@@ -71,13 +68,11 @@ export function Watch({ model, params }) {
       ${words.pause}</button>
     <span class="quiet small">${history.length > 0 && words.updated(clockTime(history.at(-1).time))}</span>
   </div>`;
-  const view = history.length > 0 &&
-    html`<${Dashboard} ...${{ model, minutes, history, settings, isPaused, isWindow, setIsWindow }}
-      isDown=${error?.status === 0} />`;
   return html`<p class="lead">${words.lead}</p>
     ${controls}
     <${Failure} error=${error} />
-    ${view}
+    ${history.length > 0 && html`<${Dashboard} isDown=${error?.status === 0}
+      ...${{ model, minutes, history, settings, isPaused, isWindow, setIsWindow }} />`}
     <${Commands} curl=${[
       curlLine("/metrics"),
       settings.valueOf("recent_images") > 0 && curlLine("/recent"),
@@ -89,7 +84,8 @@ function Dashboard(props) {
   const words = texts.watch;
   const now = history.at(-1);
   const then = windowStart(history, 60 * minutes);
-  const span = words.last(time(Math.round(now.time - then.time)));
+  const earlier = then === now ? null : then; // so that the first answer counts from the start
+  const span = earlier ? words.last(time(Math.round(now.time - then.time))) : words.started;
   const alpha = settings.valueOf("alpha");
   const n = model.calibration?.n;
   const pValues = now.pValues && {
@@ -97,29 +93,27 @@ function Dashboard(props) {
     window: readPValues(since(now.pValues, then.pValues), alpha ?? 0.01, n),
   };
   const recent = settings.valueOf("recent_images");
-  const shared = { now, then, span, settings };
-  const lines = { times: points(history, 60 * minutes), end: now.time, seconds: 60 * minutes };
+  const shared = { now, then, earlier, span, settings };
+  const at = points(history, 60 * minutes);
+  const chart = { at, times: at.map((point) => point.time), end: now.time, seconds: 60 * minutes };
 
   return html`
     <${Summary} codes=${notable({ ...shared, isDown, alpha, pValues: pValues?.window })} />
-    ${recent !== undefined && html`<section class="card" aria-labelledby="recent">
-      <h2 id="recent">${words.recent.heading}</h2>
+    ${recent !== undefined && html`<${Section} name="recent" title=${words.recent.heading}>
       ${recent > 0
         ? html`<${Recent} everyMs=${EVERY_MS} isPaused=${isPaused} alpha=${alpha}
             workers=${settings.valueOf("workers")} />`
         : html`<p class="quiet">${words.recent.off}</p>`}
-    </section>`}
+    <//>`}
     <div class="columns even watch">
       <div class="stack">
-        <section class="card" aria-labelledby="anomalies">
-          <h2 id="anomalies">${words.anomalies.heading}</h2>
+        <${Section} name="anomalies" title=${words.anomalies.heading}>
           <${AnomalyShare} label=${words.started} hits=${now.anomalies} n=${now.scored} alpha=${alpha} />
-          <${AnomalyShare} label=${span} hits=${now.anomalies - then.anomalies}
-            n=${now.scored - then.scored} alpha=${alpha} />
+          ${earlier && html`<${AnomalyShare} label=${span} hits=${now.anomalies - then.anomalies}
+            n=${now.scored - then.scored} alpha=${alpha} />`}
           <p class="quiet small">${words.anomalies.about(alpha)}</p>
-        </section>
-        ${pValues && html`<section class="card" aria-labelledby="p-values">
-          <h2 id="p-values">${words.pValues.heading}</h2>
+        <//>
+        ${pValues && html`<${Section} name="p-values" title=${words.pValues.heading}>
           <p class="quiet small">${words.pValues.about}</p>
           <div class="row" role="group" aria-label=${words.pValues.over}>
             ${[false, true].map((each) => html`<button type="button"
@@ -127,46 +121,41 @@ function Dashboard(props) {
               ${each ? span : words.started}</button>`)}
           </div>
           <${PValues} reading=${isWindow ? pValues.window : pValues.started} />
-        </section>`}
+        <//>`}
         <${Drift} turn=${Math.floor(now.time / DRIFT_S)} />
         <${Refusals} ...${shared} />
       </div>
       <div class="stack">
-        <${Requests} ...${lines} />
-        <${Latency} ...${lines} ...${shared} />
+        <${Requests} chart=${chart} />
+        <${Latency} chart=${chart} ...${shared} />
+        <${Batches} ...${shared} />
       </div>
-      <${Queue} ...${lines} ...${shared} />
-      <${Batches} ...${shared} />
+      <${Queue} chart=${chart} ...${shared} />
     </div>`;
 }
 
-function Requests({ times, end, seconds }) {
+function Requests({ chart }) {
   const words = texts.watch.requests;
-  const seen = Object.keys(times.at(-1).later.requests);
-  const names = [...new Set([...Object.keys(STATUSES), ...seen])].sort();
-  return html`<section class="card" aria-labelledby="requests">
-    <h2 id="requests">${words.heading}</h2>
-    <${LineChart} label=${words.label} end=${end} seconds=${seconds} shown=${number}
-      times=${times.map((point) => point.time)}
-      lines=${names.map((name) => ({
+  const names = new Set([...Object.keys(STATUSES), ...Object.keys(chart.at.at(-1).later.requests)]);
+  return html`<${Section} name="requests" title=${words.heading}>
+    <${LineChart} ...${chart} label=${words.label} shown=${number}
+      lines=${[...names].sort().map((name) => ({
         name: words.statuses[name] ?? name,
         look: STATUSES[name] ?? "quiet dotted",
-        values: times.map((point) => rate(point, ({ requests }) => requests[name])),
+        values: chart.at.map((point) => rate(point, ({ requests }) => requests[name])),
       }))} />
     <p class="quiet small">${words.about}</p>
-  </section>`;
+  <//>`;
 }
 
-function Latency({ times, end, seconds, now, then, span }) {
+function Latency({ chart, now, earlier, span }) {
   const words = texts.watch.latency;
-  const each = times.map(({ later, earlier }) =>
-    earlier ? together(Object.values(durationsSince(later, earlier))) : null,
+  const each = chart.at.map((point) =>
+    point.earlier ? together(Object.values(durationsSince(point.later, point.earlier))) : null,
   );
-  const routes = Object.entries(durationsSince(now, then === now ? null : then));
-  return html`<section class="card" aria-labelledby="latency">
-    <h2 id="latency">${words.heading}</h2>
-    <${LineChart} label=${words.label} end=${end} seconds=${seconds} shown=${time}
-      times=${times.map((point) => point.time)}
+  const routes = Object.entries(durationsSince(now, earlier));
+  return html`<${Section} name="latency" title=${words.heading}>
+    <${LineChart} ...${chart} label=${words.label} shown=${time}
       lines=${SHARES.map((share, i) => ({
         name: words.share(share),
         look: LOOKS[i],
@@ -174,10 +163,10 @@ function Latency({ times, end, seconds, now, then, span }) {
       }))} />
     <div class="scroll" tabindex="0" role="region" aria-label=${words.routes}>
       <table class="routes">
-        <caption>${words.caption(then === now ? texts.watch.started : span)}</caption>
+        <caption>${words.caption(span)}</caption>
         <thead><tr><th scope="col">${words.route}</th>
-          <th scope="col" class="number">${words.requests}</th>
-          ${SHARES.map((share) => html`<th scope="col" class="number">${words.share(share)}</th>`)}
+          ${[words.requests, ...SHARES.map(words.share)].map(
+            (name) => html`<th scope="col" class="number">${name}</th>`)}
         </tr></thead>
         <tbody>${routes.map(([route, buckets]) => html`<tr key=${route}>
           <th scope="row">${route}</th><td class="number">${number(countOf(buckets))}</td>
@@ -188,21 +177,18 @@ function Latency({ times, end, seconds, now, then, span }) {
       </table>
     </div>
     <p class="quiet small">${words.note}</p>
-  </section>`;
+  <//>`;
 }
 
-function Queue({ times, end, seconds, now, then, settings }) {
+function Queue({ chart, now, earlier, settings }) {
   const words = texts.watch.queue;
-  const waits = quantile(since(now.waits, then === now ? null : then.waits), 0.95);
-  return html`<section class="card" aria-labelledby="queue">
-    <h2 id="queue">${words.heading}</h2>
-    <${LineChart} label=${words.label} end=${end} seconds=${seconds} shown=${number}
-      times=${times.map((point) => point.time)}
-      lines=${[{
-        name: words.images,
-        look: "ink",
-        values: times.map(({ later }) => later?.queue.images ?? null),
-      }]} />
+  const waits = quantile(since(now.waits, earlier?.waits), 0.95);
+  return html`<${Section} name="queue" title=${words.heading}>
+    <${LineChart} ...${chart} label=${words.label} shown=${number} lines=${[{
+      name: words.images,
+      look: "ink",
+      values: chart.at.map(({ later }) => later?.queue.images ?? null),
+    }]} />
     <p>${words.limits(
       number(now.queue.images),
       settings.valueOf("max_queue_images"),
@@ -210,49 +196,52 @@ function Queue({ times, end, seconds, now, then, settings }) {
       settings.valueOf("max_queue_bytes"),
     )} ${waits && words.wait(texts.watch.latency.about(waits))}</p>
     <p class="quiet small">${words.process(bytes(now.memory), number(now.connections))}</p>
-  </section>`;
+  <//>`;
 }
 
-function Batches({ now, then, span }) {
+function Batches({ now, earlier, span }) {
   const words = texts.watch.batches;
-  const earlier = then === now ? null : then;
   const sizes = since(now.batches, earlier?.batches);
   const passes = countOf(sizes);
-  const took = since(now.passes, earlier?.passes);
-  const last = sizes?.counts.findLastIndex((count) => count > 0) ?? -1;
-  const bins = sizes?.edges.slice(0, last + 1) ?? [];
-  const most = Math.max(1, ...(sizes?.counts ?? []));
-  return html`<section class="card" aria-labelledby="batches">
-    <h2 id="batches">${words.heading}</h2>
-    <p>${passes === 0
-      ? words.none
-      : words.sentence(earlier ? span : texts.watch.started, number(passes),
-          number(sizes.sum / passes), time(took.sum / passes))}</p>
-    ${passes > 0 && html`<${Bars} caption=${words.caption} heads=${[words.size, words.passes, words.share]}
-      rows=${bins.map((edge, i) => ({
-        label: words.bin(i ? sizes.edges[i - 1] + 1 : 1, edge),
-        count: number(sizes.counts[i]),
-        text: format.percent(sizes.counts[i] / passes),
-        track: { end: most, bar: sizes.counts[i] },
-      }))} />`}
-  </section>`;
+  if (!passes) return html`<${Section} name="batches" title=${words.heading}><p>${words.none}</p><//>`;
+  const took = since(now.passes, earlier?.passes).sum / passes;
+  const used = sizes.counts.slice(0, sizes.counts.findLastIndex((count) => count > 0) + 1);
+  return html`<${Section} name="batches" title=${words.heading}>
+    <p>${words.sentence(span, number(passes), number(sizes.sum / passes), time(took))}</p>
+    <${Bars} caption=${words.caption} heads=${[words.size, words.passes, words.share]}
+      rows=${used.map((count, i) => ({
+        label: words.bin(i ? sizes.edges[i - 1] + 1 : 1, sizes.edges[i]),
+        count: number(count),
+        text: format.percent(count / passes),
+        track: { end: Math.max(...used), bar: count },
+      }))} />
+  <//>`;
 }
 
 function Refusals({ now, then, span }) {
   const words = texts.watch.refusals;
-  return html`<section class="card" aria-labelledby="refusals">
-    <h2 id="refusals">${words.heading}</h2>
-    <table>
-      <thead><tr><th scope="col">${words.reason}</th><th scope="col" class="number">${span}</th>
-        <th scope="col" class="number">${texts.watch.started}</th></tr></thead>
-      <tbody>${Object.entries(now.refusals).map(([reason, count]) => {
-        const fresh = count - (then.refusals[reason] ?? 0);
-        return html`<tr key=${reason} class=${count ? "" : "quiet"}>
-          <th scope="row">${words.reasons[reason] ?? reason}</th>
-          <td class="number">${fresh ? html`<strong>${number(fresh)}</strong>` : 0}</td>
-          <td class="number">${number(count)}</td>
-        </tr>`;
-      })}</tbody>
-    </table>
-  </section>`;
+  return html`<${Section} name="refusals" title=${words.heading}><table>
+    <thead><tr><th scope="col">${words.reason}</th>
+      ${[span, texts.watch.started].map((name) => html`<th scope="col" class="number">${name}</th>`)}
+    </tr></thead>
+    <tbody>${Object.entries(now.refusals).map(([reason, count]) => {
+      const fresh = count - (then.refusals[reason] ?? 0);
+      return html`<tr key=${reason} class=${count ? "" : "quiet"}>
+        <th scope="row">${words.reasons[reason] ?? reason}</th>
+        <td class="number">${fresh ? html`<strong>${number(fresh)}</strong>` : 0}</td>
+        <td class="number">${number(count)}</td>
+      </tr>`;
+    })}</tbody>
+  </table><//>`;
+}
+
+/** Evidence of drift, with the names that the service gives to its figures. */
+function Drift({ turn }) {
+  const { found, error } = useLinked("drift", turn);
+  if (!found && !error) return null;
+  const plain = Object.entries(found ?? {}).filter(([, value]) => typeof value !== "object");
+  return html`<${Section} name="drift" title=${texts.watch.drift}>
+    <${Failure} error=${error} />
+    <${Facts} facts=${plain.map(([name, value]) => [name.replaceAll("_", " "), String(value)])} />
+  <//>`;
 }

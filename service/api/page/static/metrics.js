@@ -1,17 +1,54 @@
 // What /metrics said, every few seconds, for as long as a window of time needs it.
 
-import { bucketsOf, countOf, since } from "./buckets.js";
-import { parse } from "./prometheus_text.js";
+import { countOf, since } from "./statistics.js";
 
 const KEPT_S = 600;
 const RATE_S = 10; // that a rate is averaged over
 const GAP_S = 15; // without a snapshot, and a line is broken
+
+const SAMPLE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})?[ \t]+(\S+)/;
+const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+const ESCAPED = { n: "\n", '"': '"', "\\": "\\" };
+
+const number = (text) => Number(text.replace("Inf", "Infinity"));
 
 /** Routes that watching itself asks for, and probes. */
 const QUIET = /^\/(metrics|recent|settings|drift|livez|readyz|v2\/health\/.*)$/;
 
 const isCounted = ({ route, status = "200" }) =>
   route === "none" ? status >= "400" : !QUIET.test(route);
+
+/** All samples: a `Map` of names to `[{labels, value}]`. Comments and broken lines are left out. */
+export function parse(text) {
+  const samples = new Map();
+  for (const line of text.split("\n")) {
+    const found = SAMPLE.exec(line);
+    if (!found) continue;
+    const [, name, inner, value] = found;
+    const labels = {};
+    for (const [, key, quoted] of (inner ?? "").matchAll(LABEL)) {
+      labels[key] = quoted.replace(/\\(.)/g, (whole, character) => ESCAPED[character] ?? whole);
+    }
+    if (!samples.has(name)) samples.set(name, []);
+    samples.get(name).push({ labels, value: number(value) });
+  }
+  return samples;
+}
+
+/** A histogram of parsed samples, over all of its series that `isWanted` by their labels. */
+export function bucketsOf(samples, name, isWanted = () => true) {
+  const upTo = new Map();
+  for (const { labels, value } of samples.get(`${name}_bucket`) ?? []) {
+    if (!isWanted(labels)) continue;
+    const edge = number(labels.le);
+    upTo.set(edge, (upTo.get(edge) ?? 0) + value);
+  }
+  if (upTo.size === 0) return null;
+  const edges = [...upTo.keys()].sort((a, b) => a - b);
+  const counts = edges.map((edge, i) => upTo.get(edge) - (i ? upTo.get(edges[i - 1]) : 0));
+  const sums = (samples.get(`${name}_sum`) ?? []).filter(({ labels }) => isWanted(labels));
+  return { edges, counts, sum: sums.reduce((total, { value }) => total + value, 0) };
+}
 
 /** One answer of /metrics at a time in seconds. Counts are since the service started. */
 export function snapshot(text, time) {
