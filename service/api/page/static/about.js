@@ -33,9 +33,14 @@ export function About({ model, params }) {
           <h2 class="visually-hidden">${words.sections[section]}</h2>
           <${SECTIONS[section]} key=${section} />
         </div>
-        <${Commands} curl=${curlLine(section === "card" ? "/model/card" : "/settings")} />
       </section>
-    </div>`;
+    </div>
+    <${Commands} python=${pythonLines(["print(client.model())"])} curl=${[
+      curlLine("/model"),
+      curlLine("/model/card"),
+      curlLine("/settings"),
+      curlLine("/model/reload", { method: "POST" }),
+    ].join("\n")} />`;
 }
 
 function Tabs({ section, onSection }) {
@@ -89,8 +94,6 @@ function Network({ model }) {
     <p class="links">${["docs", "metrics", "openapi.json"].map(
       (path) => html`<a href=${root + path}>/${path}</a> `,
     )}</p>
-    <${Commands} curl=${`${curlLine("/model")}\n${curlLine("/model/reload", { method: "POST" })}`}
-      python=${pythonLines(["print(client.model())"])} />
   <//>`;
 }
 

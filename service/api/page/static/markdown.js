@@ -147,7 +147,7 @@ function List({ items }) {
 
 function Table({ head, rows, isNumber }) {
   const name = (i) => (isNumber[i] ? "number" : "");
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${head.join(", ")}>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label=${head.join(", ")}>
     <table>
       <thead><tr>${head.map(
         (cell, i) => html`<th scope="col" class=${name(i)}>${inline(cell)}</th>`,
