@@ -192,17 +192,17 @@ def test_even_p_values_are_flat(open_watch: Open) -> None:
 def test_too_many_small_p_values_are_marked_and_said(open_watch: Open) -> None:
     even = (np.arange(1000) + 0.5) / 1000
     page, fakes = open_watch("?p=window", metrics=metrics(p_values=even))
-    fakes.metrics = metrics(p_values=[*even, *even, *[0.0002] * 60])
+    fakes.metrics = metrics(p_values=[*even, *even, *[0.0002] * 60, *[0.55] * 60])
     poll(page, fakes)
     found = bars(page)
-    assert found["≤ 0.001"] == ("61", "▲ 57.6 ×")
-    assert "▲" not in found["0.5–0.6"][1]
+    assert found["≤ 0.001"] == ("61", "▲ 54.5 ×")
+    assert found["0.5–0.6"] == ("160", "1.4 ×"), "large ones are no reason for a mark"
     sentence = section(page, "p-values").locator("[data-state]")
     expect(sentence).to_have_attribute("data-state", "above")
-    expect(sentence).to_contain_text("p ≤ 0.01: 70 of 1,060 images, 6.6 %")
+    expect(sentence).to_contain_text("p ≤ 0.01: 70 of 1,120 images, 6.3 %")
     expect(page.locator(".summary")).to_contain_text("▲ Small p-values are too many.")
     section(page, "p-values").get_by_role("button", name="since the service started").click()
-    expect(sentence).to_contain_text("80 of 2,060 images")
+    expect(sentence).to_contain_text("80 of 2,120 images")
 
 
 def test_bins_are_compared_with_what_a_small_calibration_can_give(
@@ -256,9 +256,9 @@ def test_the_strip_goes_on_when_the_service_starts_anew(open_watch: Open) -> Non
     )
     strip = page.get_by_role("list", name="Last verdicts, newest first")
     expect(strip.get_by_role("listitem")).to_have_count(1)
-    fakes.process, fakes.recent = 2, [recent(1, 0.2)]
+    fakes.process, fakes.recent = 2, [recent(id_, 0.2) for id_ in range(1, 13)]
     poll(page, fakes, 2)
-    expect(strip.get_by_role("listitem")).to_have_count(2)
+    expect(strip.get_by_role("listitem")).to_have_count(13)
 
 
 def test_with_several_workers_each_tells_of_its_own(open_watch: Open) -> None:
@@ -271,6 +271,7 @@ def test_with_several_workers_each_tells_of_its_own(open_watch: Open) -> None:
     fakes.process, fakes.recent = 2, [recent(1, 0.2)]
     poll(page, fakes)
     expect(strip.get_by_role("listitem")).to_have_count(2)
+    assert not any("after" in asked for asked in fakes.asked), "ids are of one worker each"
 
 
 def test_where_images_are_not_kept_a_sentence_says_so(open_watch: Open) -> None:

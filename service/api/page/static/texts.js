@@ -1,7 +1,5 @@
 // Every text of the page, in one place, to be translated.
 
-import { bytes, seconds } from "./figures.js";
-
 const percent = (share) => {
   const value = 100 * share;
   return `${value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)} %`;
@@ -366,12 +364,8 @@ export const texts = {
       route: "route",
       requests: "requests",
       none: "No request.",
-      about: (quantile) =>
-        quantile.low === 0
-          ? `≤ ${seconds(quantile.high)}`
-          : quantile.high === Infinity
-            ? `> ${seconds(quantile.low)}`
-            : `≈ ${seconds(quantile.value)}`,
+      about: ({ value, low, high }, time) =>
+        low === 0 ? `≤ ${time(high)}` : high === Infinity ? `> ${time(low)}` : `≈ ${time(value)}`,
       note: "From the end of a request's head to the end of its answer. Buckets are all that is counted: ≈ is interpolated within one, as Prometheus does, ≤ and > are its limits.",
     },
     queue: {
@@ -379,8 +373,8 @@ export const texts = {
       label: "Images waiting",
       images: "images waiting",
       limits: (images, maxImages, size, maxSize) =>
-        `Now ${images}${maxImages ? ` of at most ${maxImages.toLocaleString("en")}` : ""} images, ` +
-        `${size}${maxSize ? ` of at most ${bytes(maxSize)}` : ""}.`,
+        `Now ${images}${maxImages ? ` of at most ${maxImages}` : ""} images, ` +
+        `${size}${maxSize ? ` of at most ${maxSize}` : ""}.`,
       wait: (time) => `95 % of requests waited ${time}.`,
       process: (memory, connections) => `${memory} of memory, ${connections} open connections.`,
     },

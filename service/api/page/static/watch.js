@@ -170,7 +170,7 @@ function Latency({ chart, now, earlier, span }) {
         </tr></thead>
         <tbody>${routes.map(([route, buckets]) => html`<tr key=${route}>
           <th scope="row">${route}</th><td class="number">${number(countOf(buckets))}</td>
-          ${SHARES.map((share) => html`<td class="number">${words.about(quantile(buckets, share))}</td>`)}
+          ${SHARES.map((share) => html`<td class="number">${words.about(quantile(buckets, share), time)}</td>`)}
         </tr>`)}
         ${routes.length === 0 && html`<tr><td colspan="5" class="quiet">${words.none}</td></tr>`}
         </tbody>
@@ -182,6 +182,10 @@ function Latency({ chart, now, earlier, span }) {
 
 function Queue({ chart, now, earlier, settings }) {
   const words = texts.watch.queue;
+  const limit = (name, shown) => {
+    const value = settings.valueOf(name);
+    return value && shown(value);
+  };
   const waits = quantile(since(now.waits, earlier?.waits), 0.95);
   return html`<${Section} name="queue" title=${words.heading}>
     <${LineChart} ...${chart} label=${words.label} shown=${number} lines=${[{
@@ -191,10 +195,10 @@ function Queue({ chart, now, earlier, settings }) {
     }]} />
     <p>${words.limits(
       number(now.queue.images),
-      settings.valueOf("max_queue_images"),
+      limit("max_queue_images", number),
       bytes(now.queue.bytes),
-      settings.valueOf("max_queue_bytes"),
-    )} ${waits && words.wait(texts.watch.latency.about(waits))}</p>
+      limit("max_queue_bytes", bytes),
+    )} ${waits && words.wait(texts.watch.latency.about(waits, time))}</p>
     <p class="quiet small">${words.process(bytes(now.memory), number(now.connections))}</p>
   <//>`;
 }
