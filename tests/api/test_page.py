@@ -96,7 +96,7 @@ def test_every_file_of_the_page_is_served(http: httpx.Client) -> None:
     found = files_in(page_of(http).text)
     names = {link.split("/", 3)[3] for link in found}
     modules = {name for name in assets().files if name.endswith(".js")}
-    assert modules - names == {"vendor/uplot.js"}, "all modules, in one go"
+    assert modules <= names, "all modules, in one go"
     for link in found:
         answer = http.get(link)
         assert answer.status_code == 200, link
@@ -152,7 +152,7 @@ def test_the_address_of_the_files_is_that_of_this_version(http: httpx.Client) ->
 def test_files_are_compressed(
     http: httpx.Client, accepted: str, encoding: str | None, decompress: Callable[[bytes], bytes]
 ) -> None:
-    name = "vendor/uplot.js"
+    name = "vendor/preact.js"
     link = f"/page/{assets().version}/{name}"
     with http.stream("GET", link, headers={"Accept-Encoding": accepted}) as answer:
         raw = b"".join(answer.iter_raw())
@@ -187,7 +187,6 @@ def test_the_licences_of_what_others_wrote_are_there() -> None:
     for path in (STATIC / "vendor").iterdir():
         assert path.name in text or path.name == "LICENSES.txt"
     assert re.search(r"preact \d+\.\d+\.\d+, MIT", text)
-    assert re.search(r"uPlot \d+\.\d+\.\d+, MIT", text)
     assert re.search(r"htm \d+\.\d+\.\d+, Apache", text)
 
 

@@ -33,9 +33,6 @@ FILES_MARK: Final = b"{files}"
 MODULES_MARK: Final = b"{modules}"
 """In the page, links to its modules, so that a browser need not read one to find the next."""
 
-LATER: Final = "vendor/uplot.js"
-"""Large, and loaded by the view that needs it."""
-
 POLICY: Final = (
     "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -95,7 +92,7 @@ def _index(prefix: str) -> Asset:
     modules = "\n".join(
         f'<link rel="modulepreload" href="{files}/{name}">'
         for name in found.files
-        if name.endswith(".js") and name != LATER
+        if name.endswith(".js")
     )
     page = found.files[INDEX].content
     for mark, text in ((ROOT_MARK, prefix), (FILES_MARK, files), (MODULES_MARK, modules)):
