@@ -72,7 +72,7 @@ def stroke_times(browser: Browser, url: str) -> list[float]:
     """Milliseconds from a movement of the mouse to its score on the page, of each score."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(url)
-    page.locator(".map canvas").wait_for()
+    page.locator(".marked canvas").wait_for()
     box = page.get_by_label("Drawing pad").bounding_box()
     assert box is not None  # noqa: S101 - it is on the page
     left, top = box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2

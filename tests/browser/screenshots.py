@@ -34,7 +34,7 @@ SETTLE_MS = 1500
 
 def look(page: Page) -> None:
     """A seven with a line through it."""
-    page.locator(".map canvas").wait_for()
+    page.locator(".marked canvas").wait_for()
     draw(page, SEVEN)
     draw(page, DAMAGE)
 

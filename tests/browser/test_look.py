@@ -88,10 +88,10 @@ def test_it_opens_with_an_anomaly_that_is_explained(page: Page) -> None:
     text = expect_verdict(page, "anomaly", "the first, with a scratch")
     assert "▲ Anomaly" in text
     assert re.search(r"About 1 in [\d,]+ clean images scores at least this high", text)
-    for name in ("input", "reconstruction", "map"):
+    for name in ("input", "reconstruction", "marked"):
         expect(page.locator(f".{name} canvas")).to_be_visible()
     shown = pixels_of(page.locator(".input canvas"))
-    marked = pixels_of(page.locator(".map canvas"))
+    marked = pixels_of(page.locator(".marked canvas"))
     coloured = (marked[..., 0].astype(int) - marked[..., 2]) > 60
     assert coloured.sum() > 5, "the scratch is marked in yellow"
     assert (shown[coloured][:, 0] > 200).mean() > 0.8, "what is marked is the scratch"
@@ -209,7 +209,7 @@ def test_a_dropped_photograph_is_shown_as_the_network_gets_it(page: Page) -> Non
         return bool(shown[:12].min() > 200 and shown[16:].max() < FEW_PIXELS)
 
     eventually(page, is_turned)  # what was on the left is at the top
-    marked = pixels_of(page.locator(".map canvas"))
+    marked = pixels_of(page.locator(".marked canvas"))
     assert (marked[..., :3].max(axis=2) != marked[..., :3].min(axis=2)).sum() > FEW_PIXELS
 
 
@@ -323,10 +323,10 @@ def test_another_score_is_chosen_in_the_table(page: Page) -> None:
 
 def test_the_strength_of_the_marks(page: Page) -> None:
     expect_verdict(page, "anomaly", "scratch")
-    expect(page.locator(".map canvas")).to_be_visible()
+    expect(page.locator(".marked canvas")).to_be_visible()
     page.get_by_label("Strength of the marks").fill("0")
     shown = pixels_of(page.locator(".input canvas"))
-    eventually(page, lambda: np.array_equal(pixels_of(page.locator(".map canvas")), shown))
+    eventually(page, lambda: np.array_equal(pixels_of(page.locator(".marked canvas")), shown))
 
 
 def test_the_link_shows_a_colleague_the_same(page: Page, open_page: Callable[..., Page]) -> None:
@@ -374,7 +374,7 @@ def test_everyone_can_use_it(
     page = open_page(width=width, dark=dark)
     choose(page, files(digits, 3))
     expect(page.locator(".batch tbody tr")).to_have_count(3)
-    expect(page.locator(".map canvas")).to_be_visible()
+    expect(page.locator(".marked canvas")).to_be_visible()
     page.locator(".commands summary").first.click()
     check_accessibility(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -64,7 +64,7 @@ export function Pictures({ views, isScaled }) {
       <${Picture} image=${views?.reconstruction} caption=${words.reconstruction}
         className="reconstruction" />
       <${Picture} image=${map && views.input} draw=${draw} caption=${words.map}
-        label=${words.mapLabel} className="map" />
+        label=${words.mapLabel} className="marked" />
     </div>
     <${Slider} label=${words.strength} name="strength" min="0" max="2" step="0.1" value=${strength}
       shown=${format.percent(strength)} onInput=${setStrength} />
