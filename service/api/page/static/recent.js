@@ -11,38 +11,34 @@ import { Failure, Picture, html, useRef, useState } from "./ui.js";
 const decoded = (base64) =>
   createImageBitmap(new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]));
 
-const timeOf = ({ time }) => (typeof time === "number" ? time : Date.parse(time) / 1000);
-
 /** `alpha` is the service's own; images do not say which one they were judged by. */
 export function Recent({ everyMs, isPaused, alpha, workers }) {
   const words = texts.watch.recent;
   const [images, setImages] = useState([]);
   const [error, setError] = useState(null);
-  const last = useRef({}); // the newest id of each process, as each has its own
-  const answering = useRef(null);
+  const last = useRef({}); // the newest id of each process, as each counts its own
 
   usePolling(async () => {
     try {
-      const after = workers > 1 ? undefined : last.current[answering.current];
-      const answer = await json("/recent", { query: { after } });
-      const isOther = answer.process !== answering.current;
-      answering.current = answer.process;
-      // After a restart: ids begin anew, and the answer is to the wrong question.
-      if (isOther && after !== undefined) return true;
+      const known = Object.values(last.current);
+      const after = known.length ? Math.min(...known) : 0;
+      const { process, capacity, images: found } = await json("/recent", { query: { after } });
+      if (!(process in last.current)) {
+        last.current[process] = 0;
+        if (after) return true; // it was asked for what is newer than images of others
+      }
       const next = await Promise.all(
-        answer.images
-          .filter(({ id }) => !(id <= last.current[answer.process]))
-          .map(async (image) => ({
-            ...image,
-            key: `${answer.process}/${image.id}`,
-            bitmap: await decoded(image.thumbnail),
-          })),
+        found.filter(({ id }) => id > last.current[process]).map(async (image) => ({
+          ...image,
+          key: `${process}/${image.id}`,
+          bitmap: await decoded(image.thumbnail),
+        })),
       );
+      last.current[process] = Math.max(last.current[process], ...next.map(({ id }) => id));
       if (next.length) {
-        last.current[answer.process] = Math.max(...next.map(({ id }) => id));
         setImages((present) => [...present, ...next]
-          .sort((a, b) => timeOf(b) - timeOf(a) || b.id - a.id)
-          .slice(0, answer.capacity));
+          .sort((a, b) => b.time - a.time || b.id - a.id)
+          .slice(0, capacity));
       }
       setError(null);
       return true;
@@ -64,7 +60,7 @@ function Verdict({ image, alpha }) {
   const words = texts.watch.recent;
   const { p_value: p, is_anomaly: known, bitmap, score_type: score } = image;
   const isAnomaly = known ?? (p !== null && p <= alpha);
-  const time = clockTime(timeOf(image));
+  const time = clockTime(image.time);
   return html`<div class=${isAnomaly ? "flagged" : ""}>
     <${Picture} image=${bitmap} draw=${paintBitmap}
       label=${words.image(time, score, p === null ? null : share(p))} />
