@@ -87,7 +87,11 @@ def changed(canvas: Locator, before: str) -> str:
     """The pixels of a canvas once they are others."""
     canvas.evaluate(
         """async (canvas, before) => {
-          while (canvas.toDataURL() === before) await new Promise(requestAnimationFrame);
+          const end = performance.now() + 10_000;
+          while (canvas.toDataURL() === before) {
+            if (performance.now() > end) throw new Error("the canvas stays as it is");
+            await new Promise(requestAnimationFrame);
+          }
         }""",
         before,
     )
@@ -206,7 +210,9 @@ def test_a_link_shows_the_same(latent: Page, open_page: OpenPage) -> None:
 
 SETTLED = """async (canvas) => {
   let last = "";
+  const end = performance.now() + 10_000;
   for (let same = 0; same < 15; same++) {
+    if (performance.now() > end) throw new Error("the canvas does not settle");
     await new Promise(requestAnimationFrame);
     if (canvas.toDataURL() !== last) [last, same] = [canvas.toDataURL(), 0];
   }
@@ -506,6 +512,9 @@ def test_the_python_line_of_a_walk(latent: Page) -> None:
         found: dict[str, Any] = {}
         exec(region.locator("pre").last.inner_text(), found)  # noqa: S102 - the line that we offer
         assert found["images"].shape == (5, 28, 28)
-        lengths = np.linalg.norm(found["z"], axis=1)
+        z = found["z"]
+        assert "_".join(f"{value:g}" for value in z[0]) in hash_has(latent, "from=")
+        assert "_".join(f"{value:g}" for value in z[-1]) in latent.url
+        lengths = np.linalg.norm(z, axis=1)
         is_even = np.allclose(lengths, np.linspace(lengths[0], lengths[-1], 5), atol=0.02)
         assert is_even == (route == "Around the origin")
