@@ -188,9 +188,8 @@ def test_a_link_shows_the_same(latent: Page, open_page: OpenPage) -> None:
     latent.get_by_label("Seed").fill("42")
     slider(latent, "temperature").fill("0.5")
     latent.locator(".legend button").nth(3).click()
-    url = hash_has(latent, "temperature=0.5")
-    assert "seed=42" in hash_has(latent, "class=3")
-    expect(latent.get_by_text("Step 9 of 9").or_(latent.get_by_text("Step 1 of 9"))).to_be_visible()
+    url = hash_has(latent, "class=3")  # the last change
+    assert "seed=42" in url
 
     other = ready(open_page(url[url.index("#") :]))
     assert point(other) == point(latent) == [0.0] * 6 + [-1.25, 0.0, 0.0, 0.0]
