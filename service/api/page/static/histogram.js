@@ -8,12 +8,13 @@ const WIDTH = 600;
 const HEIGHT = 150;
 const FLOOR = 118; // where the bars stand
 
-/** `scores` are of clean images, ascending; `threshold` may be null. */
+/** `scores` are of clean images, ascending; `threshold` may be null. Far scores are at the edge. */
 export function ScoreHistogram({ scores, score, threshold }) {
   const end = useMemo(() => {
     const most = Math.max(quantile(scores, 0.998), threshold ?? 0);
-    return most + 0.12 * (most - scores[0]);
-  }, [scores, threshold]);
+    const wide = most - scores[0];
+    return Math.max(most + 0.12 * wide, Math.min(score + 0.05 * wide, most + 0.6 * wide));
+  }, [scores, score, threshold]);
   const { start, counts } = useMemo(() => histogram(scores, end), [scores, end]);
   const highest = Math.max(...counts);
   const place = (value) => {

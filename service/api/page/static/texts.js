@@ -119,7 +119,7 @@ export const texts = {
         (threshold ? `; the threshold is ${threshold}.` : "."),
       threshold: (value) => `threshold ${value}`,
       score: (value) => `this image: ${value}`,
-      beyond: (value) => `this image, far beyond: ${value} →`,
+      beyond: (value) => `this image, far off: ${value} →`,
     },
     alpha: {
       label: "False alarms",
