@@ -99,8 +99,11 @@ def changed(canvas: Locator, before: str) -> str:
 
 
 def point(page: Page, size: int = 10) -> list[float]:
-    """Where the sliders are."""
-    return [float(slider(page, f"z{d + 1}").input_value()) for d in range(size)]
+    """Where the sliders are. Read at once, as they move together."""
+    values = page.locator(".dimensions input").evaluate_all(
+        "all => Object.fromEntries(all.map(one => [one.dataset.name, Number(one.value)]))"
+    )
+    return [values[f"z{d + 1}"] for d in range(size)]
 
 
 def hash_has(page: Page, text: str) -> str:
