@@ -249,7 +249,7 @@ class ImageFile(BaseModel):
     format: str = Field(description="PNG, JPEG, WEBP, BMP or TIFF")
     width: int = Field(description="of the image when it is upright")
     height: int = Field(description="of the image when it is upright")
-    mode: str = Field(description="how its pixels are stored, by Pillow's name, such as RGBA")
+    mode: str = Field(description="how its pixels are stored, such as RGBA")
     orientation: int = Field(description="as in EXIF, 1 to 8; 1 is upright")
     actions: list[str] = Field(description="what was done to it, in words, in this order")
 

@@ -51,16 +51,19 @@ REREAD_S = 5.0
 
 OPEN = [
     *(("GET", path) for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")),
-    *(("GET", path) for path in ("/docs", "/docs/oauth2-redirect", "/openapi.json")),
+    *(("GET", path) for path in ("/", "/docs", "/docs/oauth2-redirect", "/openapi.json")),
     ("GET", "/static-offline-docs/swagger-ui.css"),
 ]
 FOR_IMAGES = [
     *(("POST", f"/{name}") for name in ("encode", "decode", "reconstruct", "anomaly-score")),
     ("POST", "/preprocess"),
     *(("GET", path) for path in ("/sample", "/model", "/v2", "/v2/models/encode")),
-    *(("GET", f"/model/{path}") for path in ("calibration", "card", "plots/samples.png")),
+    *(
+        ("GET", f"/model/{path}")
+        for path in ("calibration", "card", "latents", "plots/samples.png")
+    ),
     *(("POST", f"/v2/models/{name}/infer") for name in ("encode", "nothing")),
-    *(("GET", path) for path in ("/", "/nothing", "/metrics/", "/livez/", "/docs/nothing")),
+    *(("GET", path) for path in ("/nothing", "/metrics/", "/livez/", "/docs/nothing")),
     ("DELETE", "/encode"),
     ("PATCH", "/static-offline-docs"),
 ]

@@ -108,8 +108,10 @@ def test_every_file_of_the_page_is_served(http: httpx.Client) -> None:
 def test_modules_import_files_that_exist() -> None:
     for name, asset in assets().files.items():
         if name.endswith(".js"):
-            for target in re.findall(r'from\s?"([^"]+)"', asset.content.decode()):
-                assert target.startswith("./"), f"{name} imports {target}"
+            for target in re.findall(
+                r'^(?:import|export).*?from\s?"([^"]+)"', asset.content.decode(), re.M | re.S
+            ):
+                assert target.startswith("."), f"{name} imports {target}"
                 assert (STATIC / name).parent.joinpath(target).is_file(), f"{name}: {target}"
 
 

@@ -284,10 +284,10 @@ def test_commands_and_links(open_about: Open, server: Server) -> None:
     page, _ = open_about()
     network = page.get_by_role("region", name="The network")
     page.get_by_text("As a command").click()
-    curl = page.get_by_role("region", name="curl line")
+    curl = page.get_by_role("group", name="curl line")
     expect(curl).to_contain_text(f"curl '{server.url}/settings'")
     expect(curl).to_contain_text(f"curl -X POST '{server.url}/model/reload'")
-    expect(page.get_by_role("region", name="Python line")).to_contain_text("client.model()")
+    expect(page.get_by_role("group", name="Python line")).to_contain_text("client.model()")
     hrefs = [link.get_attribute("href") for link in network.get_by_role("link").all()]
     assert hrefs == [f"{server.url}/{path}" for path in ("docs", "metrics", "openapi.json")]
 

@@ -49,8 +49,13 @@ def shown_score(page: Page) -> float:
 def pixels_of(canvas: Locator) -> NDArray[np.uint8]:
     """What a canvas shows, (H, W, 4)."""
     found = canvas.evaluate(
-        "c => [c.height, c.width,"
-        " Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
+        """canvas => {
+          const { width, height } = canvas;
+          const copy = new OffscreenCanvas(width, height);
+          const context = copy.getContext("2d");
+          context.drawImage(canvas, 0, 0);
+          return [height, width, Array.from(context.getImageData(0, 0, width, height).data)];
+        }"""
     )
     height, width, data = found
     return np.array(data, np.uint8).reshape(height, width, 4)

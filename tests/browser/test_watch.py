@@ -462,6 +462,4 @@ def test_it_is_used_by_keyboard_alone(open_watch: Open) -> None:
 def test_curl_does_the_same(open_watch: Open, server: Server) -> None:
     page, _ = open_watch(metrics=metrics())
     page.get_by_text("As a command").click()
-    expect(page.get_by_role("region", name="curl line")).to_have_text(
-        f"curl '{server.url}/metrics'"
-    )
+    expect(page.get_by_role("group", name="curl line")).to_have_text(f"curl '{server.url}/metrics'")

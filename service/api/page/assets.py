@@ -20,6 +20,9 @@ INDENT: Final = re.compile(r"^\s+", re.MULTILINE)
 
 STATIC: Final = Path(__file__).parent / "static"
 
+VENDOR: Final = STATIC / "vendor"
+"""Files by others."""
+
 MEDIA_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -89,7 +92,7 @@ def _read(path: Path) -> bytes:
     """A file as browsers get it: without comments and indentation, which are an eighth of all
     that is sent. Files by others are left as they are."""
     content = path.read_bytes()
-    if path.suffix not in (".js", ".css") or path.parent != STATIC:
+    if path.suffix not in (".js", ".css") or path.parent == VENDOR:
         return content
     return INDENT.sub("", COMMENT.sub("", content.decode())).encode()
 

@@ -91,6 +91,7 @@ def test_a_setting_that_an_operator_would_look_for_is_there() -> None:
         ("api_keys", "a-key-of-16-chars,another-key-of-24-chars"),
         ("allow_anonymous", "True"),
         ("cors_origins", "https://example.org,http://localhost:3000"),
+        ("page", "False"),
         ("root_path", "/vae"),
         ("trusted_proxies", "10.0.0.0/8,192.0.2.1"),
         ("bundle", "fashion-mnist"),

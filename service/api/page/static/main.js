@@ -1,13 +1,13 @@
 // The frame of the page: which view is shown, and the API key where one is needed.
 
-import { About } from "./about.js";
-import { Latent } from "./latent.js";
-import { Look } from "./look.js";
-import { hasKey, json, onKeyNeeded, root, setKey } from "./service.js";
-import { update, useHash, useStore } from "./state.js";
-import { texts } from "./texts.js";
-import { Failure, html, render, useEffect, useId, useState } from "./ui.js";
-import { Watch } from "./watch.js";
+import { About } from "./about/view.js";
+import { Latent } from "./latent/view.js";
+import { Look } from "./look/view.js";
+import { hasKey, json, onKeyNeeded, root, setKey } from "./shared/service.js";
+import { update, useHash, useStore } from "./shared/state.js";
+import { texts } from "./shared/texts.js";
+import { Failure, html, render, useEffect, useId, useState } from "./shared/ui.js";
+import { Watch } from "./watch/view.js";
 
 const VIEWS = { look: Look, latent: Latent, watch: Watch, about: About };
 

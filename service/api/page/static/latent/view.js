@@ -4,10 +4,10 @@ import { Dimensions } from "./dimensions.js";
 import { latentSpace, pointText, readPoint, rounded } from "./latent_space.js";
 import { Samples, SAMPLES } from "./samples.js";
 import { Scatter } from "./scatter.js";
-import { json } from "./service.js";
-import { rememberState, useStore } from "./state.js";
-import { texts } from "./texts.js";
-import { Failure, html, useEffect, useMemo, useState } from "./ui.js";
+import { json } from "../shared/service.js";
+import { rememberState, useStore } from "../shared/state.js";
+import { texts } from "../shared/texts.js";
+import { Failure, html, useEffect, useMemo, useState } from "../shared/ui.js";
 import { LookedImages, MAX_STEPS, STEPS, Walk, walkPoints } from "./walk.js";
 
 const PICTURE = 256; // pixels of files, about

@@ -1,8 +1,8 @@
 // What the views are built of: preact, and a few small components.
 
-import { h, render } from "./vendor/preact.js";
-import { useCallback, useEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
-import htm from "./vendor/htm.js";
+import { h, render } from "../vendor/preact.js";
+import { useCallback, useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
+import htm from "../vendor/htm.js";
 import { paint } from "./pictures.js";
 import { texts } from "./texts.js";
 

@@ -2,10 +2,10 @@
 
 import { listText, rounded, useDecoded } from "./latent_space.js";
 import { normalDraw } from "./linear_algebra.js";
-import { paint } from "./pictures.js";
-import { curlLine, pythonLines } from "./service.js";
-import { texts } from "./texts.js";
-import { Commands, Failure, html, Picture, Slider, useAttempt, useRef } from "./ui.js";
+import { paint } from "../shared/pictures.js";
+import { curlLine, pythonLines } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
+import { Commands, Failure, html, Picture, Slider, useAttempt, useRef } from "../shared/ui.js";
 
 /** Paints the image, and leaves a measure for whoever counts frames, and none in memory. */
 function paintFrame(canvas, image) {

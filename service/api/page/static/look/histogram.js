@@ -1,8 +1,8 @@
 // The scores of clean images as a histogram, with an image's own score and the threshold on it.
 
 import { histogram, quantile } from "./significance.js";
-import { format, texts } from "./texts.js";
-import { html, useMemo } from "./ui.js";
+import { format, texts } from "../shared/texts.js";
+import { html, useMemo } from "../shared/ui.js";
 
 const WIDTH = 600;
 const HEIGHT = 150;

@@ -3,8 +3,8 @@
 import { Bars, Track } from "./charts.js";
 import { number, share } from "./figures.js";
 import { compared, countOf, expectedShare, wilson } from "./statistics.js";
-import { texts } from "./texts.js";
-import { html } from "./ui.js";
+import { texts } from "../shared/texts.js";
+import { html } from "../shared/ui.js";
 
 const LONGEST = 5; // of the bars, in times what is expected
 

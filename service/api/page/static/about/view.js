@@ -1,13 +1,13 @@
 // The view of what is here: the network, its card, the settings in force.
 
-import { Facts, Section, useLinked, useSettings } from "./answers.js";
-import { number, rarity } from "./figures.js";
+import { Facts, Section, useLinked, useSettings } from "../shared/answers.js";
+import { number, rarity } from "../watch/figures.js";
 import { Markdown } from "./markdown.js";
-import { paintBitmap } from "./pictures.js";
-import { call, curlLine, json, pythonLines, root } from "./service.js";
-import { rememberState, update } from "./state.js";
-import { texts } from "./texts.js";
-import { Commands, Failure, Picture, html, useEffect, useRef, useState } from "./ui.js";
+import { paintBitmap } from "../shared/pictures.js";
+import { call, curlLine, json, pythonLines, root } from "../shared/service.js";
+import { rememberState, update } from "../shared/state.js";
+import { texts } from "../shared/texts.js";
+import { Commands, Failure, Picture, html, useEffect, useRef, useState } from "../shared/ui.js";
 
 const PLOT = /^plots\/([\w-]+\.png)$/;
 const SECTIONS = { card: Card, settings: Settings };

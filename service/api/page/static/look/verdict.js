@@ -1,9 +1,9 @@
 // One image: the verdict in words, the pictures that explain it, and all scores.
 
 import { ScoreHistogram } from "./histogram.js";
-import { mapPainter } from "./pictures.js";
-import { format, texts } from "./texts.js";
-import { Picture, Slider, html, useCallback, useMemo, useState } from "./ui.js";
+import { mapPainter } from "../shared/pictures.js";
+import { format, texts } from "../shared/texts.js";
+import { Picture, Slider, html, useCallback, useMemo, useState } from "../shared/ui.js";
 
 /** False-alarm rates that a person chooses among; the service's own is added. */
 const ALPHAS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3];

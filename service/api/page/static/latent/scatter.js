@@ -6,12 +6,12 @@ import {
   cleared, colourOf, coloursOfPage, drawNames, drawPath, drawPoints, drawRing, drawThumbnail, frameOf,
   glyphOf, pixelWithin, THUMBNAIL,
 } from "./scatter_drawing.js";
-import { curlLine, pythonLines } from "./service.js";
-import { texts } from "./texts.js";
+import { curlLine, pythonLines } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
 import {
   Commands, Failure, html, Picture, useAttempt, useEffect, useId, useMedia, useMemo, useRef,
   useState,
-} from "./ui.js";
+} from "../shared/ui.js";
 
 const MAX_CLASSES = 24; // in the legend; the points of all others are drawn too
 const REACH = 24; // pixels between the pointer and a point that it means

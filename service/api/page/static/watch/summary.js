@@ -1,8 +1,8 @@
 // What somebody should know at once, in words: shown, and said aloud when it changes.
 
 import { compared } from "./statistics.js";
-import { texts } from "./texts.js";
-import { html, useEffect, useRef, useState } from "./ui.js";
+import { texts } from "../shared/texts.js";
+import { html, useEffect, useRef, useState } from "../shared/ui.js";
 
 const SPEAK_MS = 10_000;
 const FULL = 0.8; // of the queue

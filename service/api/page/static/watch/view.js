@@ -1,17 +1,17 @@
 // The view of what the service is doing: /metrics every two seconds, drawn and put into words.
 
-import { Facts, Section, usePolling, useLinked, useSettings } from "./answers.js";
+import { Facts, Section, usePolling, useLinked, useSettings } from "../shared/answers.js";
 import { Bars, LineChart, clockTime } from "./charts.js";
 import { bytes, number, seconds as time } from "./figures.js";
 import { durationsSince, points, rate, snapshot, windowStart, withSnapshot } from "./metrics.js";
 import { AnomalyShare, PValues, readPValues } from "./p_values.js";
 import { Recent } from "./recent.js";
-import { call, curlLine } from "./service.js";
-import { rememberState } from "./state.js";
+import { call, curlLine } from "../shared/service.js";
+import { rememberState } from "../shared/state.js";
 import { countOf, quantile, since, together } from "./statistics.js";
 import { Summary, notable } from "./summary.js";
-import { format, texts } from "./texts.js";
-import { Commands, Failure, html, useEffect, useState } from "./ui.js";
+import { format, texts } from "../shared/texts.js";
+import { Commands, Failure, html, useEffect, useState } from "../shared/ui.js";
 
 const EVERY_MS = 2000;
 const DRIFT_S = 60;

@@ -1,6 +1,6 @@
 // The Markdown that model cards are written in, as elements: no HTML of a card ever becomes the page's.
 
-import { html } from "./ui.js";
+import { html } from "../shared/ui.js";
 
 const INLINE = /`([^`]+)`|\*\*(.+?)\*\*|\*([^*\s](?:[^*]*[^*\s])?)\*|\[([^\]]+)\]\(([^()\s]+)\)/;
 const IMAGE = /^!\[([^\]]*)\]\(([^()\s]+)\)$/;

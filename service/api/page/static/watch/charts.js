@@ -1,7 +1,7 @@
 // Lines over time and histograms, each with or as a table, for who does not see them.
 
-import { texts } from "./texts.js";
-import { html } from "./ui.js";
+import { texts } from "../shared/texts.js";
+import { html } from "../shared/ui.js";
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
 

@@ -3,12 +3,12 @@
 import { newSeed } from "./dimensions.js";
 import { decode, listText, pointText, rounded, useDecoded } from "./latent_space.js";
 import { normalDraw, onLine, onSphere } from "./linear_algebra.js";
-import { call, curlLine, pythonLines } from "./service.js";
-import { texts } from "./texts.js";
+import { call, curlLine, pythonLines } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
 import {
   Commands, Failure, html, Picture, save, Slider, useAttempt, useEffect, useId, useMedia,
   useNewest, useRef, useState,
-} from "./ui.js";
+} from "../shared/ui.js";
 
 export const STEPS = 24;
 export const MAX_STEPS = 60;

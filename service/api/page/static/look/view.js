@@ -4,11 +4,11 @@ import { Batch, scoreFiles } from "./batch.js";
 import { DrawingPad } from "./drawing_pad.js";
 import { ScoreHistogram } from "./histogram.js";
 import { Camera, Examples, Files, loadExamples } from "./inputs.js";
-import { thumbnailOf, toPng } from "./pictures.js";
-import { array, call, curlLine, images, json, pythonLines } from "./service.js";
-import { packBytes, rememberState, store, unpackBytes, update } from "./state.js";
-import { texts } from "./texts.js";
-import { Commands, Failure, html, save, useEffect, useNewest, useRef, useState } from "./ui.js";
+import { thumbnailOf, toPng } from "../shared/pictures.js";
+import { array, call, curlLine, images, json, pythonLines } from "../shared/service.js";
+import { packBytes, rememberState, store, unpackBytes, update } from "../shared/state.js";
+import { texts } from "../shared/texts.js";
+import { Commands, Failure, html, save, useEffect, useNewest, useRef, useState } from "../shared/ui.js";
 import { AlphaSlider, Pictures, ScoreTable, ShortVerdict, Verdict } from "./verdict.js";
 
 const LINKED_PIXELS = 4096; // of an image that a link can hold

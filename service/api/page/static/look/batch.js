@@ -1,9 +1,9 @@
 // Many files at once: a table to sort, to save, and to judge as a whole.
 
-import { call } from "./service.js";
+import { call } from "../shared/service.js";
 import { flagged, flaggedByRate } from "./significance.js";
-import { format, texts } from "./texts.js";
-import { Commands, Picture, html, save, useMemo, useState } from "./ui.js";
+import { format, texts } from "../shared/texts.js";
+import { Commands, Picture, html, save, useMemo, useState } from "../shared/ui.js";
 
 const AT_ONCE = 4; // requests: enough for the service to batch them, few enough for others
 

@@ -1,8 +1,8 @@
 // The manifold of a two-dimensional latent space: what the network draws, on a grid over the map.
 
 import { decode, rounded } from "./latent_space.js";
-import { imageData } from "./pictures.js";
-import { useEffect, useNewest, useState } from "./ui.js";
+import { imageData } from "../shared/pictures.js";
+import { useEffect, useNewest, useState } from "../shared/ui.js";
 
 const COLUMNS = 24;
 const MAX_PIXELS = 8e6; // of all images of a grid, so that large images are fewer

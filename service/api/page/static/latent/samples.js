@@ -1,11 +1,11 @@
 // New images that the network draws from random points, by seed and temperature.
 
 import { rounded } from "./latent_space.js";
-import { array, curlLine, images, pythonLines } from "./service.js";
-import { texts } from "./texts.js";
+import { array, curlLine, images, pythonLines } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
 import {
   Commands, Failure, html, Picture, Slider, useAttempt, useEffect, useId, useNewest, useState,
-} from "./ui.js";
+} from "../shared/ui.js";
 
 export const SAMPLES = { n: 12, seed: 1, temperature: 1 };
 const MAX_SAMPLES = 64;

@@ -1,12 +1,12 @@
 // The last verdicts, as a strip of thumbnails, where the service is told to keep images.
 
-import { usePolling } from "./answers.js";
+import { usePolling } from "../shared/answers.js";
 import { clockTime } from "./charts.js";
 import { rarity, share } from "./figures.js";
-import { paintBitmap } from "./pictures.js";
-import { json } from "./service.js";
-import { texts } from "./texts.js";
-import { Failure, Picture, html, useRef, useState } from "./ui.js";
+import { paintBitmap } from "../shared/pictures.js";
+import { json } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
+import { Failure, Picture, html, useRef, useState } from "../shared/ui.js";
 
 const decoded = (base64) =>
   createImageBitmap(new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]));

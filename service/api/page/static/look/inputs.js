@@ -1,8 +1,8 @@
 // Where images to look at come from: files, the clipboard, the camera, examples.
 
-import { array, images } from "./service.js";
-import { texts } from "./texts.js";
-import { Picture, html, useEffect, useRef, useState } from "./ui.js";
+import { array, images } from "../shared/service.js";
+import { texts } from "../shared/texts.js";
+import { Picture, html, useEffect, useRef, useState } from "../shared/ui.js";
 
 const SEED = 4; // of the examples: the same for everyone
 

@@ -1,6 +1,6 @@
 // What the views share: the address's hash, which makes every state a link, and a small store.
 
-import { useEffect, useState } from "./vendor/hooks.js";
+import { useEffect, useState } from "../vendor/hooks.js";
 
 /** The view and its parameters: `#look?alpha=0.05` is `{view: "look", params: {alpha: "0.05"}}`. */
 export function readHash() {

@@ -1,6 +1,6 @@
 // What is drawn on the map of the latent space.
 
-import { imageData } from "./pictures.js";
+import { imageData } from "../shared/pictures.js";
 
 const COLOURS = 10; // --class-0 to --class-9 in page.css
 const GLYPHS = "●■▲◆▼";

@@ -1,7 +1,7 @@
 // A pad to draw on by mouse, touch, pen or keyboard.
 
-import { texts } from "./texts.js";
-import { html, useEffect, useId, useRef, useState } from "./ui.js";
+import { texts } from "../shared/texts.js";
+import { html, useEffect, useId, useRef, useState } from "../shared/ui.js";
 
 const SIDE = 280; // of the longer side on the canvas
 const STROKE = 0.075; // width of a line, as a share of it: 2.1 of 28 pixels

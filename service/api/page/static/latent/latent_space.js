@@ -1,8 +1,8 @@
 // The latent space of a bundle: its dimensions, its points as text, and what is drawn at a point.
 
 import { columnMoments, dot, principalComponents } from "./linear_algebra.js";
-import { array, images } from "./service.js";
-import { useNewest, useEffect, useState } from "./ui.js";
+import { array, images } from "../shared/service.js";
+import { useNewest, useEffect, useState } from "../shared/ui.js";
 
 const ACTIVE = 0.01; // variance of μ over images (Burda et al., arXiv:1509.00519, section 5)
 const RANGE = 4; // standard deviations of the prior
