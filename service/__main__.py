@@ -145,7 +145,7 @@ def _serve(argv: Sequence[str], prog: str) -> int:
     from service.server.server import serve
 
     try:
-        serve(settings, on_ready=partial(_announce_docs, settings), buckets=access.buckets)
+        serve(settings, on_ready=partial(_announce_page, settings), buckets=access.buckets)
     except (BundleError, DeviceError, KeysError) as error:
         return _refuse(str(error))
     return 0
@@ -164,12 +164,13 @@ def _check_address(settings: Settings) -> None:
             probe.bind(address)
 
 
-def _announce_docs(settings: Settings) -> None:
+def _announce_page(settings: Settings) -> None:
     """Log the address to open in a browser, once requests are answered."""
     if settings.port == 0:
         return  # only the line "running on" has the port that the system chose
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - any address; a browser needs one
-    log.info("open %s/docs in a browser", settings.url(host, settings.port))
+    path = "" if settings.page else "/docs"
+    log.info("open %s%s in a browser", settings.url(host, settings.port), path)
 
 
 def _misspelt_flag(argv: Sequence[str]) -> str | None:

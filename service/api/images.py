@@ -241,6 +241,7 @@ def score_options(service: Service, query: schemas.ScoreQuery) -> ScoreOptions:
         map=query.map,
         draws=query.samples or DEFAULT_DRAWS,
         seed=query.seed,
+        counts=query.count,
     )
 
 

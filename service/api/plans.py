@@ -91,8 +91,11 @@ def _plan_scores(
     options = score_options(service, query)
     accepted = _accepted(headers)
     inference = service.inference
-    usual = not (options.map or options.fdr) and inference.is_calibrated(options.name)
-    if not usual or options.name in inference.engine.sampled_scores:
+    usual = options.counts and not (options.map or options.fdr)
+    if (
+        not (usual and inference.is_calibrated(options.name))
+        or options.name in inference.engine.sampled_scores
+    ):
         return None
     alpha = options.alpha
     threshold = inference.threshold(options.name, alpha)

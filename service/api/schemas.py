@@ -146,6 +146,12 @@ class ScoreQuery(ImagesQuery):
         "repeatable; a new seed each time by default; the other scores do not draw",
         examples=[7],
     )
+    count: bool = Field(
+        True,
+        description="whether the images count in the metrics of p-values and anomalies, and are "
+        "among the recent images; false for images that are only tried out",
+        examples=[False],
+    )
     map: bool = Field(
         False,
         description="also return where the image is unusual: the map of the score if it is one of "

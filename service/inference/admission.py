@@ -69,6 +69,8 @@ class ScoreOptions(NamedTuple):
     """Draws per image, K, of a sampled score."""
     seed: int | None = None
     """Seed of the draws; None takes a new one."""
+    counts: bool = True
+    """Whether the images count in metrics, and among the recent ones."""
 
 
 class Inference:
@@ -133,7 +135,7 @@ class Inference:
         context.images = len(images)
         name = options.name
         maps: list[Floats] = []
-        is_kept = self._recent is None
+        is_kept = self._recent is None or not options.counts
         if name in self.engine.sampled_scores:
             shape = (len(images), options.draws, self.engine.bundle.config.latent_size)
             self._batcher.check_capacity(
@@ -149,19 +151,22 @@ class Inference:
             mse, kl = draws.mse[first], draws.kl[first]
             maps = [draws.anomaly_map[first]] if options.map else []
             # Calibrated with this number of draws; with another, the scores differ.
-            p_value = self._p_values(name, score) if options.draws == DEFAULT_DRAWS else None
+            if options.draws == DEFAULT_DRAWS:
+                p_value = self._p_values(name, score, count=options.counts)
+            else:
+                p_value = None
         elif options.map:
             mapped = self._run_for(self.engine.score_map, name=name)
             score, mse, kl, *maps = await self._submit(mapped, images, context)
-            p_value = self._p_values(name, score)
-        elif self.is_calibrated(name):
+            p_value = self._p_values(name, score, count=options.counts)
+        elif options.counts and self.is_calibrated(name):
             calibrated = self.score_run(name)
             score, mse, kl, p_value = await self._submit(calibrated, images, context)
             is_kept = True  # by the batch
         else:
             plain = self._run_for(self.engine.score, name=name)
             score, mse, kl = await self._submit(plain, images, context)
-            p_value = None
+            p_value = self._p_values(name, score, count=options.counts)
         if not is_kept:
             await asyncio.to_thread(self._keep, name, [images], score, p_value)
         is_anomaly, threshold = self._classify(name, p_value, options)
@@ -198,12 +203,15 @@ class Inference:
         """Whether a score has p-values."""
         return self._calibration is not None and name in self._calibration.scores
 
-    def _p_values(self, name: str, score: Floats) -> NDArray[np.float64] | None:
+    def _p_values(
+        self, name: str, score: Floats, *, count: bool = True
+    ) -> NDArray[np.float64] | None:
         """The p-values of scores, (N,), wherever they come from; None without calibration."""
         if self._calibration is None or name not in self._calibration.scores:
             return None
         p_values = self._calibration.p_values(name, score)
-        self._metrics.p_values.add(p_values)
+        if count:
+            self._metrics.p_values.add(p_values)
         return p_values
 
     def _score_with_p_values(self, images: Sequence[Rows], name: str) -> ScoresWithPValues:
@@ -234,7 +242,8 @@ class Inference:
         if self._calibration is None or p_value is None:
             return None, None
         is_anomaly = p_value <= options.alpha
-        self._metrics.count_scored(len(p_value), int(np.count_nonzero(is_anomaly)))
+        if options.counts:
+            self._metrics.count_scored(len(p_value), int(np.count_nonzero(is_anomaly)))
         if not options.fdr:
             return is_anomaly, self._threshold(name, options.alpha)
         cut = benjamini_hochberg(p_value, options.alpha)

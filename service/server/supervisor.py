@@ -157,7 +157,7 @@ class Supervisor:
             host, port = self._slots[0].listener.getsockname()[:2]
             url = self._settings.url(host, port)
             log.info("running on %s with %d workers", url, len(self._slots))
-            log.info("open %s/docs in a browser", url)
+            log.info("open %s%s in a browser", url, "" if self._settings.page else "/docs")
 
     def _sleep(self, timeout_s: float | None, *until: socket.socket | Connection) -> None:
         """Sleep until one of these is readable, a signal arrives or a child ends."""

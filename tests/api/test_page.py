@@ -56,7 +56,7 @@ def page_of(client: httpx.Client) -> httpx.Response:
 
 def files_in(html: str) -> list[str]:
     """The addresses of what a page loads."""
-    return re.findall(r'(?:src|href)="(/page/[^"]+)"', html)
+    return [f"/{link}" for link in re.findall(r'(?:src|href)="\./(page/[^"]+)"', html)]
 
 
 @pytest.mark.parametrize("accept", BROWSERS)
@@ -109,7 +109,7 @@ def test_modules_import_files_that_exist() -> None:
     for name, asset in assets().files.items():
         if name.endswith(".js"):
             for target in re.findall(
-                r'^(?:import|export).*?from\s?"([^"]+)"', asset.content.decode(), re.M | re.S
+                r'^(?:import|export)\b[^;`]*?from\s?"([^"]+)"', asset.content.decode(), re.MULTILINE
             ):
                 assert target.startswith("."), f"{name} imports {target}"
                 assert (STATIC / name).parent.joinpath(target).is_file(), f"{name}: {target}"

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.api.helpers import image_file
 from tests.browser.strokes import SCRIBBLE, SEVEN, draw
-from tests.processes import Server
+from tests.processes import Server, metric
 
 Digits = NDArray[np.uint8]
 
@@ -291,7 +291,7 @@ def test_the_false_discovery_rate_is_the_services(
     table = page.locator(".batch")
     expect(table.get_by_role("status")).to_contain_text("anomal")
     page.get_by_label("False alarms").fill("7")  # 10 %
-    expect(page.locator("output", has_text="10 %")).to_be_visible()
+    expect(page.locator(".slider", has_text="10 %")).to_be_visible()
     parts = [("images", (each["name"], each["buffer"], "image/png")) for each in chosen]
 
     def expected(**query: str) -> int:
@@ -305,12 +305,16 @@ def test_the_false_discovery_rate_is_the_services(
 
 
 def test_alpha_moves_the_verdict(page: Page) -> None:
-    expect_verdict(page, "anomaly", "scratch")
+    page.get_by_role("button", name="upside down").click()
+    expect_verdict(page, "normal", "upside down")
     slider = page.get_by_label("False alarms")
     expect(slider).to_have_attribute("aria-valuetext", "1.0 %")
     slider.focus()
+    page.keyboard.press("End")
+    expect_verdict(page, "anomaly", "upside down")
+    expect(page.get_by_text("30 in 100 clean images are called an anomaly")).to_be_visible()
     page.keyboard.press("Home")
-    expect_verdict(page, "normal", "scratch")
+    expect_verdict(page, "normal", "upside down")
     expect(page.get_by_text("1 in 2,000 clean images is called an anomaly")).to_be_visible()
     expect(page.get_by_role("img", name="Histogram")).to_have_accessible_name(
         re.compile("threshold is")
@@ -354,7 +358,7 @@ def test_the_commands_do_the_same(page: Page, tmp_path: Path, server: Server) ->
     draw(page, SEVEN)
     expect_verdict(page, "normal", "your drawing")
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save this image").click()
+        page.get_by_role("button", name="Save what the network gets").click()
     download.value.save_as(tmp_path / "image.png")
     page.locator(".commands summary").first.click()
     lines = {}
@@ -390,3 +394,165 @@ def test_links_are_answered_without_a_browser(server: Server) -> None:
         links = client.get("/").json()["links"]
         for name, path in links.items():
             assert client.options(path).status_code == 204, name
+
+
+def test_trying_images_out_does_not_count(page: Page, server: Server) -> None:
+    """Neither as anomalies nor as p-values, or the page would set off its owner's alerts."""
+
+    def counted() -> list[float]:
+        with server.client() as client:
+            names = ("vae_scored_images_total", "vae_anomalies_total", "vae_p_value_count")
+            return [metric(client, name) for name in names]
+
+    expect_verdict(page, "anomaly", "scratch")
+    before = counted()
+    page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("noise")
+    page.get_by_label("False alarms").fill("2")
+    draw(page, SEVEN)
+    expect(verdict(page)).to_contain_text("your drawing")
+    expect(
+        page.get_by_role("row", name=re.compile("^iwae ")).get_by_role("cell").nth(1)
+    ).to_have_text(re.compile(r"\d"))
+    assert counted() == before
+
+
+def test_no_verdict_is_shown_of_another_image(page: Page, watched: Any) -> None:
+    expect_verdict(page, "anomaly", "scratch")
+    watched.allowed = ["status of 400"]
+    choose(page, [{"name": "notes.png", "mimeType": "image/png", "buffer": b"dear diary"}])
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(verdict(page)).to_have_count(0)
+    expect(page.locator(".marked")).to_have_count(0)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_late_answer_of_another_image_is_not_shown(page: Page) -> None:
+    """The scores in the table are those of the image that is shown."""
+    expect_verdict(page, "anomaly", "scratch")
+    held: list[Route] = []
+    page.route("**/anomaly-score?*iwae*", lambda route: held.append(route))
+    page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("noise")
+    eventually(page, lambda: len(held) == 1)
+    page.unroute("**/anomaly-score?*iwae*")
+    page.get_by_role("button", name="drawn by the network (1)").click()
+    expect(verdict(page)).to_contain_text("drawn by the network (1)")
+    row = page.get_by_role("row", name=re.compile("^iwae ")).get_by_role("cell").first
+    expect(row).to_have_text(re.compile(r"\d"))
+    shown = row.inner_text()
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    assert row.inner_text() == shown
+
+
+def test_the_view_is_as_it_was_left(page: Page) -> None:
+    page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("noise")
+    page.get_by_label("False alarms").fill("2")
+    page.wait_for_url(re.compile(r"example=noise"))
+    navigation = page.get_by_role("navigation")
+    navigation.get_by_role("link", name="Latent space").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("latent")
+    navigation.get_by_role("link", name="Look at an image").click()
+    expect(verdict(page)).to_contain_text("noise")
+    expect(page.get_by_label("False alarms")).to_have_attribute("aria-valuetext", "0.20 %")
+
+
+def test_a_link_is_followed_while_the_view_is_open(page: Page) -> None:
+    expect_verdict(page, "anomaly", "scratch")
+    page.evaluate("location.hash = '#look?example=noise&alpha=0.1'")
+    expect(verdict(page)).to_contain_text("noise")
+    expect(page.get_by_label("False alarms")).to_have_attribute("aria-valuetext", "10 %")
+
+
+def test_the_image_of_a_link_needs_no_examples(
+    page: Page, open_page: Callable[..., Page], watched: Any
+) -> None:
+    draw(page, SEVEN)
+    expect_verdict(page, "normal", "your drawing")
+    page.wait_for_url(re.compile("image="))
+    fragment = page.url[page.url.index("#") :]
+    other = open_page()
+    expect(verdict(other)).to_contain_text("scratch")
+    watched.allowed = ["ERR_FAILED"]
+    other.route("**/sample?*", lambda route: route.abort())
+    other.goto("about:blank")
+    other.goto(page.url)
+    expect(verdict(other)).to_contain_text("the image of the link")
+    other.wait_for_timeout(400)
+    assert other.url.endswith(fragment)
+
+
+@pytest.mark.parametrize("query", ["image=AAAA", "image=!", "alpha=abc", "alpha=7", "score=none"])
+def test_a_damaged_link_is_said_so_or_left_out(open_page: Callable[..., Page], query: str) -> None:
+    page = open_page(f"#look?{query}")
+    if "image" in query:
+        expect(page.get_by_role("alert")).to_contain_text("The link is damaged")
+        page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("by fused")
+    expect(page.get_by_label("False alarms")).to_have_attribute("aria-valuetext", "1.0 %")
+
+
+def test_leaving_the_view_stops_a_batch(page: Page, digits: Digits) -> None:
+    expect_verdict(page, "anomaly", "scratch")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    choose(page, files(digits, 200))
+    expect(page.locator(".batch tbody tr")).to_have_count(200)
+    page.get_by_role("navigation").get_by_role("link", name="What is here").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("What is here")
+    page.wait_for_timeout(300)
+    before = sum("anomaly-score" in url for url in sent)
+    assert before < 150
+    page.wait_for_timeout(700)
+    assert sum("anomaly-score" in url for url in sent) == before
+
+
+def test_a_busy_service_is_asked_again(page: Page, watched: Any) -> None:
+    expect_verdict(page, "anomaly", "scratch")
+    watched.allowed = ["status of 503"]
+    refused: list[Route] = []
+
+    def refuse_once(route: Route) -> None:
+        if refused:
+            route.continue_()
+        else:
+            refused.append(route)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, body="{}")
+
+    page.route("**/anomaly-score?*", refuse_once)
+    page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("noise")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert refused
+
+
+def test_where_the_page_may_not_copy_it_selects(open_page: Callable[..., Page]) -> None:
+    """Over plain http, browsers give pages of other machines no clipboard."""
+    page = open_page()
+    expect_verdict(page, "anomaly", "scratch")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.locator(".commands summary").first.click()
+    page.get_by_role("button", name="Copy the curl line").click()
+    expect(page.get_by_text("Selected: copy it")).to_be_visible()
+    assert page.evaluate("getSelection().toString()").startswith("curl ")
+
+
+def test_a_calibration_that_is_too_small_for_alpha_says_so(page: Page) -> None:
+    expect_verdict(page, "anomaly", "scratch")
+    scores = {"score": [0.5], "p_value": [0.125], "is_anomaly": [False], "mse": [0], "kl": [0]}
+    model = {"model": "mnist", "score_type": "fused", "alpha": 0.01, "threshold": None}
+
+    def answer(route: Route) -> None:
+        if "map=true" in route.request.url:
+            route.continue_()
+        else:
+            route.fulfill(json=model | scores)
+
+    page.route("**/anomaly-score?*", answer)
+    page.get_by_role("button", name="noise").click()
+    expect(verdict(page)).to_contain_text("too few clean images to find anomalies at alpha = 0.01")
+    expect(page.locator("line.threshold")).to_have_count(0)
+    expect(page.locator(".histogram figcaption")).not_to_contain_text("dashed")

@@ -79,7 +79,7 @@ def test_a_service_that_is_gone_is_said_so(open_page: Callable[..., Page], watch
     watched.allowed = ["ERR_FAILED"]
     page.route("**/anomaly-score**", lambda route: route.abort())
     page.get_by_role("button", name="noise").click()
-    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("The service did not answer")
     page.unroute("**/anomaly-score**")
     page.get_by_role("button", name="upside down").click()
     expect(page.get_by_role("alert")).to_have_count(0)

@@ -54,10 +54,9 @@ class Asset:
     content: bytes
     media_type: str
 
-    @property
-    def etag(self) -> str:
-        """Its entity tag."""
-        return f'"{_digest(self.content)}"'
+    def etag(self, encoding: str | None) -> str:
+        """Its entity tag in a content-coding, or as it is."""
+        return f'"{_digest(self.content)}-{encoding or "identity"}"'
 
     def encoded(self, encoding: str) -> bytes:
         """The file compressed: up to 60 ms at the first call, so call it in a thread."""

@@ -19,8 +19,8 @@ from service.request import RequestContext
 
 HTML: Final = "text/html"
 
-FILES: Final = "/page"
-"""Where the page's files are."""
+FILES: Final = "page"
+"""Where the page's files are, beside the page."""
 
 INDEX: Final = "index.html"
 
@@ -45,15 +45,22 @@ FOREVER: Final = "public, max-age=31536000, immutable"
 LINKS: Final = {
     "docs": "/docs",
     "openapi": "/openapi.json",
-    "model": "/model",
-    "sample": "/sample",
+    "anomaly-score": "/anomaly-score",
     "encode": "/encode",
     "decode": "/decode",
     "reconstruct": "/reconstruct",
-    "anomaly-score": "/anomaly-score",
+    "preprocess": "/preprocess",
+    "sample": "/sample",
+    "model": "/model",
+    "model-calibration": "/model/calibration",
+    "model-latents": "/model/latents",
+    "model-card": "/model/card",
     "open-inference-protocol": "/v2",
+    "live": "/livez",
     "ready": "/readyz",
     "metrics": "/metrics",
+    "recent": "/recent",
+    "settings": "/settings",
 }
 """What callers other than browsers get at /."""
 
@@ -74,43 +81,48 @@ def add_page(app: FastAPI, *, has_page: bool) -> None:
         return await _answer(request, _index(prefix), {"Cache-Control": "no-cache"})
 
     async def file(request: Request) -> Response:
-        found = assets()
-        asset = found.files.get(request.path_params["name"])
-        if asset is None or request.path_params["version"] != found.version:
+        current = assets()
+        asset = current.files.get(request.path_params["name"])
+        if asset is None or request.path_params["version"] != current.version:
             raise no_such_path(request.scope)
         return await _answer(request, asset, {"Cache-Control": FOREVER})
 
     app.add_route("/", root, include_in_schema=False)
     if has_page:
-        app.add_route(FILES + "/{version}/{name:path}", file, include_in_schema=False)
+        app.add_route(f"/{FILES}/{{version}}/{{name:path}}", file, include_in_schema=False)
 
 
 def _index(prefix: str) -> Asset:
-    """The page as it is served below a prefix."""
-    found = assets()
-    files = f"{prefix}{FILES}/{found.version}"
+    """The page as it is served below a prefix.
+
+    A proxy may remove a prefix that it does not tell, so without one addresses are relative.
+    """
+    current = assets()
+    root = f"{prefix}/" if prefix else "./"
+    files = f"{root}{FILES}/{current.version}"
     modules = "\n".join(
         f'<link rel="modulepreload" href="{files}/{name}">'
-        for name in found.files
+        for name in current.files
         if name.endswith(".js")
     )
-    page = found.files[INDEX].content
-    for mark, text in ((ROOT_MARK, prefix), (FILES_MARK, files), (MODULES_MARK, modules)):
+    page = current.files[INDEX].content
+    for mark, text in ((ROOT_MARK, root), (FILES_MARK, files), (MODULES_MARK, modules)):
         page = page.replace(mark, text.encode())
-    return Asset(page, found.files[INDEX].media_type)
+    return Asset(page, current.files[INDEX].media_type)
 
 
 async def _answer(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
     """A file, compressed if the caller takes that; 304 if the caller has it."""
-    headers |= {"ETag": asset.etag, "Vary": "Accept, Accept-Encoding"}
     asked = RequestContext.of(request).headers
-    if asset.etag in asked.get("if-none-match", ""):
+    accepted = {part.strip() for part in asked.get("accept-encoding", "").split(",")}
+    encoding = next((name for name in ENCODINGS if name in accepted), None)
+    etag = asset.etag(encoding)
+    headers |= {"ETag": etag, "Vary": "Accept, Accept-Encoding"}
+    if etag in asked.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if asset.media_type.startswith(HTML):
         headers["Content-Security-Policy"] = POLICY
     content = asset.content
-    accepted = {part.strip() for part in asked.get("accept-encoding", "").split(",")}
-    encoding = next((name for name in ENCODINGS if name in accepted), None)
     if encoding is not None:
         headers["Content-Encoding"] = encoding
         content = await asyncio.to_thread(asset.encoded, encoding)

@@ -9,7 +9,7 @@ const STEP = 1 / 28; // by the keyboard
 
 /**
  * `shape` is the network's, [1, H, W]. `onDraw` gets the drawing as uint8 pixels of that shape after
- * each movement, and the time at which it was made; null when the pad is cleared.
+ * each movement, and the time at which it was made. `onClear` is called when the pad is cleared.
  */
 export function DrawingPad({ shape: [, height, width], onDraw, onClear }) {
   const canvas = useRef(null);

@@ -8,15 +8,19 @@ const WIDTH = 600;
 const HEIGHT = 150;
 const FLOOR = 118; // where the bars stand
 
-/** `scores` are of clean images, ascending; `threshold` may be null. Far scores are at the edge. */
-export function ScoreHistogram({ scores, score, threshold }) {
+/** `calibration` has the scores of clean images, ascending; `threshold` may be null. */
+export function ScoreHistogram({ calibration: { scores, n }, score, threshold }) {
   const end = useMemo(() => {
-    const most = Math.max(quantile(scores, 0.998), threshold ?? 0);
-    const wide = most - scores[0];
-    return Math.max(most + 0.12 * wide, Math.min(score + 0.05 * wide, most + 0.6 * wide));
+    const highest = Math.max(quantile(scores, 0.998), threshold ?? 0);
+    const spread = highest - scores[0];
+    if (!spread) return highest + 1;
+    return Math.max(
+      highest + 0.12 * spread,
+      Math.min(score + 0.05 * spread, highest + 0.6 * spread),
+    );
   }, [scores, score, threshold]);
   const { start, counts } = useMemo(() => histogram(scores, end), [scores, end]);
-  const highest = Math.max(...counts);
+  const tallest = Math.max(...counts);
   const place = (value) => {
     const share = (Math.min(value, end) - start) / (end - start);
     return Math.max(0, share) * WIDTH;
@@ -31,7 +35,7 @@ export function ScoreHistogram({ scores, score, threshold }) {
       ${threshold !== null && html`<rect class="beyond" x=${place(threshold)} y="0"
         width=${WIDTH - place(threshold)} height=${FLOOR} />`}
       ${counts.map((count, i) => html`<rect class="bar" x=${i * wide + 0.5}
-        y=${FLOOR - (92 * count) / highest} width=${wide - 1} height=${(92 * count) / highest} />`)}
+        y=${FLOOR - (92 * count) / tallest} width=${wide - 1} height=${(92 * count) / tallest} />`)}
       <line class="floor" x1="0" x2=${WIDTH} y1=${FLOOR} y2=${FLOOR} />
       ${threshold !== null && html`
         <line class="threshold" x1=${place(threshold)} x2=${place(threshold)} y1="0" y2=${FLOOR} />
@@ -42,8 +46,7 @@ export function ScoreHistogram({ scores, score, threshold }) {
       <text class="own" y="15" x=${x > WIDTH / 2 ? x - 10 : x + 10}
         text-anchor=${x > WIDTH / 2 ? "end" : "start"}>
         ${(isBeyond ? words.beyond : words.score)(format.number(score))}</text>
-      <text x="0" y=${FLOOR + 24}>${format.number(start)}</text>
     </svg>
-    <figcaption>${words.caption(scores.length)}</figcaption>
+    <figcaption>${words.caption(n, threshold !== null)}</figcaption>
   </figure>`;
 }

@@ -1,10 +1,12 @@
 // Where images to look at come from: files, the clipboard, the camera, examples.
 
-import { array, images } from "../shared/service.js";
+import { array, images, json } from "../shared/service.js";
 import { texts } from "../shared/texts.js";
 import { Picture, html, useEffect, useRef, useState } from "../shared/ui.js";
 
 const SEED = 4; // of the examples: the same for everyone
+const DRAWN = 12;
+const USUAL = 3; // of those that are drawn
 
 /** Files by a button, by dropping them anywhere on the page, or from the clipboard. */
 export function Files({ onFiles }) {
@@ -93,12 +95,22 @@ export function Camera({ onPicture }) {
   </div>`;
 }
 
-/** Images to try, as `[{key, name, image}]`: some drawn by the network, and the first one damaged. */
-export async function loadExamples() {
-  const sheet = await array("/sample", { query: { n: 3, seed: SEED, dtype: "uint8" } });
-  const drawn = images(sheet);
+/**
+ * Images to try, as items of `useLooking`: the most usual of some that the network draws, and the
+ * first of these, damaged.
+ */
+export async function loadExamples({ scores: [score] }) {
+  const sheet = await array("/sample", { query: { n: DRAWN, seed: SEED, dtype: "uint8" } });
+  const answer = await json("/anomaly-score", {
+    body: sheet.data, type: "application/octet-stream", query: { score, seed: SEED, count: false },
+  });
+  const ranked = images(sheet)
+    .map((image, i) => ({ image, score: answer.score[i] }))
+    .sort((a, b) => a.score - b.score)
+    .slice(0, USUAL)
+    .map(({ image }) => image);
   const names = texts.look.examples;
-  const [first] = drawn;
+  const [first] = ranked;
   const changed = {
     scratched: scratched(first),
     flipped: { ...first, pixels: byPlane(first, (plane) => plane.reverse()) },
@@ -106,13 +118,15 @@ export async function loadExamples() {
     noise: noise(first.shape),
   };
   return [
-    ...drawn.map((image, i) => ({ key: `drawn${i + 1}`, name: names.drawn(i + 1), image })),
+    ...ranked.map((image, i) => ({ key: `drawn${i + 1}`, name: names.drawn(i + 1), image })),
     ...Object.entries(changed).map(([key, image]) => ({ key, name: names[key], image })),
   ];
 }
 
 export function Examples({ examples, chosen, onChoose }) {
-  return html`<div class="examples" role="group" aria-label=${texts.look.exampleGroup}>
+  return html`<div>
+    <p class="small">${texts.look.exampleGroup}</p>
+    <div class="examples" role="group" aria-label=${texts.look.exampleGroup}>
     ${examples.map(
       (example) => html`<button type="button" key=${example.key} title=${example.name}
         aria-pressed=${String(chosen === example.key)} aria-label=${example.name}
@@ -120,7 +134,7 @@ export function Examples({ examples, chosen, onChoose }) {
         <${Picture} image=${example.image} label="" />
       </button>`,
     )}
-  </div>`;
+  </div></div>`;
 }
 
 function byPlane({ pixels, shape: [channels, height, width] }, change) {

@@ -1,5 +1,11 @@
 // Calls of the service, and the command lines that make the same calls.
 
+import { texts } from "./texts.js";
+
+const BUSY = [429, 503]; // after which a request may be sent again
+const RETRIES = 3;
+const MAX_WAIT_S = 5;
+
 const meta = document.querySelector('meta[name="service-root"]');
 
 /** The address of the service, with the slash at its end. */
@@ -17,6 +23,7 @@ export class Problem extends Error {
 
 let key = null; // in this tab's memory alone
 let needsKey = () => {};
+let versionSeen = () => {};
 
 /** Use an API key from now on. */
 export function setKey(text) {
@@ -30,6 +37,13 @@ export const hasKey = () => key !== null;
 export function onKeyNeeded(listener) {
   needsKey = listener;
 }
+
+/** Have `listener` called with the version of the bundle of each answer. */
+export function onVersion(listener) {
+  versionSeen = listener;
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const address = (path, query = {}) => {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
@@ -48,25 +62,32 @@ export async function call(path, { method, query, body, type, accept, signal } =
   const isJson = body && Object.getPrototypeOf(body) === Object.prototype;
   if (isJson) headers["Content-Type"] = "application/json";
   else if (type) headers["Content-Type"] = type;
+  const send = () => fetch(address(path, query), {
+    method: method ?? (body ? "POST" : "GET"),
+    headers,
+    body: isJson ? JSON.stringify(body) : body,
+    signal,
+  });
   let response;
   try {
-    response = await fetch(address(path, query), {
-      method: method ?? (body ? "POST" : "GET"),
-      headers,
-      body: isJson ? JSON.stringify(body) : body,
-      signal,
-    });
+    response = await send();
+    for (let i = 0; i < RETRIES && BUSY.includes(response.status); i++) {
+      await pause(1000 * Math.min(MAX_WAIT_S, Number(response.headers.get("Retry-After")) || 1));
+      response = await send();
+    }
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "No answer.", `${root} does not answer (${error.message}).`);
+    throw new Problem(0, texts.noAnswer.title, texts.noAnswer.detail(error.message));
   }
+  const version = response.headers.get("X-Model-Version");
+  if (version) versionSeen(version);
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   if (response.status === 401) needsKey(key !== null);
   throw new Problem(
     response.status,
     problem.title ?? response.statusText,
-    problem.detail ?? `The answer has status ${response.status}.`,
+    problem.detail ?? "",
     problem.request_id,
   );
 }

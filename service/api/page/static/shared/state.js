@@ -16,23 +16,28 @@ export function hashOf(view, params) {
 }
 
 let timer = 0;
+const last = {};
+
+/** The link to a view as it was left. */
+export const lastHash = (view) => last[view] ?? `#${view}`;
 
 /**
  * Put the state of a view into the address. After a pause, as browsers refuse frequent changes, and
  * in place of the present entry of the history: a slider is not a trail of pages.
  */
 export function rememberState(view, params) {
+  last[view] = hashOf(view, params);
   clearTimeout(timer);
   timer = setTimeout(() => {
-    if (readHash().view === view) history.replaceState(null, "", hashOf(view, params));
+    if (readHash().view === view) history.replaceState(null, "", last[view]);
   }, 200);
 }
 
-/** The view and parameters of the address, whenever a person follows a link or goes back. */
+/** The view of the address, and how often a person has followed a link or gone back. */
 export function useHash() {
-  const [hash, setHash] = useState(readHash);
+  const [hash, setHash] = useState({ view: readHash().view, visits: 0 });
   useEffect(() => {
-    const changed = () => setHash(readHash());
+    const changed = () => setHash(({ visits }) => ({ view: readHash().view, visits: visits + 1 }));
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
   }, []);

@@ -7,7 +7,7 @@ const percent = (share) => {
 
 const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
 
-const pValue = (p) => (p >= 0.01 ? p.toFixed(2) : p.toPrecision(1));
+const pValue = (p) => (p >= 0.1 ? p.toFixed(2) : String(Number(p.toPrecision(2))));
 
 const count = (n) => n.toLocaleString("en");
 
@@ -42,16 +42,19 @@ export const texts = {
     watch: "What the service is doing",
     about: "What is here",
   },
+  noAnswer: { title: "The service did not answer.", detail: (why) => `The request to it failed: ${why}.` },
   key: {
+    badKey: "A key has letters, digits and signs of ASCII only.",
     label: "This service asks for an API key",
     use: "Use this key",
     wrong: "The service does not know that key.",
     where: "It stays in the memory of this tab and is gone when you close it.",
   },
   commands: {
-    summary: "As a command",
+    summary: "As curl and Python",
     copyShort: "Copy",
     copied: "Copied",
+    selected: "Selected: copy it",
     copy: (name) => `Copy the ${name} line`,
     region: (name) => `${name} line`,
   },
@@ -60,26 +63,27 @@ export const texts = {
     lead: (model) => {
       const [channels, height, width] = model.image_shape;
       const { data_set: data, images_trained_on: n } = model.provenance;
-      return `This network has learnt from ${n ? `${count(n)} ` : ""}images${data ? ` (${data})` : ""}. ` +
-        `It squeezes an image, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, into ` +
-        `${count(model.latent_size)} numbers, and draws it again from these. What is unlike anything ` +
-        "that it has seen comes back wrong: that is how it finds unusual images.";
+      return `This network was trained on ${n ? `${count(n)} ` : ""}images${data ? ` (data set: ${data})` : ""}. ` +
+        `It compresses an image, ${width} × ${height} pixels${channels === 3 ? " in colour" : ""}, to ` +
+        `${count(model.latent_size)} numbers, and draws it again from these. An image unlike those ` +
+        "it was trained on comes back wrong: that is how it finds anomalies.";
     },
     source: "An image",
     pad: "Drawing pad",
-    padHint: "Draw inside the dashed frame. Or by keyboard: arrows move, space lowers and lifts the pen.",
+    padHint: "Digits fill the dashed frame. By keyboard: arrows move, space lowers and lifts the pen.",
+    noPad: "Only small grey images can be drawn by hand. Drop, paste or photograph one of yours.",
     penDown: "The pen is down.",
     penUp: "The pen is up.",
     clear: "Clear",
     drawing: "your drawing",
     linked: "the image of the link",
-    badLink: "The link is damaged: it holds no image.",
-    exampleGroup: "Examples",
+    badLink: "The link is damaged, or of another network: it holds no image for this one.",
+    exampleGroup: "Or try an example:",
     examples: {
       drawn: (i) => `drawn by the network (${i})`,
       scratched: "the first, with a scratch",
       flipped: "the first, upside down",
-      inverted: "the first, black and white swapped",
+      inverted: "the first, inverted",
       noise: "noise",
     },
     choose: "Choose images …",
@@ -89,31 +93,30 @@ export const texts = {
     cameraView: "What the camera sees",
     take: "Take a picture",
     stopCamera: "Stop",
-    invert: "Files are dark ink on light paper: invert them",
+    invert: "Invert files (dark ink on light paper)",
     result: "Verdict",
-    nothing: "Draw something, or choose an example: the verdict appears here at once.",
+    nothing: "Choose an image: the verdict appears here at once.",
     verdict: {
       marks: { normal: "●", anomaly: "▲", none: "○" },
       normal: "Nothing unusual",
       anomaly: "Anomaly",
       none: "No verdict",
       sentence: (p, n) => {
-        if (p <= 1.5 / (n + 1)) {
-          return `None of the ${count(n)} clean images that it is compared with scores this high.`;
-        }
+        if (p <= 1.5 / (n + 1)) return `None of ${count(n)} clean images scores this high.`;
         return `About ${oneIn(p)} clean images ${p > 0.1 ? "score" : "scores"} at least this high.`;
       },
+      tooFew: (alpha) => `There are too few clean images to find anomalies at alpha = ${alpha}.`,
       uncalibrated: (score) =>
         `${score} is not calibrated in this bundle, so there is a score, but nothing to compare it ` +
         "with. “vae calibrate” adds that from your own clean images.",
       short: (state, p) => `${state}${p === null ? "" : `, p = ${pValue(p)}`}`,
       figures: (name, type, score, p) =>
-        `Of ${name}: score ${number(score)} by ${type}${p === null ? "" : `, p = ${pValue(p)}`}`,
+        `${name}: score ${number(score)} by ${type}${p === null ? "" : `, p = ${pValue(p)}`}`,
     },
     histogram: {
-      caption: (n) =>
-        `Scores of ${count(n)} clean images. The further right, the more unusual; from the dashed ` +
-        "line on, an image is called an anomaly.",
+      caption: (n, hasThreshold) =>
+        `Scores of ${count(n)} clean images: ordinary ones, which it was not trained on. The further ` +
+        `right, the more unusual.${hasThreshold ? " Beyond the dashed line is an anomaly." : ""}`,
       label: (score, threshold) =>
         `Histogram of the scores of clean images. This image scores ${score}` +
         (threshold ? `; the threshold is ${threshold}.` : "."),
@@ -124,26 +127,29 @@ export const texts = {
     alpha: {
       label: "False alarms",
       words: (alpha) =>
-        `${oneIn(alpha)} clean images ${alpha > 0.1 ? "are" : "is"} called an anomaly by mistake (alpha = ${alpha}). ` +
-        "Fewer false alarms, and more anomalies are missed.",
+        `${oneIn(alpha)} clean images ${alpha > 0.1 ? "are" : "is"} called an anomaly by mistake ` +
+        `(alpha = ${alpha}). A lower rate misses more anomalies.`,
     },
     why: "Why",
-    reason: "The network can only draw what it has learnt. Where its drawing differs from the image, " +
-      "the image is unlike those that it has seen.",
-    detectorReason: "A detector compares each place of the image with the same place in clean images.",
     pictures: {
+      reason: "The network can only draw what it has learnt. Where the reconstruction differs from " +
+        "the image, the image is unlike those it was trained on.",
+      detector: "A detector compares each place of the image with that place in clean images.",
       input: "as the network gets it",
-      reconstruction: "as the network draws it again",
+      reconstruction: "reconstruction",
       map: "where they differ",
+      places: "unusual places",
       mapLabel: "The image with its unusual places marked",
       strength: "Strength of the marks",
       errors: "Marked is how much each pixel differs, from blue (little) to yellow (most).",
       scaled: "Orange marks places that are more unusual than nearly all places of clean images.",
       actions: "What was done to the file",
     },
-    saveImage: "Save this image as image.png",
+    saveImage: "Save what the network gets, as image.png",
     scores: {
       heading: "All scores",
+      hint: "Each looks for something else. The verdict is by the one that is marked; choose another " +
+        "by its name. Compare p, as values have scales of their own.",
       caption: "Each score of this image, with its p-value and verdict",
       name: "score",
       score: "value",
@@ -151,23 +157,23 @@ export const texts = {
       anomaly: "anomaly",
       normal: "not unusual",
       meanings: {
-        fused: "several scores in one",
-        combined: "the detector's scores in one",
+        fused: "several of those below in one",
+        combined: "those of the detector in one",
         features: "features that the detector cannot explain",
         texture: "places whose texture is unusual",
         pooled_distance: "the image as a whole",
-        mse: "mean error of a pixel",
-        mse_top5: "mean error of the worst pixels",
-        kl: "information in the latents",
+        mse: "mean squared error of the pixels",
+        mse_top5: "mean squared error of the worst 5 % of pixels",
+        kl: "how much information the numbers hold",
         neg_elbo: "error and information together",
-        latent_density: "how rare the latents are",
-        latent_mahalanobis: "how far the latents are from the middle",
-        reconstruction_probability: "mean likelihood of the image",
-        iwae: "likelihood of the image, more tightly",
+        latent_density: "how rare such numbers are",
+        latent_mahalanobis: "how far the numbers are from their mean",
+        reconstruction_probability: "how well its drawings match the image",
+        iwae: "how likely the image is, estimated closely",
       },
     },
     batch: {
-      heading: (n) => `${count(n)} images`,
+      heading: (n, score) => `${count(n)} images by ${score}`,
       progress: (done, n) => `${count(done)} of ${count(n)} are scored.`,
       summary: (anomalies, judged, others) =>
         `${count(anomalies)} of ${count(judged)} ${anomalies === 1 ? "is an anomaly" : "are anomalies"}.` +

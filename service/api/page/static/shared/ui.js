@@ -1,13 +1,17 @@
 // What the views are built of: preact, and a few small components.
 
 import { h, render } from "../vendor/preact.js";
-import { useCallback, useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
+import {
+  useCallback, useEffect, useErrorBoundary, useMemo, useRef, useState,
+} from "../vendor/hooks.js";
 import htm from "../vendor/htm.js";
 import { paint } from "./pictures.js";
 import { texts } from "./texts.js";
 
 export const html = htm.bind(h);
-export { render, useCallback, useEffect, useMemo, useRef, useState };
+export {
+  render, useCallback, useEffect, useErrorBoundary, useMemo, useRef, useState,
+};
 
 let ids = 0;
 
@@ -52,7 +56,7 @@ export function Slider({ label, value, min, max, step, shown, onInput, onChange,
       data-name=${name} aria-valuetext=${shown}
       onInput=${(event) => onInput(Number(event.target.value))}
       onChange=${onChange && ((event) => onChange(Number(event.target.value)))} />
-    <output for=${id}>${shown}</output>
+    <span aria-hidden="true">${shown}</span>
   </div>`;
 }
 
@@ -91,17 +95,23 @@ export function Commands({ curl, python, label = texts.commands.summary }) {
 }
 
 function Line({ name, text }) {
-  const [copied, setCopied] = useState(false);
+  const [state, setState] = useState("copyShort");
+  const line = useRef(null);
   const copy = async () => {
-    await navigator.clipboard.writeText(text);
-    setCopied(true);
-    setTimeout(() => setCopied(false), 1500);
+    try {
+      await navigator.clipboard.writeText(text);
+      setState("copied");
+    } catch { // over plain http, except from this machine, browsers let no page write there
+      getSelection().selectAllChildren(line.current);
+      setState("selected");
+    }
+    setTimeout(() => setState("copyShort"), 2500);
   };
   return html`<div class="line">
     <span>${name}</span>
-    <pre tabindex="0" role="group" aria-label=${texts.commands.region(name)}>${text}</pre>
+    <pre ref=${line} tabindex="0" role="group" aria-label=${texts.commands.region(name)}>${text}</pre>
     <button type="button" onClick=${copy} aria-label=${texts.commands.copy(name)}>
-      ${copied ? texts.commands.copied : texts.commands.copyShort}
+      ${texts.commands[state]}
     </button>
   </div>`;
 }
