@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -34,7 +35,14 @@ MOVES: Final = 30
 MOVE_MS: Final = 16.0
 """Between two movements, as a mouse reports them to a screen of 60 frames a second."""
 
-DRAG_MOVES: Final = 300
+DRAG_S: Final = 5.0
+
+COUNT_FRAMES: Final = """() => {
+  window.frames = 0;
+  const count = (list) => { window.frames += list.getEntriesByName("frame").length; };
+  new PerformanceObserver(count).observe({ entryTypes: ["measure"] });
+}"""
+"""Counts the measures that the page makes, and forgets, for each image that it draws."""
 
 GOALS: Final = {
     "compressed kB": "≤ 60",
@@ -96,21 +104,19 @@ def images_per_second(browser: Browser, url: str) -> float:
     page.goto(f"{url}#latent")
     slider = page.locator("input[type=range]").first
     slider.wait_for()
+    page.evaluate(COUNT_FRAMES)
     box = slider.bounding_box()
     assert box is not None  # noqa: S101 - it is on the page
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 10, y)
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
     page.mouse.down()
-    page.evaluate("performance.clearMeasures('frame')")
-    began: float = page.evaluate("performance.now()")
-    for move in range(DRAG_MOVES):
-        share = abs((move * 4) % 400 - 200) / 200
-        page.mouse.move(box["x"] + 10 + share * (box["width"] - 20), y)
-    ended: float = page.evaluate("performance.now()")
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < DRAG_S:
+        page.mouse.move(box["x"] + box["width"] * (0.5 + 0.4 * math.sin(3 * passed)), middle)
+    images: int = page.evaluate("window.frames")
     page.mouse.up()
-    frames: int = page.evaluate("performance.getEntriesByName('frame').length")
     page.close()
-    return frames / (ended - began) * 1e3
+    return images / passed
 
 
 def measure() -> Figures:

@@ -115,6 +115,15 @@ def test_modules_import_files_that_exist() -> None:
                 assert (STATIC / name).parent.joinpath(target).is_file(), f"{name}: {target}"
 
 
+def test_modules_use_what_they_import() -> None:
+    for path in STATIC.rglob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        for names in re.findall(r"^import \{([^}]+)\}", text, re.MULTILINE):
+            for name in (part.split(" as ")[-1].strip() for part in names.split(",")):
+                uses = len(re.findall(rf"(?<![\w$]){re.escape(name)}(?![\w$])", text))
+                assert uses > 1 or not name, f"{path.name} imports {name} and does not use it"
+
+
 def test_files_are_kept_by_browsers_until_they_change(http: httpx.Client) -> None:
     for link in files_in(page_of(http).text):
         answer = http.get(link)
