@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
@@ -47,14 +46,14 @@ async def recent(request: Request, query: Annotated[schemas.RecentQuery, Query()
             "scored images are not kept here: VAE_RECENT_IMAGES is 0; set it to the number of "
             "images to keep, up to 1,000"
         )
-    about = {"capacity": kept.capacity, "process": os.getpid()}
+    about = {"capacity": kept.capacity, "process": kept.process}
     pieces = await in_thread(
         service.writers, context.deadline, NOT_WRITTEN, _pieces, about, kept.after(query.after)
     )
     return ChunkedResponse(pieces, JSON, {"cache-control": "no-store"})
 
 
-def _pieces(about: dict[str, int], images: Sequence[RecentImage]) -> list[bytes]:
+def _pieces(about: dict[str, int | str], images: Sequence[RecentImage]) -> list[bytes]:
     """The answer in pieces, one for each image. To be run in a thread: encoding a thousand PNGs
     takes a good part of a second."""
     pieces = [to_json(about)[:-1] + b',"images":[']

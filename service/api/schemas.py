@@ -372,7 +372,7 @@ class RecentAnswer(BaseModel):
     """The images that this process scored last."""
 
     capacity: int = Field(description="how many are kept, VAE_RECENT_IMAGES")
-    process: int = Field(description="id of the process that answers; each worker has its own")
+    process: str = Field(description="which process answers: a random id, new at each start")
     images: list[RecentImage] = Field(description="the newest last; ids increase")
 
 

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
+from secrets import token_hex
 from threading import Lock
 from time import time
 from typing import Final, NamedTuple
@@ -38,6 +39,9 @@ class RecentImages:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.process = token_hex(8)
+        """Tells processes apart, as each counts from 1. Not the pid: in a container a restarted
+        service has the same again."""
         self._images: deque[RecentImage] = deque(maxlen=capacity)
         self._next_id = 1
         self._lock = Lock()
