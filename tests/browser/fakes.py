@@ -124,18 +124,15 @@ class Fakes:
         self.settings = settings()
         self.card = (BUNDLE / "README.md").read_text(encoding="utf-8")
         self.recent: list[dict[str, Any]] = []
-        self.process = 1
-        self.links: dict[str, str] = {}
-        """More links at /."""
+        self.process = "first"
         self.asked: list[str] = []
         """Path and query of each request that was made, faked or not."""
         page.on("request", lambda request: self.asked.append(_path(request.url)))
         self.answer("/metrics", self._metrics)
         self.answer("/settings", lambda route: route.fulfill(json={"settings": self.settings}))
-        self.answer("/recent", self._recent)
+        self.answer("/recent", self.recent_images)
         self.answer("/model/card", self._card)
         self.answer("/model/plots/*", self._plot)
-        self.answer("/", self._root)
 
     def answer(self, path: str, handler: Any) -> None:
         """Have a function answer requests of the page for a path."""
@@ -162,7 +159,8 @@ class Fakes:
         else:
             route.fulfill(body=self.metrics, content_type=TEXT)
 
-    def _recent(self, route: Route) -> None:
+    def recent_images(self, route: Route) -> None:
+        """Answer /recent with what is new."""
         query = parse_qs(urlsplit(route.request.url).query)
         after = int(query.get("after", ["0"])[0])
         images = [image for image in self.recent if image["id"] > after]
@@ -173,12 +171,6 @@ class Fakes:
 
     def _plot(self, route: Route) -> None:
         route.fulfill(path=BUNDLE / "plots" / urlsplit(route.request.url).path.split("/")[-1])
-
-    def _root(self, route: Route) -> None:
-        if route.request.resource_type == "document":
-            route.continue_()
-        else:
-            route.fulfill(json={"links": self.links})
 
 
 def _path(url: str) -> str:

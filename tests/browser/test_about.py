@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import Watched
 from tests.browser.fakes import BUNDLE, Fakes
@@ -46,7 +46,7 @@ def fact(page: Page, name: str) -> str:
 
 
 def card(page: Page) -> Locator:
-    return page.get_by_role("tabpanel")
+    return page.locator("section").filter(has=page.locator("h2#section"))
 
 
 def test_the_network_in_words(open_about: Open, server: Server) -> None:
@@ -123,7 +123,7 @@ def test_long_tables_of_the_card_are_folded(open_about: Open) -> None:
     page, _ = open_about()
     panel = card(page)
     row = panel.get_by_role("cell", name="baseline: mean intensity").first
-    expect(panel.locator("details")).to_have_count(4)
+    expect(panel.locator(".model-card details")).to_have_count(4)
     expect(row).to_be_hidden()
     panel.get_by_text("fashion-mnist, 10,000 images").click()
     expect(row).to_be_visible()
@@ -213,20 +213,19 @@ def test_settings_that_differ_come_first_and_are_marked(open_about: Open) -> Non
 
 def test_sections_are_reached_by_keyboard_and_have_links(open_about: Open) -> None:
     page, _ = open_about()
-    page.get_by_role("tab", name="Model card").focus()
-    page.keyboard.press("ArrowRight")
-    tab = page.get_by_role("tab", name="Settings")
-    expect(tab).to_be_focused()
-    expect(tab).to_have_attribute("aria-selected", "true")
-    expect(page).to_have_url(re.compile("#about\\?section=settings$"))
+    settings = page.get_by_role("button", name="Settings")
+    page.get_by_role("button", name="Model card").focus()
     page.keyboard.press("Tab")
-    expect(card(page)).to_be_focused()
+    expect(settings).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(settings).to_have_attribute("aria-pressed", "true")
+    expect(page).to_have_url(re.compile("#about\\?section=settings$"))
     page.keyboard.press("Tab")
     expect(page.get_by_label("only those")).to_be_focused()
     page.reload()
-    expect(page.get_by_role("tab", name="Settings")).to_have_attribute("aria-selected", "true")
+    expect(settings).to_have_attribute("aria-pressed", "true")
     page.evaluate("location.hash = 'about'")
-    expect(page.get_by_role("tab", name="Model card")).to_have_attribute("aria-selected", "true")
+    expect(card(page).get_by_role("heading", name="Limits")).to_be_visible()
 
 
 def test_a_key_that_may_not_see_the_settings_sees_the_rest(
@@ -235,9 +234,9 @@ def test_a_key_that_may_not_see_the_settings_sees_the_rest(
     watched.allowed = ["403"]
     page, fakes = open_about()
     fakes.refuse("/settings", 403, "the key alice lacks the scope metrics")
-    page.get_by_role("tab", name="Settings").click()
+    page.get_by_role("button", name="Settings").click()
     expect(card(page).get_by_role("alert")).to_contain_text("lacks the scope metrics")
-    page.get_by_role("tab", name="Model card").click()
+    page.get_by_role("button", name="Model card").click()
     expect(card(page).get_by_role("heading", name="Limits")).to_be_visible()
 
 
@@ -245,11 +244,11 @@ def test_a_reload_says_what_is_in_memory_now(open_about: Open, server: Server) -
     with server.client() as client:
         model = client.get("/model").json()
     page, fakes = open_about()
-    button = page.get_by_role("button", name="Load the bundle again from disk")
+    button = page.get_by_role("button", name="Reload the bundle from disk")
     same = {"id": model["id"], "version": model["version"]}
     fakes.answer("/model/reload", lambda route: route.fulfill(json=same))
     button.click()
-    expect(page.get_by_role("status")).to_have_text("mnist was loaded again: the same version.")
+    expect(page.get_by_role("status")).to_have_text("mnist was reloaded: the same version.")
     newer = {"id": "mnist", "version": "0123456789abcdef"}
     fakes.answer("/model/reload", lambda route: route.fulfill(json=newer))
     fakes.answer("/model", lambda route: route.fulfill(json=model | newer))
@@ -264,20 +263,77 @@ def test_a_reload_that_is_refused_says_why(open_about: Open, watched: Watched) -
     watched.allowed = ["409"]
     page, fakes = open_about()
     fakes.refuse("/model/reload", 409, "config.json is not a bundle's configuration")
-    page.get_by_role("button", name="Load the bundle again from disk").click()
+    page.get_by_role("button", name="Reload the bundle from disk").click()
     expect(page.get_by_role("alert")).to_contain_text("config.json is not a bundle's configuration")
 
 
-def test_the_shelf_is_shown_where_there_is_one(open_about: Open) -> None:
-    page, fakes = open_about()
-    shelf = page.get_by_role("region", name="The shelf")
-    expect(shelf).to_have_count(0)
-    assert fakes.count("/models") == 0
-    fakes.links["models"] = "/models"
-    models = {"models": [{"name": "tiles", "state": "loaded"}]}
-    fakes.answer("/models", lambda route: route.fulfill(json=models))
-    page.reload()
-    expect(shelf).to_contain_text("tilesloaded")
+def test_a_key_for_metrics_alone_sees_the_settings(
+    browser: Browser, server: Server, watched: Watched
+) -> None:
+    watched.allowed = ["403"]
+    page = new_page(browser)
+    watched.watch(page)
+    fakes = Fakes(page)
+    fakes.refuse("/model", 403, "the key alice lacks the scope infer")
+    page.goto(f"{server.url}/#about")
+    expect(page.get_by_role("heading", name="Settings")).to_be_visible()
+    expect(page.get_by_role("cell", name="what alpha does")).to_be_visible()
+    expect(page.get_by_role("button", name="Model card")).to_have_count(0)
+    page.context.close()
+
+
+def test_plots_are_drawn_as_they_are(open_about: Open) -> None:
+    page, _ = open_about()
+    figures = card(page).locator("figure")
+    expect(figures.locator("canvas").first).to_be_visible()
+    for figure in figures.all():
+        drawn, own, caption = figure.evaluate(
+            """figure => {
+                const canvas = figure.querySelector("canvas");
+                const { width, height, bottom } = canvas.getBoundingClientRect();
+                const caption = figure.querySelector("figcaption").getBoundingClientRect();
+                return [width / height, canvas.width / canvas.height, caption.top - bottom];
+            }"""
+        )
+        assert drawn == pytest.approx(own, rel=0.02)
+        assert 0 <= caption < 20, "the caption is below the plot, not behind it"
+        cursor = figure.evaluate("figure => getComputedStyle(figure).cursor")
+        assert cursor == "auto"
+        expect(figure.locator("figcaption")).to_be_visible()
+
+
+def test_tables_of_the_card_fit_a_phone(open_about: Open) -> None:
+    page, _ = open_about(width=390)
+    panel = card(page)
+    panel.get_by_text("fashion-mnist, 10,000 images").click()
+    cell = panel.get_by_role("row").filter(has_text="baseline: mean intensity").first
+    expect(cell).to_be_visible()
+    numbers = cell.get_by_role("cell").nth(1).bounding_box()
+    assert numbers is not None
+    assert numbers["x"] + numbers["width"] < 390, "the first number is seen without scrolling"
+
+
+def test_with_a_key_there_is_no_link_that_would_ask_for_it(
+    browser: Browser, server: Server, watched: Watched
+) -> None:
+    watched.allowed = ["401"]
+    page = new_page(browser)
+    watched.watch(page)
+    fakes = Fakes(page)
+
+    def with_key(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"title": "No key.", "detail": "a key is needed"})
+
+    fakes.answer("/model", with_key)
+    page.goto(f"{server.url}/#about")
+    page.get_by_label("This service asks for an API key").fill("key-of-sixteen-characters")
+    page.keyboard.press("Enter")
+    links = page.get_by_role("region", name="The network").get_by_role("link")
+    expect(links).to_have_text(["/docs", "/openapi.json"])
+    page.context.close()
 
 
 def test_commands_and_links(open_about: Open, server: Server) -> None:
@@ -289,7 +345,7 @@ def test_commands_and_links(open_about: Open, server: Server) -> None:
     expect(curl).to_contain_text(f"curl -X POST '{server.url}/model/reload'")
     expect(page.get_by_role("group", name="Python line")).to_contain_text("client.model()")
     hrefs = [link.get_attribute("href") for link in network.get_by_role("link").all()]
-    assert hrefs == [f"{server.url}/{path}" for path in ("docs", "metrics", "openapi.json")]
+    assert hrefs == [f"{server.url}/{path}" for path in ("docs", "openapi.json", "metrics")]
 
 
 @pytest.mark.parametrize("section", ["card", "settings"])

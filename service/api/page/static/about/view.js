@@ -1,66 +1,43 @@
 // The view of what is here: the network, its card, the settings in force.
 
-import { Facts, Section, useLinked, useSettings } from "../shared/answers.js";
-import { number, rarity } from "../watch/figures.js";
+import { Choice, Facts, Section, useSettings } from "../shared/answers.js";
 import { Markdown } from "./markdown.js";
 import { paintBitmap } from "../shared/pictures.js";
-import { call, curlLine, json, pythonLines, root } from "../shared/service.js";
+import { call, curlLine, hasKey, json, pythonLines, root } from "../shared/service.js";
 import { rememberState, update } from "../shared/state.js";
-import { texts } from "../shared/texts.js";
-import { Commands, Failure, Picture, html, useEffect, useRef, useState } from "../shared/ui.js";
+import { format, texts } from "../shared/texts.js";
+import { Commands, Failure, Picture, html, useEffect, useState } from "../shared/ui.js";
 
 const PLOT = /^plots\/([\w-]+\.png)$/;
 const SECTIONS = { card: Card, settings: Settings };
+const OPEN = ["docs", "openapi.json"]; // also without a key, which links do not bear
 
 let reloaded = null; // what the last reload answered: a new version draws the view anew
 
+/** `model` is null where the key may not see it. */
 export function About({ model, params }) {
   const words = texts.about;
-  const sectionOf = ({ section }) => (SECTIONS[section] ? section : "card");
+  const names = model ? Object.keys(SECTIONS) : ["settings"];
+  const sectionOf = ({ section }) => (names.includes(section) ? section : names[0]);
   const [section, setSection] = useState(sectionOf(params));
   useEffect(() => setSection(sectionOf(params)), [params]);
-  useEffect(() => rememberState("about", { section: section === "card" ? null : section }), [section]);
+  useEffect(() => rememberState("about", { section: section === names[0] ? null : section }), [section]);
 
   return html`<p class="lead">${words.lead}</p>
-    <div class="columns about">
-      <div class="stack">
-        <${Network} model=${model} />
-        <${Shelf} turn=${model.version} />
-      </div>
-      <section class="card">
-        <${Tabs} section=${section} onSection=${setSection} />
-        <div role="tabpanel" id="panel" aria-labelledby=${`tab-${section}`} tabindex="0">
-          <h2 class="visually-hidden">${words.sections[section]}</h2>
-          <${SECTIONS[section]} key=${section} />
-        </div>
-      </section>
-    </div>
-    <${Commands} python=${pythonLines(["print(client.model())"])} curl=${[
-      curlLine("/model"),
-      curlLine("/model/card"),
-      curlLine("/settings"),
-      curlLine("/model/reload", { method: "POST" }),
-    ].join("\n")} />`;
-}
-
-function Tabs({ section, onSection }) {
-  const list = useRef(null);
-  const names = Object.keys(SECTIONS);
-  const onKeyDown = (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const next = (names.indexOf(section) + step + names.length) % names.length;
-    onSection(names[next]);
-    list.current.children[next].focus();
-  };
-  return html`<div class="row tabs" role="tablist" aria-label=${texts.about.tabs} ref=${list}
-    onKeyDown=${onKeyDown}>
-    ${names.map((name) => html`<button type="button" role="tab" id=${`tab-${name}`}
-      aria-selected=${String(name === section)} aria-controls="panel"
-      tabindex=${name === section ? 0 : -1} onClick=${() => onSection(name)}>
-      ${texts.about.sections[name]}</button>`)}
-  </div>`;
+    <div class=${model ? "columns" : ""}>
+      ${model && html`<${Network} model=${model} />`}
+      <${Section} name="section" title=${words.sections[section]}>
+        ${model && html`<${Choice} label=${words.choice} chosen=${section} onChoose=${setSection}
+          options=${names.map((name) => [name, words.sections[name]])} />`}
+        <${SECTIONS[section]} key=${section} />
+        <${Commands} python=${pythonLines(["print(client.model())"])} curl=${[
+          curlLine("/model"),
+          curlLine("/model/card"),
+          curlLine("/settings"),
+          curlLine("/model/reload", { method: "POST" }),
+        ].join("\n")} />
+      <//>
+    </div>`;
 }
 
 function Network({ model }) {
@@ -73,14 +50,14 @@ function Network({ model }) {
     ["architecture", layers],
     ["detector", model.architecture.detector && words.detected],
     ["latents", model.latent_size],
-    ["parameters", parameters && number(parameters)],
+    ["parameters", parameters && format.count(parameters)],
     ["images", words.shape(model.image_shape)],
     ["scores", html`<ul>${model.scores.map(
       (score, i) => html`<li><code>${score}</code>${i === 0 && html` <strong>${words.isDefault}</strong>`}</li>`,
     )}</ul>`],
     ["calibration", calibration
       ? html`${words.calibration(calibration)}<br />
-          ${words.smallest(rarity(1 / (calibration.n + 1)))}`
+          ${words.smallest(format.oneIn(1 / (calibration.n + 1)))}`
       : words.uncalibrated],
     ["device", `${model.device}, ${model.dtype}${model.runtime ? `, ${model.runtime}` : ""}`],
     ["provenance", html`<details><summary>${words.provenanceOf(provenance.data_set)}</summary>
@@ -91,7 +68,7 @@ function Network({ model }) {
   return html`<${Section} name="network" title=${words.heading}>
     <${Facts} facts=${facts.map(([name, value]) => [words.names[name], value])} />
     <${Reload} model=${model} />
-    <p class="links">${["docs", "metrics", "openapi.json"].map(
+    <p class="links">${(hasKey() ? OPEN : [...OPEN, "metrics"]).map(
       (path) => html`<a href=${root + path}>/${path}</a> `,
     )}</p>
   <//>`;
@@ -130,6 +107,7 @@ function Reload({ model }) {
   };
   return html`<div class="reload">
     <button type="button" onClick=${reload} disabled=${state.isBusy}>${words.button}</button>
+    <p class="quiet small">${words.hint}</p>
     <p class="small" role="status">${state.isBusy ? words.busy : state.answer}</p>
     <${Failure} error=${state.error} />
   </div>`;
@@ -147,7 +125,7 @@ function Settings() {
   return html`<p>${words.count(changed.length, list.length)}</p>
     <label class="check"><input type="checkbox" checked=${isOnlyChanged}
       onChange=${(event) => setOnlyChanged(event.target.checked)} /> ${words.only}</label>
-    <div class="scroll" tabindex="0" role="region" aria-label=${texts.about.sections.settings}>
+    <div class="scroll" tabindex="0" role="group" aria-label=${texts.about.sections.settings}>
       <table class="settings">
         <thead><tr><th scope="col">${words.name}</th><th scope="col">${words.value}</th>
           <th scope="col">${words.usual}</th><th scope="col">${words.meaning}</th></tr></thead>
@@ -190,15 +168,5 @@ function Plot({ address, text }) {
   }, [name]);
   if (!name) return html`<p class="quiet">${text}</p>`;
   if (error) return html`<${Failure} error=${error} />`;
-  return html`<${Picture} image=${bitmap} draw=${paintBitmap} caption=${text} className="plot" />`;
-}
-
-/** The bundles on the shelf, where there is one. */
-function Shelf({ turn }) {
-  const { found, error } = useLinked("models", turn);
-  if (!found && !error) return null;
-  return html`<${Section} name="shelf" title=${texts.about.shelf}>
-    <${Failure} error=${error} />
-    <${Facts} facts=${(found?.models ?? []).map(({ name, state }) => [name, state])} />
-  <//>`;
+  return html`<${Picture} image=${bitmap} draw=${paintBitmap} caption=${text} />`;
 }

@@ -1,7 +1,12 @@
-// Answers of the service that are asked for while somebody looks.
+// Answers of the service that are asked for while somebody looks, and cards that show them.
 
 import { json } from "./service.js";
 import { html, useEffect, useRef, useState } from "./ui.js";
+
+const RETRY_MS = 2000;
+
+/** Whether asking again is in vain: without the key or its scope, or for what is not there. */
+export const isLasting = ({ status }) => [401, 403, 404].includes(status);
 
 /**
  * Calls `work` at once and `everyMs` after it has ended, but not while the tab is hidden or
@@ -33,32 +38,20 @@ export function usePolling(work, everyMs, isPaused) {
   }, [everyMs, isPaused]);
 }
 
-/** `{list, valueOf, error}`; `list` is null until the answer is there, and if it is an error. */
+/** `{list, valueOf, error}`; `list` is null until the answer is there. */
 export function useSettings() {
   const [answer, setAnswer] = useState({ list: null, error: null });
-  useEffect(() => {
-    json("/settings").then(
-      ({ settings }) => setAnswer({ list: settings, error: null }),
-      (error) => setAnswer({ list: null, error }),
-    );
-  }, []);
+  usePolling(async () => {
+    try {
+      setAnswer({ list: (await json("/settings")).settings, error: null });
+      return false;
+    } catch (error) {
+      setAnswer({ list: null, error });
+      return !isLasting(error);
+    }
+  }, RETRY_MS);
   const valueOf = (name) => answer.list?.find((setting) => setting.name === name)?.value;
   return { ...answer, valueOf };
-}
-
-/**
- * The answer at one of the links at /, as `{found, error}`; both are null where there is no such
- * link, so that no request is in vain. It is asked for again when `turn` changes.
- */
-export function useLinked(name, turn) {
-  const [answer, setAnswer] = useState({ found: null, error: null });
-  useEffect(() => {
-    json("/", { accept: "application/json" })
-      .then(({ links }) => (links[name] ? json(`/${name}`) : null))
-      .then((found) => setAnswer({ found, error: null }))
-      .catch((error) => setAnswer({ found: null, error }));
-  }, [turn]);
-  return answer;
 }
 
 /** A card with a heading. */
@@ -69,3 +62,8 @@ export const Section = ({ name, title, children }) => html`<section class="card"
 export const Facts = ({ facts }) => html`<dl class="facts">${facts
   .filter(([, value]) => value !== undefined && value !== null)
   .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>`;
+
+/** Buttons of which one is pressed. `options` are `[[value, text]]`. */
+export const Choice = ({ label, options, chosen, onChoose }) => html`<div class="row" role="group"
+  aria-label=${label}>${options.map(([value, text]) => html`<button type="button"
+    aria-pressed=${String(value === chosen)} onClick=${() => onChoose(value)}>${text}</button>`)}</div>`;

@@ -2,10 +2,17 @@
 
 const percent = (share) => {
   const value = 100 * share;
-  return `${value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)} %`;
+  return `${value >= 10 || !value ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)} %`;
 };
 
-const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
+/** With some digits that matter, or all of a large number. */
+const number = (value, digits = 4) => {
+  if (value === null) return "–";
+  if (Math.abs(value) >= 10 ** (digits - 1)) return count(Math.round(value));
+  return value.toLocaleString("en", { maximumSignificantDigits: digits });
+};
+
+const short = (value) => number(value, 2);
 
 const pValue = (p) => (p >= 0.1 ? p.toFixed(2) : String(Number(p.toPrecision(2))));
 
@@ -21,7 +28,25 @@ const oneIn = (share) => {
 
 const decimals = (value) => value.toFixed(2).replace("-", "\u2212");
 
-export const format = { percent, number, p: pValue, count, oneIn, decimals };
+/** A time in seconds. */
+const seconds = (value) => {
+  if (value < 1) return `${short(1000 * value)} ms`;
+  return value < 120 ? `${short(value)} s` : `${short(value / 60)} min`;
+};
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+const bytes = (value) => {
+  const power = value < 1 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log2(value) / 10));
+  return `${short(value / 2 ** (10 * power))} ${UNITS[power]}`;
+};
+
+export const format = { percent, number, short, p: pValue, count, oneIn, decimals, seconds, bytes };
+
+const flagged = ({ share, expected }) => `${percent(share)} flagged, ${percent(expected)} expected`;
+
+const rangeOf = ({ low, high }) =>
+  low === undefined ? "" : ` (clean images: ${percent(low)} to ${percent(high)})`;
 
 export const texts = {
   title: "VAE service",
@@ -287,61 +312,67 @@ export const texts = {
     updated: (time) => `as of ${time}`,
     started: "since the service started",
     last: (time) => `in the last ${time}`,
-    drift: "Evidence of drift",
+    range:
+      "The line through it is the range of clean images: they leave it at either end once in 10,000 looks, the chance in the calibration included. " +
+      "It holds for one look and is no guarantee over time, as drift detection would be.",
     summary: {
       down: "The service does not answer.",
+      reading: "Reading …",
       answering: "Requests are answered.",
+      failing: "No request succeeds.",
       idle: "No requests.",
-      failures: "Some failed by the service's fault.",
-      refusals: "Some were refused or lost.",
+      failures: "Some requests failed because of an error in the service.",
+      refusals: "Some requests were refused or lost.",
       full: "The queue is nearly full.",
-      "anomalies-within": "Anomalies are within what alpha allows.",
-      "anomalies-above": "Anomalies are more than alpha allows.",
-      "anomalies-below": "Anomalies are fewer than alpha allows.",
-      "p-values": "Small p-values are too many.",
+      within: "Anomalies are within what clean images give.",
+      below: "There are fewer anomalies than clean images give.",
+      above: (judged) => `There are more anomalies than alpha allows: ${flagged(judged)}.`,
+      small: (judged) => `There are too many small p-values: ${flagged(judged)} with p ≤ ${judged.edge}.`,
+      both: (judged) => `There are more anomalies than alpha allows, and too many small p-values: ${flagged(judged)}.`,
     },
     anomalies: {
       heading: "Anomalies against alpha",
-      none: "No image was scored.",
-      share: (hits, n, { low, high }) =>
-        `${n.toLocaleString("en")} images, ${hits.toLocaleString("en")} ${hits === 1 ? "anomaly" : "anomalies"}: ` +
-        `${percent(hits / n)} (95 % interval: ${percent(low)} to ${percent(high)})`,
-      above: "▲ More than clean images give: unusual images came, or the world has changed since the calibration.",
+      none: "No image with a p-value.",
+      share: (judged) =>
+        `${count(judged.total)} images, ${count(judged.hits)} ${judged.hits === 1 ? "anomaly" : "anomalies"}: ` +
+        `${percent(judged.share)}${rangeOf(judged)}`,
+      above: "▲ More than clean images give: unusual images came, or your images have changed since the calibration.",
       within: "Within what clean images give.",
-      unclear: "Too few images to tell.",
-      below: "Fewer than clean images give: are the same pictures sent again and again?",
-      unknown: "The service's alpha is not known here.",
+      below: "Fewer than clean images give: are the same images sent again and again?",
+      unknown: "Not compared with clean images: alpha or the calibration is not known here.",
       about: (alpha) =>
-        `${alpha === undefined ? "" : `Dashed line: the service's alpha, ${percent(alpha)}, which is the share of clean images that it flags. `}` +
-        "Requests may set their own alpha; each counts with its own. Wilson intervals, for images that are independent.",
+        alpha === undefined ? "" : `Dashed line: the service's alpha, ${percent(alpha)}, the share of clean images that it flags. ` +
+        "Each request counts with its own alpha, if it sets one.",
     },
     pValues: {
       heading: "p-values",
-      about: "Clean images have each p-value equally often: every bar then ends near the dashed line. Many small ones mean unusual images.",
+      about: "Clean images have each p-value equally often: every bar then ends near the dashed line. Many small ones mean unusual images. A bar with a point is longer than shown.",
       over: "Counted",
       none: "No p-value yet.",
-      caption: "How many images had which p-value, and how often that is beside what clean images give",
+      caption: "How many images had which p-value, and how often that is compared with clean images",
       p: "p-value",
       images: "images",
-      times: "beside clean images, with 95 % interval",
+      times: "compared with clean images",
       bin: (low, high) => `${low}–${high}`,
       ratio: (ratio) => `${ratio} ×`,
-      sentence: ({ total, hits, edge, interval, expected, state }) =>
-        `${{ above: "▲ More small p-values than clean images give.", within: "Small p-values are within what clean images give.", unclear: "Too few images to tell.", below: "Fewer small p-values than clean images give." }[state]} ` +
-        `p ≤ ${edge}: ${hits.toLocaleString("en")} of ${total.toLocaleString("en")} images, ${percent(hits / total)} ` +
-        `(95 % interval: ${percent(interval.low)} to ${percent(interval.high)}; expected: ${percent(expected)}).`,
+      above: "▲ There are more small p-values than clean images give.",
+      within: "Small p-values are within what clean images give.",
+      below: "There are fewer small p-values than clean images give.",
+      sentence: (judged) =>
+        `p ≤ ${judged.edge}: ${count(judged.hits)} of ${count(judged.total)} images, ${percent(judged.share)}; ` +
+        `expected: ${percent(judged.expected)}${rangeOf(judged)}.`,
     },
     recent: {
       heading: "Last verdicts",
       off: "Images are not kept. VAE_RECENT_IMAGES=100 keeps the last hundred in memory, to be shown here.",
       about: (alpha, workers) =>
         `Newest first. “1 in 100”: one of a hundred clean images is as unusual. ▲ marks p ≤ ${alpha}.` +
-        (workers > 1 ? " Each worker keeps its own; these are from those that answered." : ""),
+        (workers > 1 ? " Each worker keeps its own; these are from the one that has this tab's connection." : ""),
       none: "No image yet.",
       label: "Last verdicts, newest first",
       image: (time, score, p) => `Image scored at ${time} by ${score}${p === null ? "" : `, p-value ${p}`}`,
       anomaly: "▲ anomaly",
-      normal: (p) => (p === null ? "no verdict" : "usual"),
+      normal: (p) => (p === null ? "no verdict" : "not unusual"),
       noP: "no p-value",
     },
     chart: {
@@ -350,16 +381,15 @@ export const texts = {
       figures: ["now", "mean", "highest"],
     },
     requests: {
-      heading: "Requests",
-      label: "Requests a second, by status",
+      heading: "Requests per second",
+      label: "Requests per second, by status",
       statuses: {
         "2xx": "2xx, answered",
-        "3xx": "3xx",
-        "4xx": "4xx, the caller's mistake or refused",
-        "499": "499, the caller left",
-        "5xx": "5xx, the service's fault",
+        "4xx": "4xx, wrong or refused",
+        "499": "499, client disconnected",
+        "5xx": "5xx, error in the service",
       },
-      about: "A second, averaged over ten. Without this page, metrics and health checks.",
+      about: "Per second, averaged over 10 s; without metrics and health checks.",
     },
     latency: {
       heading: "Latency",
@@ -372,10 +402,10 @@ export const texts = {
       none: "No request.",
       about: ({ value, low, high }, time) =>
         low === 0 ? `≤ ${time(high)}` : high === Infinity ? `> ${time(low)}` : `≈ ${time(value)}`,
-      note: "From the end of a request's head to the end of its answer. Buckets are all that is counted: ≈ is interpolated within one, as Prometheus does, ≤ and > are its limits.",
+      note: "From the end of a request's head to the end of its answer. Counted in buckets: ≈ is interpolated within one, as in Prometheus; ≤ and > are the limits of one.",
     },
     queue: {
-      heading: "Queue",
+      heading: "Images in the queue",
       label: "Images waiting",
       images: "images waiting",
       limits: (images, maxImages, size, maxSize) =>
@@ -385,36 +415,37 @@ export const texts = {
       process: (memory, connections) => `${memory} of memory, ${connections} open connections.`,
     },
     batches: {
-      heading: "Batches",
+      heading: "Images per batch",
       none: "No forward pass.",
       sentence: (span, passes, mean, took) =>
         `${passes} forward passes ${span}, of ${mean} images on average, ${took} each.`,
       caption: "Images in one forward pass",
       size: "images",
       passes: "passes",
-      share: "share",
+      share: "share of passes",
       bin: (low, high) => (high === Infinity ? `≥ ${low}` : low >= high ? `${high}` : `${low}–${high}`),
     },
     refusals: {
       heading: "Refused and lost",
+      none: "Nothing was refused.",
       reason: "reason",
       reasons: {
         queue_images: "queue full: images",
         queue_bytes: "queue full: bytes",
-        rate_limit: "over the key's rate",
+        rate_limit: "too many requests for this key",
         not_ready: "not ready",
         connections: "too many connections",
         unauthorized: "no key, or a wrong one",
-        forbidden: "key without the scope",
-        disconnects: "caller left before the answer",
-        deadlines: "deadline passed",
+        forbidden: "this key may not do that",
+        disconnects: "client disconnected before the answer",
+        deadlines: "took too long",
       },
     },
   },
 
   about: {
     lead: "The network in memory, what is known of it, and how the service is set up.",
-    tabs: "About the bundle and the service",
+    choice: "What to show",
     sections: { card: "Model card", settings: "Settings" },
     architecture: {
       mlp: (encoder, decoder) =>
@@ -448,10 +479,11 @@ export const texts = {
       provenanceOf: (name) => (name ? `on ${name}` : "what is recorded"),
     },
     reload: {
-      button: "Load the bundle again from disk",
+      button: "Reload the bundle from disk",
+      hint: "After its files have changed, as by training or “vae calibrate”. Requests go on meanwhile.",
       busy: "Loading and checking…",
       answer: (id, version, isSame) =>
-        isSame ? `${id} was loaded again: the same version.` : `${id}, version ${version}, is now in memory.`,
+        isSame ? `${id} was reloaded: the same version.` : `${id}, version ${version}, is now in memory.`,
     },
     settings: {
       count: (changed, all) => `${changed} of ${all} settings differ from their defaults. Secrets are not shown.`,
@@ -463,6 +495,5 @@ export const texts = {
       unset: "not set",
       changed: "changed",
     },
-    shelf: "The shelf",
   },
 };

@@ -9,7 +9,7 @@ const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycl
 export const clockTime = (time) => clock.format(time * 1000);
 
 /** The smallest of 1, 2, 5, 10, 20, … times a power of ten that is not below a value. */
-function roundedUp(value) {
+export function roundedUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 5, 10].find((each) => value <= each * power * 1.000001);
 }
@@ -38,8 +38,7 @@ export function LineChart({ label, times, lines, end, seconds, shown }) {
         ${[0, 50, 100].map((y) => html`<path class="rule" d=${`M0 ${y}H${seconds}`} />`)}
         ${lines.map(({ look, values }) => html`<path class=${look} d=${path(values)} />`)}
       </svg>
-      <div class="x">${[seconds, seconds / 2, 0].map(
-        (ago) => html`<span>${clockTime(end - ago)}</span>`)}</div>
+      <${Axis} values=${[end - seconds, end - seconds / 2, end]} shown=${clockTime} />
     </div>
     <table class="lines">
       <caption class="visually-hidden">${label}</caption>
@@ -58,35 +57,36 @@ export function LineChart({ label, times, lines, end, seconds, shown }) {
     </table>`;
 }
 
-const percent = (part) => `${Math.max(0, Math.min(1, part)) * 100}%`;
+/** Numbers along a scale, from its start to its end. */
+export const Axis = ({ values, shown }) => html`<div class="axis">${values.map(
+  (value) => html`<span>${value ? shown(value) : 0}</span>`)}</div>`;
 
 /**
- * What lies on a scale from 0 to `end`: a bar up to `bar`, or a dot at `dot`; an interval from `low`
- * to `high`; and a dashed line at `line`.
+ * What lies on a scale from 0 to `end`: a bar up to `bar`, which has a point where it is cut, or a
+ * dot at `dot`; a range from `low` to `high`, if they are known; and a dashed line at `line`.
  */
 export function Track({ end, bar, dot, low, high, line, isMarked }) {
-  const at = (value) => percent(value / end);
+  const at = (value) => `${Math.min(1, value / end) * 100}%`;
   return html`<span class=${`track ${isMarked ? "marked" : ""}`} aria-hidden="true">
-    ${bar !== undefined && html`<i class="bar" style=${{ width: at(bar) }} />`}
-    ${low !== undefined && html`<i class="interval"
-      style=${{ left: at(low), width: percent(Math.min(high, end) / end - low / end) }} />`}
+    ${bar !== undefined && html`<i class=${`bar ${bar > end ? "cut" : ""}`} style=${{ width: at(bar) }} />`}
+    ${low >= 0 && html`<i class="range"
+      style=${{ left: at(low), width: at(Math.min(high, end) - low) }} />`}
     ${dot !== undefined && html`<i class="dot" style=${{ left: at(dot) }} />`}
     ${line !== undefined && html`<i class="line" style=${{ left: at(line) }} />`}
   </span>`;
 }
 
 /** `heads` are of three columns; `rows` are `[{label, count, text, track, isMarked}]`. */
-export function Bars({ caption, heads, rows }) {
+export function Bars({ caption, heads: [name, count, bar], rows }) {
   return html`<table class="bars">
     <caption class="visually-hidden">${caption}</caption>
-    <thead><tr>${heads.map(
-      (head, i) => html`<th scope="col" class=${i === 1 ? "number" : ""}>${head}</th>`,
-    )}</tr></thead>
+    <thead><tr><th scope="col">${name}</th><th scope="col" class="number">${count}</th>
+      <th scope="col" class="wide" colspan="2">${bar}</th></tr></thead>
     <tbody>${rows.map(
-      ({ label, count, text, track, isMarked }) => html`<tr key=${label}>
-        <th scope="row">${label}</th><td class="number">${count}</td>
-        <td><div><${Track} ...${track} isMarked=${isMarked} />
-          <span class=${isMarked ? "anomaly" : ""}>${isMarked ? "▲ " : ""}${text}</span></div></td>
+      (row) => html`<tr key=${row.label}>
+        <th scope="row">${row.label}</th><td class="number">${row.count}</td>
+        <td class="wide" aria-hidden="true"><${Track} ...${row.track} isMarked=${row.isMarked} /></td>
+        <td class=${`number ${row.isMarked ? "anomaly" : ""}`}>${row.isMarked ? "▲ " : ""}${row.text}</td>
       </tr>`,
     )}</tbody>
   </table>`;

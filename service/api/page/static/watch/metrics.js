@@ -13,7 +13,7 @@ const ESCAPED = { n: "\n", '"': '"', "\\": "\\" };
 const number = (text) => Number(text.replace("Inf", "Infinity"));
 
 /** Routes that watching itself asks for, and probes. */
-const QUIET = /^\/(metrics|recent|settings|drift|livez|readyz|v2\/health\/.*)$/;
+const QUIET = /^\/(metrics|recent|settings|livez|readyz|v2\/health\/.*)$/;
 
 const isCounted = ({ route, status = "200" }) =>
   route === "none" ? status >= "400" : !QUIET.test(route);
@@ -22,9 +22,9 @@ const isCounted = ({ route, status = "200" }) =>
 export function parse(text) {
   const samples = new Map();
   for (const line of text.split("\n")) {
-    const found = SAMPLE.exec(line);
-    if (!found) continue;
-    const [, name, inner, value] = found;
+    const sample = SAMPLE.exec(line);
+    if (!sample) continue;
+    const [, name, inner, value] = sample;
     const labels = {};
     for (const [, key, quoted] of (inner ?? "").matchAll(LABEL)) {
       labels[key] = quoted.replace(/\\(.)/g, (whole, character) => ESCAPED[character] ?? whole);
@@ -109,18 +109,18 @@ export function windowStart(history, seconds) {
  */
 export function points(history, seconds) {
   const start = history.at(-1).time - seconds;
-  const found = [];
+  const all = [];
   let first = 0;
   for (const [i, later] of history.entries()) {
     const before = history[i - 1];
     if (before && later.time - before.time > GAP_S) {
-      found.push({ time: before.time + 1 });
+      all.push({ time: before.time + 1 });
       first = i - 1;
     }
     while (first + 1 < i && history[first + 1].time <= later.time - RATE_S) first += 1;
-    if (later.time >= start) found.push({ time: later.time, later, earlier: before && history[first] });
+    all.push({ time: later.time, later, earlier: before && history[first] });
   }
-  return found.filter(({ time }) => time >= start);
+  return all.filter(({ time }) => time >= start);
 }
 
 /** A count for each second between two snapshots, or null. `pick` takes the count of one. */
@@ -129,9 +129,9 @@ export const rate = ({ later, earlier }, pick) =>
 
 /** The durations of each route between two snapshots, for routes that were asked for. */
 export function durationsSince(later, earlier) {
-  const found = Object.entries(later.durations).map(([route, buckets]) => [
+  const all = Object.entries(later.durations).map(([route, buckets]) => [
     route,
-    earlier ? since(buckets, earlier.durations[route]) : buckets,
+    since(buckets, earlier?.durations[route]),
   ]);
-  return Object.fromEntries(found.filter(([, buckets]) => countOf(buckets) > 0));
+  return Object.fromEntries(all.filter(([, buckets]) => countOf(buckets) > 0));
 }

@@ -1,11 +1,10 @@
-// The last verdicts, as a strip of thumbnails, where the service is told to keep images.
+// The last verdicts, as thumbnails, where the service is told to keep images.
 
-import { usePolling } from "../shared/answers.js";
+import { isLasting, usePolling } from "../shared/answers.js";
 import { clockTime } from "./charts.js";
-import { rarity, share } from "./figures.js";
 import { paintBitmap } from "../shared/pictures.js";
 import { json } from "../shared/service.js";
-import { texts } from "../shared/texts.js";
+import { format, texts } from "../shared/texts.js";
 import { Failure, Picture, html, useRef, useState } from "../shared/ui.js";
 
 const decoded = (base64) =>
@@ -16,35 +15,36 @@ export function Recent({ everyMs, isPaused, alpha, workers }) {
   const words = texts.watch.recent;
   const [images, setImages] = useState([]);
   const [error, setError] = useState(null);
-  const last = useRef({}); // the newest id of each process, as each counts its own
+  // The newest id of each process, as each counts its own; and the process that answered last.
+  const known = useRef({ newest: {}, process: null });
 
   usePolling(async () => {
     try {
-      const known = Object.values(last.current);
-      const after = known.length ? Math.min(...known) : 0;
-      const { process, capacity, images: found } = await json("/recent", { query: { after } });
-      if (!(process in last.current)) {
-        last.current[process] = 0;
-        if (after) return true; // it was asked for what is newer than images of others
-      }
-      const next = await Promise.all(
-        found.filter(({ id }) => id > last.current[process]).map(async (image) => ({
+      const { newest, process: expected } = known.current;
+      const after = newest[expected] ?? 0;
+      const answer = await json("/recent", { query: { after } });
+      const { process } = answer;
+      known.current.process = process;
+      // An answer to what is new since another process's image may lack some. It is asked anew.
+      if (process !== expected && after) return true;
+      const fresh = await Promise.all(
+        answer.images.filter(({ id }) => id > (newest[process] ?? 0)).map(async (image) => ({
           ...image,
           key: `${process}/${image.id}`,
           bitmap: await decoded(image.thumbnail),
         })),
       );
-      last.current[process] = Math.max(last.current[process], ...next.map(({ id }) => id));
-      if (next.length) {
-        setImages((present) => [...present, ...next]
+      if (fresh.length) {
+        newest[process] = fresh.at(-1).id;
+        setImages((present) => [...present, ...fresh]
           .sort((a, b) => b.time - a.time || b.id - a.id)
-          .slice(0, capacity));
+          .slice(0, answer.capacity));
       }
       setError(null);
       return true;
     } catch (failure) {
       setError(failure);
-      return failure.status === 0;
+      return !isLasting(failure);
     }
   }, everyMs, isPaused);
 
@@ -58,13 +58,12 @@ export function Recent({ everyMs, isPaused, alpha, workers }) {
 
 function Verdict({ image, alpha }) {
   const words = texts.watch.recent;
-  const { p_value: p, is_anomaly: known, bitmap, score_type: score } = image;
-  const isAnomaly = known ?? (p !== null && p <= alpha);
-  const time = clockTime(image.time);
+  const { p_value: p, bitmap, score_type: score, time } = image;
+  const isAnomaly = p !== null && p <= alpha;
   return html`<div class=${isAnomaly ? "flagged" : ""}>
     <${Picture} image=${bitmap} draw=${paintBitmap}
-      label=${words.image(time, score, p === null ? null : share(p))} />
+      label=${words.image(clockTime(time), score, p === null ? null : format.p(p))} />
     <span class=${isAnomaly ? "anomaly" : ""}>${isAnomaly ? words.anomaly : words.normal(p)}</span>
-    <span>${p === null ? words.noP : rarity(p)}</span>
+    <span>${p === null ? words.noP : format.oneIn(p)}</span>
   </div>`;
 }

@@ -1,9 +1,11 @@
-// Shares and quantiles, and what is known of them.
+// Shares and quantiles, and what clean images would give.
 //
 // Histograms count in buckets: `{edges, counts, sum}`, each count of its own bucket alone. `edges`
 // are upper limits, ascending, and the last is Infinity.
 
-const Z = 1.959964; // of 95 %
+const LEVEL = 1e-4; // at each end of a range
+const TINY = 1e-10; // of the probability at the mean: what is rarer is left out
+const MAX_SIZES = 20; // in times the calibration: more images hardly narrow a range
 
 /** How many values were counted. */
 export const countOf = (buckets) => buckets?.counts.reduce((a, b) => a + b, 0) ?? 0;
@@ -35,7 +37,7 @@ export function together(all) {
  * It lies between `low` and `high`; `value` supposes that a bucket's values are spread evenly, as
  * Prometheus's `histogram_quantile` does. Null if there are no values.
  */
-export function quantile(buckets, share) {
+export function bucketQuantile(buckets, share) {
   const count = countOf(buckets);
   if (!count) return null;
   const rank = share * count;
@@ -52,37 +54,49 @@ export function quantile(buckets, share) {
   return null;
 }
 
+/** How many of the outermost weights sum up to no more than `allowance`. */
+function outermost(weights, allowance) {
+  let sum = 0;
+  return weights.length - 1 - weights.findLastIndex((weight) => (sum += weight) > allowance);
+}
+
 /**
- * The 95 % interval of a share of which `hits` of `n` were seen. Source: Wilson 1927, "Probable
- * inference, the law of succession, and statistical inference".
+ * The range of the share of clean images with one of `ranks` of the n + 1 possible p-values, if
+ * `total` clean images are scored: `{low, high}`. Their number is beta-binomial with the parameters
+ * ranks and n + 1 − ranks, as the n images of the calibration were drawn by chance too. It lies
+ * beyond either end with a probability of at most `LEVEL`.
  */
-export function wilson(hits, n) {
-  if (n === 0) return { low: 0, high: 1 };
-  const share = hits / n;
-  const spread = Z * Math.sqrt((share * (1 - share)) / n + (Z / (2 * n)) ** 2);
-  const middle = share + Z ** 2 / (2 * n);
-  const whole = 1 + Z ** 2 / n;
+export function cleanRange(total, ranks, n) {
+  const others = n + 1 - ranks;
+  if (!ranks || !others) return { low: ranks && 1, high: ranks && 1 };
+  const size = Math.min(total, MAX_SIZES * (n + 1));
+  const growth = (count) =>
+    ((size - count) * (count + ranks)) / ((count + 1) * (size - count - 1 + others));
+  const mean = Math.floor((size * ranks) / (n + 1));
+  const above = [];
+  const below = [];
+  for (let k = mean, weight = 1; k < size && weight > TINY; k++) above.push((weight *= growth(k)));
+  for (let k = mean - 1, weight = 1; k >= 0 && weight > TINY; k--) below.push((weight /= growth(k)));
+  const allowance = LEVEL * [...above, ...below].reduce((sum, weight) => sum + weight, 1);
   return {
-    low: hits === 0 ? 0 : (middle - spread) / whole,
-    high: hits === n ? 1 : (middle + spread) / whole,
+    low: (mean - below.length + outermost(below, allowance)) / size,
+    high: (mean + above.length - outermost(above, allowance)) / size,
   };
 }
 
 /**
- * Where a share lies beside what is expected: "above" or "below", or "within" its interval. A single
- * hit is "unclear" where it would be above: Wilson's lower limit is too high there.
+ * `hits` of `total` images with p-values in (from, to], beside clean images: `{hits, total, share,
+ * expected, low, high, state}`. The state is "above", "below" or "within" the range that clean
+ * images give, or "unknown" without `n`, the size of the calibration. p-values are multiples of
+ * 1/(n + 1), so that narrow bins expect more or less than their width.
  */
-export function compared(hits, n, expected) {
-  const { low, high } = wilson(hits, n);
-  if (low > expected) return hits > 1 ? "above" : "unclear";
-  return high < expected ? "below" : "within";
-}
-
-/**
- * The share of clean images with a p-value in (low, high]. p-values are multiples of 1/(n + 1), `n`
- * being the size of the calibration, so that small bins hold more or less than their width.
- */
-export function expectedShare(low, high, n) {
+export function judge(hits, total, from, to, n) {
+  const share = hits / total;
+  const judged = { hits, total, share, expected: Math.min(1, to) - from, state: "unknown" };
+  if (!n || !total) return judged;
   const upTo = (edge) => Math.floor(Math.min(1, edge) * (n + 1) + 1e-9);
-  return n ? (upTo(high) - upTo(low)) / (n + 1) : Math.min(1, high) - low;
+  const ranks = upTo(to) - upTo(from);
+  const { low, high } = cleanRange(total, ranks, n);
+  const state = share > high ? "above" : share < low ? "below" : "within";
+  return { ...judged, expected: ranks / (n + 1), low, high, state };
 }

@@ -1,49 +1,57 @@
 // What somebody should know at once, in words: shown, and said aloud when it changes.
 
-import { compared } from "./statistics.js";
 import { texts } from "../shared/texts.js";
 import { html, useEffect, useRef, useState } from "../shared/ui.js";
 
 const SPEAK_MS = 10_000;
 const FULL = 0.8; // of the queue
 
-/** What is notable between two snapshots, as codes of `texts.watch.summary`. */
-export function notable({ now, then, isDown, alpha, pValues, settings }) {
-  if (isDown) return ["down"];
-  const grown = (pick) => (pick(now) ?? 0) > (pick(then) ?? 0);
-  const total = ({ requests }) => Object.values(requests).reduce((sum, each) => sum + each, 0);
-  const codes = [grown(total) ? "answering" : "idle"];
-  if (grown(({ requests }) => requests["5xx"])) codes.push("failures");
-  if (grown(({ refusals }) => Object.values(refusals).reduce((sum, each) => sum + each, 0))) {
-    codes.push("refusals");
+/**
+ * What is notable between two snapshots, as `[[code, figures]]` for `texts.watch.summary`.
+ * `anomalies` and `pValues`, which may be missing, are as `judge` judges.
+ */
+export function notable({ now, earlier, isDown, anomalies, pValues, settings }) {
+  if (isDown) return [["down"]];
+  const codes = [];
+  if (!earlier) codes.push(["reading"]);
+  else {
+    const sum = (counts) => Object.values(counts).reduce((a, b) => a + b, 0);
+    const grown = (pick) => (pick(now) ?? 0) > (pick(earlier) ?? 0);
+    if (grown(({ requests }) => requests["2xx"])) codes.push(["answering"]);
+    else codes.push([grown(({ requests }) => sum(requests)) ? "failing" : "idle"]);
+    if (grown(({ requests }) => requests["5xx"])) codes.push(["failures"]);
+    if (grown(({ refusals }) => sum(refusals))) codes.push(["refusals"]);
   }
-  if (now.queue.images > FULL * settings.valueOf("max_queue_images")) codes.push("full");
-  const scored = now.scored - then.scored;
-  if (scored > 0 && alpha !== undefined) {
-    const state = compared(now.anomalies - then.anomalies, scored, alpha);
-    if (state !== "unclear") codes.push(`anomalies-${state}`);
-  }
-  if (pValues?.total > 0 && pValues.state === "above") codes.push("p-values");
+  if (now.queue.images > FULL * settings.valueOf("max_queue_images")) codes.push(["full"]);
+  if (!earlier) return codes;
+  const isSmall = pValues?.state === "above";
+  if (anomalies.state === "above") codes.push([isSmall ? "both" : "above", anomalies]);
+  else if (isSmall) codes.push(["small", pValues]);
+  else if (anomalies.state !== "unknown") codes.push([anomalies.state]);
   return codes;
 }
 
-const CALM = new Set(["answering", "idle", "anomalies-within", "anomalies-below"]);
+const CALM = new Set(["reading", "answering", "idle", "within", "below"]);
 
 export function Summary({ codes }) {
   const words = texts.watch.summary;
   const [spoken, setSpoken] = useState("");
   const last = useRef(0);
-  const text = codes.map((code) => words[code]).join(" ");
+  const sentences = codes.map(([code, figures]) => [
+    CALM.has(code),
+    figures ? words[code](figures) : words[code],
+  ]);
+  const name = codes.map(([code]) => code).join(" ");
   useEffect(() => {
-    const wait = Math.max(0, last.current + SPEAK_MS - Date.now());
+    if (codes[0][0] === "reading") return undefined;
     const timer = setTimeout(() => {
       last.current = Date.now();
-      setSpoken(text);
-    }, wait);
+      setSpoken(sentences.map(([, text]) => text).join(" "));
+    }, Math.max(0, last.current + SPEAK_MS - Date.now()));
     return () => clearTimeout(timer);
-  }, [text]);
-  return html`<p class="summary" data-codes=${codes.join(" ")}>
-      ${codes.map((code) => html`<span class=${CALM.has(code) ? "" : "anomaly"}>
-        ${CALM.has(code) ? "" : "▲ "}${words[code]} </span>`)}</p>
+  }, [name]); // not whenever a figure changes
+  return html`<p class="summary" data-codes=${name}>
+      ${sentences.map(([isCalm, text]) => html`<span class=${isCalm ? "" : "anomaly"}>
+        ${isCalm ? "" : "▲ "}${text} </span>`)}</p>
     <p class="visually-hidden" role="status">${spoken}</p>`;
 }

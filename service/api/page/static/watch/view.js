@@ -1,20 +1,20 @@
 // The view of what the service is doing: /metrics every two seconds, drawn and put into words.
 
-import { Facts, Section, usePolling, useLinked, useSettings } from "../shared/answers.js";
+import { Choice, Section, isLasting, usePolling, useSettings } from "../shared/answers.js";
 import { Bars, LineChart, clockTime } from "./charts.js";
-import { bytes, number, seconds as time } from "./figures.js";
 import { durationsSince, points, rate, snapshot, windowStart, withSnapshot } from "./metrics.js";
-import { AnomalyShare, PValues, readPValues } from "./p_values.js";
+import { AnomalyShares, PValues, readPValues } from "./p_values.js";
 import { Recent } from "./recent.js";
 import { call, curlLine } from "../shared/service.js";
 import { rememberState } from "../shared/state.js";
-import { countOf, quantile, since, together } from "./statistics.js";
+import { bucketQuantile, countOf, judge, since, together } from "./statistics.js";
 import { Summary, notable } from "./summary.js";
 import { format, texts } from "../shared/texts.js";
 import { Commands, Failure, html, useEffect, useState } from "../shared/ui.js";
 
+const { bytes, count: number, percent, seconds: time, short } = format;
+
 const EVERY_MS = 2000;
-const DRIFT_S = 60;
 const WINDOWS = [1, 2, 5, 10]; // minutes
 const SHARES = [0.5, 0.95, 0.99];
 const LOOKS = ["ink", "quiet dashed", "quiet dotted"]; // of lines
@@ -55,15 +55,13 @@ export function Watch({ model, params }) {
       return !isPaused;
     } catch (failure) {
       setError(failure);
-      return failure.status === 0 || failure.status >= 500;
+      return !isLasting(failure);
     }
   }, EVERY_MS, isPaused && kept.length > 0);
 
   const controls = html`<div class="row controls">
-    <div class="row" role="group" aria-label=${words.window}>
-      ${WINDOWS.map((each) => html`<button type="button" aria-pressed=${String(each === minutes)}
-        onClick=${() => setMinutes(each)}>${words.minutes(each)}</button>`)}
-    </div>
+    <${Choice} label=${words.window} options=${WINDOWS.map((each) => [each, words.minutes(each)])}
+      chosen=${minutes} onChoose=${setMinutes} />
     <button type="button" aria-pressed=${String(isPaused)} onClick=${() => setPaused(!isPaused)}>
       ${words.pause}</button>
     <span class="quiet small">${history.length > 0 && words.updated(clockTime(history.at(-1).time))}</span>
@@ -72,11 +70,7 @@ export function Watch({ model, params }) {
     ${controls}
     <${Failure} error=${error} />
     ${history.length > 0 && html`<${Dashboard} isDown=${error?.status === 0}
-      ...${{ model, minutes, history, settings, isPaused, isWindow, setIsWindow }} />`}
-    <${Commands} curl=${[
-      curlLine("/metrics"),
-      settings.valueOf("recent_images") > 0 && curlLine("/recent"),
-    ].filter(Boolean).join("\n")} />`;
+      ...${{ model, minutes, history, settings, isPaused, isWindow, setIsWindow }} />`}`;
 }
 
 function Dashboard(props) {
@@ -87,18 +81,20 @@ function Dashboard(props) {
   const earlier = then === now ? null : then; // so that the first answer counts from the start
   const span = earlier ? words.last(time(Math.round(now.time - then.time))) : words.started;
   const alpha = settings.valueOf("alpha");
-  const n = model.calibration?.n;
-  const pValues = now.pValues && {
-    started: readPValues(now.pValues, alpha ?? 0.01, n),
-    window: readPValues(since(now.pValues, then.pValues), alpha ?? 0.01, n),
-  };
+  const n = model?.calibration?.n;
+  const small = (buckets) => buckets && readPValues(buckets, alpha ?? 0.01, n);
+  const pValues = small(earlier ? since(now.pValues, then.pValues) : now.pValues);
+  const share = (hits, total) => judge(hits, total, 0, alpha, alpha && n);
+  const anomalies = share(now.anomalies - then.anomalies, now.scored - then.scored);
+  const spans = [[words.started, share(now.anomalies, now.scored)]];
+  if (earlier?.scored) spans.push([span, anomalies]);
   const recent = settings.valueOf("recent_images");
-  const shared = { now, then, earlier, span, settings };
+  const shared = { now, earlier, span, settings };
   const at = points(history, 60 * minutes);
   const chart = { at, times: at.map((point) => point.time), end: now.time, seconds: 60 * minutes };
 
   return html`
-    <${Summary} codes=${notable({ ...shared, isDown, alpha, pValues: pValues?.window })} />
+    <${Summary} codes=${notable({ ...shared, isDown, anomalies, pValues })} />
     ${recent !== undefined && html`<${Section} name="recent" title=${words.recent.heading}>
       ${recent > 0
         ? html`<${Recent} everyMs=${EVERY_MS} isPaused=${isPaused} alpha=${alpha}
@@ -108,21 +104,15 @@ function Dashboard(props) {
     <div class="columns even watch">
       <div class="stack">
         <${Section} name="anomalies" title=${words.anomalies.heading}>
-          <${AnomalyShare} label=${words.started} hits=${now.anomalies} n=${now.scored} alpha=${alpha} />
-          ${earlier && html`<${AnomalyShare} label=${span} hits=${now.anomalies - then.anomalies}
-            n=${now.scored - then.scored} alpha=${alpha} />`}
-          <p class="quiet small">${words.anomalies.about(alpha)}</p>
+          <${AnomalyShares} spans=${spans} alpha=${alpha} />
+          <p class="quiet small">${words.anomalies.about(alpha)} ${n && words.range}</p>
         <//>
         ${pValues && html`<${Section} name="p-values" title=${words.pValues.heading}>
           <p class="quiet small">${words.pValues.about}</p>
-          <div class="row" role="group" aria-label=${words.pValues.over}>
-            ${[false, true].map((each) => html`<button type="button"
-              aria-pressed=${String(each === isWindow)} onClick=${() => setIsWindow(each)}>
-              ${each ? span : words.started}</button>`)}
-          </div>
-          <${PValues} reading=${isWindow ? pValues.window : pValues.started} />
+          <${Choice} label=${words.pValues.over} options=${[[false, words.started], [true, span]]}
+            chosen=${isWindow} onChoose=${setIsWindow} />
+          <${PValues} reading=${isWindow ? pValues : small(now.pValues)} />
         <//>`}
-        <${Drift} turn=${Math.floor(now.time / DRIFT_S)} />
         <${Refusals} ...${shared} />
       </div>
       <div class="stack">
@@ -131,6 +121,10 @@ function Dashboard(props) {
         <${Batches} ...${shared} />
       </div>
       <${Queue} chart=${chart} ...${shared} />
+      <div class="card"><${Commands} curl=${[
+        curlLine("/metrics"),
+        recent > 0 && curlLine("/recent"),
+      ].filter(Boolean).join("\n")} /></div>
     </div>`;
 }
 
@@ -138,7 +132,7 @@ function Requests({ chart }) {
   const words = texts.watch.requests;
   const names = new Set([...Object.keys(STATUSES), ...Object.keys(chart.at.at(-1).later.requests)]);
   return html`<${Section} name="requests" title=${words.heading}>
-    <${LineChart} ...${chart} label=${words.label} shown=${number}
+    <${LineChart} ...${chart} label=${words.label} shown=${short}
       lines=${[...names].sort().map((name) => ({
         name: words.statuses[name] ?? name,
         look: STATUSES[name] ?? "quiet dotted",
@@ -159,7 +153,7 @@ function Latency({ chart, now, earlier, span }) {
       lines=${SHARES.map((share, i) => ({
         name: words.share(share),
         look: LOOKS[i],
-        values: each.map((buckets) => quantile(buckets, share)?.value ?? null),
+        values: each.map((buckets) => bucketQuantile(buckets, share)?.value ?? null),
       }))} />
     <div class="scroll" tabindex="0" role="region" aria-label=${words.routes}>
       <table class="routes">
@@ -170,7 +164,7 @@ function Latency({ chart, now, earlier, span }) {
         </tr></thead>
         <tbody>${routes.map(([route, buckets]) => html`<tr key=${route}>
           <th scope="row">${route}</th><td class="number">${number(countOf(buckets))}</td>
-          ${SHARES.map((share) => html`<td class="number">${words.about(quantile(buckets, share), time)}</td>`)}
+          ${SHARES.map((share) => html`<td class="number">${words.about(bucketQuantile(buckets, share), time)}</td>`)}
         </tr>`)}
         ${routes.length === 0 && html`<tr><td colspan="5" class="quiet">${words.none}</td></tr>`}
         </tbody>
@@ -186,9 +180,9 @@ function Queue({ chart, now, earlier, settings }) {
     const value = settings.valueOf(name);
     return value && shown(value);
   };
-  const waits = quantile(since(now.waits, earlier?.waits), 0.95);
+  const waits = bucketQuantile(since(now.waits, earlier?.waits), 0.95);
   return html`<${Section} name="queue" title=${words.heading}>
-    <${LineChart} ...${chart} label=${words.label} shown=${number} lines=${[{
+    <${LineChart} ...${chart} label=${words.label} shown=${short} lines=${[{
       name: words.images,
       look: "ink",
       values: chart.at.map(({ later }) => later?.queue.images ?? null),
@@ -209,43 +203,36 @@ function Batches({ now, earlier, span }) {
   const passes = countOf(sizes);
   if (!passes) return html`<${Section} name="batches" title=${words.heading}><p>${words.none}</p><//>`;
   const took = since(now.passes, earlier?.passes).sum / passes;
-  const used = sizes.counts.slice(0, sizes.counts.findLastIndex((count) => count > 0) + 1);
+  const bins = sizes.counts.map((count, i) => [count, sizes.edges[i - 1] + 1 || 1, sizes.edges[i]]);
+  const isUsed = ([count]) => count > 0;
+  const used = bins.slice(bins.findIndex(isUsed), bins.findLastIndex(isUsed) + 1);
+  const end = Math.max(...sizes.counts);
   return html`<${Section} name="batches" title=${words.heading}>
-    <p>${words.sentence(span, number(passes), number(sizes.sum / passes), time(took))}</p>
+    <p>${words.sentence(span, number(passes), short(sizes.sum / passes), time(took))}</p>
     <${Bars} caption=${words.caption} heads=${[words.size, words.passes, words.share]}
-      rows=${used.map((count, i) => ({
-        label: words.bin(i ? sizes.edges[i - 1] + 1 : 1, sizes.edges[i]),
+      rows=${used.map(([count, low, high]) => ({
+        label: words.bin(low, high),
         count: number(count),
-        text: format.percent(count / passes),
-        track: { end: Math.max(...used), bar: count },
+        text: percent(count / passes),
+        track: { end, bar: count },
       }))} />
   <//>`;
 }
 
-function Refusals({ now, then, span }) {
+function Refusals({ now, earlier, span }) {
   const words = texts.watch.refusals;
-  return html`<${Section} name="refusals" title=${words.heading}><table>
-    <thead><tr><th scope="col">${words.reason}</th>
-      ${[span, texts.watch.started].map((name) => html`<th scope="col" class="number">${name}</th>`)}
-    </tr></thead>
-    <tbody>${Object.entries(now.refusals).map(([reason, count]) => {
-      const fresh = count - (then.refusals[reason] ?? 0);
-      return html`<tr key=${reason} class=${count ? "" : "quiet"}>
+  const counted = Object.entries(now.refusals).filter(([, count]) => count);
+  return html`<${Section} name="refusals" title=${words.heading}>
+    ${counted.length === 0 ? html`<p class="quiet">${words.none}</p>` : html`<table>
+      <thead><tr><th scope="col">${words.reason}</th>
+        ${[earlier && span, texts.watch.started].filter(Boolean).map(
+          (name) => html`<th scope="col" class="number">${name}</th>`)}
+      </tr></thead>
+      <tbody>${counted.map(([reason, count]) => html`<tr key=${reason}>
         <th scope="row">${words.reasons[reason] ?? reason}</th>
-        <td class="number">${fresh ? html`<strong>${number(fresh)}</strong>` : 0}</td>
+        ${earlier && html`<td class="number">${number(count - (earlier.refusals[reason] ?? 0))}</td>`}
         <td class="number">${number(count)}</td>
-      </tr>`;
-    })}</tbody>
-  </table><//>`;
-}
-
-/** Evidence of drift, with the names that the service gives to its figures. */
-function Drift({ turn }) {
-  const { found, error } = useLinked("drift", turn);
-  if (!found && !error) return null;
-  const plain = Object.entries(found ?? {}).filter(([, value]) => typeof value !== "object");
-  return html`<${Section} name="drift" title=${texts.watch.drift}>
-    <${Failure} error=${error} />
-    <${Facts} facts=${plain.map(([name, value]) => [name.replaceAll("_", " "), String(value)])} />
+      </tr>`)}</tbody>
+    </table>`}
   <//>`;
 }
