@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Response, Route, expect
 
 from tests.browser.opening import new_page
 from tests.processes import Server, running
@@ -73,6 +73,12 @@ def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name, exact=True)
 
 
+def sliders_point(page: Page, end: str) -> Locator:
+    """The button that has a walk's end take the sliders' point."""
+    group = page.get_by_role("group", name=end, exact=True)
+    return group.get_by_role("button", name="The sliders’ point")
+
+
 def slider(page: Page, name: str) -> Locator:
     return page.locator(f'input[data-name="{name}"]')
 
@@ -127,8 +133,8 @@ def test_a_slider_changes_the_image(latent: Page) -> None:
         latent.keyboard.press("PageUp")
     after = changed(live(latent), before)
     assert point(latent)[0] > 0
-    expect(latent.locator(".dimensions output").first).not_to_have_text("0.00")
-    button(latent, "Origin").click()
+    expect(latent.locator(".dimensions .slider > :last-child").first).not_to_have_text("0.00")
+    button(latent, "All zero").click()
     assert changed(live(latent), after) == before
 
 
@@ -146,7 +152,7 @@ def test_dimensions_that_do_nothing_are_folded(open_page: OpenPage, sample: dict
     ready(page)
     expect(slider(page, f"z{FLAT + 1}")).not_to_be_visible()
     expect(slider(page, "z1")).to_be_visible()
-    page.get_by_text("One number that the network does not use").click()
+    page.get_by_text("One unused dimension").click()
     expect(slider(page, f"z{FLAT + 1}")).to_be_visible()
 
 
@@ -182,12 +188,12 @@ def test_random_points_differ(latent: Page) -> None:
 def test_a_link_shows_the_same(latent: Page, open_page: OpenPage) -> None:
     button(latent, "Random").first.click()
     z = moved(latent, [0.0] * 10)
-    button(latent, "Walk from here").click()
-    button(latent, "Origin").click()
-    button(latent, "Walk to here").click()
+    sliders_point(latent, "From").click()
+    button(latent, "All zero").click()
+    sliders_point(latent, "To").click()
     slider(latent, "z7").fill("-1.25")
     slider(latent, "steps").fill("9")
-    latent.get_by_label("Around the origin").check()
+    latent.get_by_label("Curved").check()
     latent.get_by_label("Seed").fill("42")
     slider(latent, "temperature").fill("0.5")
     latent.locator(".legend button").nth(3).click()
@@ -198,7 +204,7 @@ def test_a_link_shows_the_same(latent: Page, open_page: OpenPage) -> None:
     assert point(other) == point(latent) == [0.0] * 6 + [-1.25, 0.0, 0.0, 0.0]
     assert f"from={'_'.join(f'{value:g}' for value in z)}" in url
     expect(slider(other, "steps")).to_have_value("9")
-    expect(other.get_by_label("Around the origin")).to_be_checked()
+    expect(other.get_by_label("Curved")).to_be_checked()
     expect(other.get_by_label("Seed")).to_have_value("42")
     expect(slider(other, "temperature")).to_have_value("0.5")
     expect(other.locator(".legend button").nth(3)).to_have_attribute("aria-pressed", "true")
@@ -230,9 +236,6 @@ def test_a_link_that_makes_no_sense_is_as_none(open_page: OpenPage) -> None:
 
 
 def test_a_walk_plays_and_pauses(latent: Page) -> None:
-    expect(button(latent, "Play")).to_be_disabled()
-    expect(button(latent, "Save as GIF")).to_be_disabled()
-    button(latent, "Two random points").click()
     expect(button(latent, "Pause")).to_be_visible()
     position = slider(latent, "position")
     expect(position).not_to_have_value("0")
@@ -242,7 +245,7 @@ def test_a_walk_plays_and_pauses(latent: Page) -> None:
     assert position.input_value() == here
     position.fill("23")
     between, to = (
-        latent.locator(f".walk canvas[aria-label*='{name}']") for name in ("step 24", "To")
+        latent.locator(f".walk canvas[aria-label^='{name}']") for name in ("Step 24", "To")
     )
     between.evaluate(SETTLED)
     assert picture(between) == picture(to)
@@ -251,9 +254,44 @@ def test_a_walk_plays_and_pauses(latent: Page) -> None:
     expect(latent.locator(".latent-status")).to_have_text("Step 24 of 24: in the sliders.")
 
 
+def test_a_walk_opens_the_same_for_everyone(latent: Page, open_page: OpenPage) -> None:
+    other = ready(open_page("#latent", reduced_motion=True))
+    ends = ".walk canvas[aria-label='From'], .walk canvas[aria-label='To']"
+    for page in (latent, other):
+        expect(page.locator(ends)).to_have_count(2)
+    ours, theirs = (
+        [picture(canvas) for canvas in page.locator(ends).all()] for page in (latent, other)
+    )
+    assert ours == theirs
+    assert len(set(ours)) == 2
+    assert "from=" not in latent.url
+
+
+def test_a_walk_is_not_announced_at_each_step(latent: Page) -> None:
+    """A screen reader would otherwise speak all the time."""
+    announced = latent.evaluate(
+        """async () => {
+          let count = 0;
+          const live = "[aria-live], [role=status], [role=alert], output";
+          const observer = new MutationObserver((changes) => {
+            const heard = ({ target }) => (target.closest ? target : target.parentElement).closest(live);
+            count += changes.filter(heard).length;
+          });
+          const options = { subtree: true, childList: true, characterData: true };
+          observer.observe(document.body, options);
+          const position = document.querySelector('input[data-name="position"]');
+          for (let steps = 0; steps < 12; steps++) {
+            const before = position.value;
+            while (position.value === before) await new Promise(requestAnimationFrame);
+          }
+          return count;
+        }"""
+    )
+    assert announced == 0
+
+
 def test_a_walk_steps_where_motion_is_not_wanted(open_page: OpenPage) -> None:
     page = ready(open_page("#latent", reduced_motion=True))
-    button(page, "Two random points").click()
     expect(button(page, "Next step")).to_be_enabled()
     expect(button(page, "Play")).to_have_count(0)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
@@ -271,13 +309,11 @@ def saved(page: Page, name: str) -> tuple[str, Image.Image]:
 
 
 def test_a_walk_is_saved(latent: Page) -> None:
-    button(latent, "Two random points").click()
     slider(latent, "steps").fill("8")
-    expect(button(latent, "Save as GIF")).to_be_enabled()
     name, gif = saved(latent, "Save as GIF")
     assert (name, gif.format, gif.size) == ("walk.gif", "GIF", (252, 252))
     assert getattr(gif, "n_frames", 1) == 14, "there and back, each end once"
-    name, sheet = saved(latent, "Save as a sheet")
+    name, sheet = saved(latent, "Save as one picture")
     assert (name, sheet.format) == ("walk.png", "PNG")
     assert sheet.width * sheet.height >= 8 * 252 * 252
 
@@ -285,8 +321,6 @@ def test_a_walk_is_saved(latent: Page) -> None:
 def test_what_is_refused_is_said_in_the_words_of_the_service(latent: Page, watched: Any) -> None:
     watched.allowed.append("413")
     problem = {"title": "Content Too Large", "detail": "24 images > maximum 9", "status": 413}
-    button(latent, "Two random points").click()
-    expect(button(latent, "Pause")).to_be_visible()
     latent.route(
         "**/decode?scale=*",
         lambda route: route.fulfill(
@@ -371,7 +405,7 @@ def test_the_map_by_keyboard(latent: Page, sample: dict[str, Any]) -> None:
 
 
 def test_one_class_is_shown(latent: Page) -> None:
-    canvas = latent.locator(".plot canvas").first
+    canvas = latent.locator(".latent-map > canvas").first
     before = picture(canvas)
     one = latent.locator(".legend button").nth(1)
     one.click()
@@ -393,25 +427,25 @@ def test_the_map_as_a_table(latent: Page, sample: dict[str, Any]) -> None:
     assert counts == np.bincount(sample["labels"]).tolist()
 
 
-def test_images_that_were_looked_at_are_on_the_map(latent: Page) -> None:
-    canvas = latent.locator(".plot canvas").nth(1)
-    before = picture(canvas)
-    mu = [1.5] + [0.25] * 9
-    latent.evaluate(
-        """async (mu) => {
-          const link = document.querySelector('link[href$="/state.js"]');
-          const thumbnail = { pixels: new Uint8Array(784).fill(99), shape: [1, 28, 28] };
-          const { update } = await import(link.href);
-          update({ looked: [{ name: "seven.png", thumbnail, mu, isAnomaly: true }] });
-        }""",
-        mu,
-    )
-    changed(canvas, before)
-    expect(latent.get_by_role("button", name="seven.png (unusual)")).to_have_count(3)
-    latent.get_by_role("group", name="To").get_by_role("button", name="seven.png").click()
-    hash_has(latent, "to=1.5_0.25")
-    latent.get_by_role("region", name="Images that you looked at").get_by_role("button").click()
-    assert moved(latent, [0.0] * 10) == mu
+def test_an_image_that_was_looked_at_is_on_the_map(page: Page) -> None:
+    """Scored in Look, it is on the map where its posterior mean is, and can be walked to."""
+    name = "noise (unusual)"
+    encoded: list[Response] = []
+    page.on("response", lambda response: "/encode" in response.url and encoded.append(response))
+    page.get_by_role("button", name="noise", exact=True).click()
+    expect(page.locator(".verdict")).to_contain_text("Of noise:")
+    page.get_by_role("link", name="Latent space").click()
+    ready(page)
+    seen = page.get_by_role("application").get_by_role("button", name=name)
+    expect(seen).to_be_visible()
+    mu = encoded[-1].json()["mu"][0]
+    seen.hover()
+    expect(page.locator(".side p")).to_contain_text(f"{name} at (")
+    seen.press("Enter")
+    z = moved(page, [0.0] * 10)
+    assert np.allclose(z, mu, atol=0.006)
+    page.get_by_role("group", name="To", exact=True).get_by_role("button", name=name).click()
+    hash_has(page, f"to={'_'.join(f'{value:g}' for value in z)}")
 
 
 def test_a_bundle_without_posterior_means(open_page: OpenPage, watched: Any) -> None:
@@ -430,14 +464,13 @@ def test_a_bundle_without_posterior_means(open_page: OpenPage, watched: Any) -> 
     before = picture(live(page))
     slider(page, "z10").fill("2")
     changed(live(page), before)
-    button(page, "Two random points").click()
-    expect(button(page, "Pause")).to_be_visible()
+    expect(page.locator(".walk .stack > .picture canvas")).to_have_count(3)
 
 
 def test_the_manifold(plane: Page) -> None:
     requests: list[Request] = []
     plane.on("request", lambda request: requests.append(request))
-    canvas = plane.locator(".plot canvas").first
+    canvas = plane.locator(".latent-map > canvas").first
     before = picture(canvas)
     button(plane, "Images").click()
     changed(canvas, before)
@@ -506,7 +539,7 @@ def test_commands_say_what_was_done(latent: Page, server: Server) -> None:
 def test_the_python_line_of_a_walk(latent: Page) -> None:
     button(latent, "Two random points").click()
     slider(latent, "steps").fill("5")
-    for route in ("Straight", "Around the origin"):
+    for route in ("Straight", "Curved"):
         latent.get_by_label(route).check()
         region = latent.get_by_role("region", name="A walk between two points")
         if route == "Straight":
@@ -519,4 +552,4 @@ def test_the_python_line_of_a_walk(latent: Page) -> None:
         assert "_".join(f"{value:g}" for value in z[-1]) in latent.url
         lengths = np.linalg.norm(z, axis=1)
         is_even = np.allclose(lengths, np.linspace(lengths[0], lengths[-1], 5), atol=0.02)
-        assert is_even == (route == "Around the origin")
+        assert is_even == (route == "Curved")

@@ -5,7 +5,7 @@ import { normalDraw } from "./linear_algebra.js";
 import { paint } from "../shared/pictures.js";
 import { curlLine, pythonLines } from "../shared/service.js";
 import { texts } from "../shared/texts.js";
-import { Commands, Failure, html, Picture, Slider, useAttempt, useRef } from "../shared/ui.js";
+import { Commands, Failure, html, Picture, Slider, useAttempt } from "../shared/ui.js";
 
 /** Paints the image, and leaves a measure for whoever counts frames, and none in memory. */
 function paintFrame(canvas, image) {
@@ -14,44 +14,33 @@ function paintFrame(canvas, image) {
   performance.clearMeasures("frame");
 }
 
-/** `onMove(z)` is called as sliders move, `onWalk("from" | "to")` for the ends of a walk. */
-export function Dimensions({ space, z, scale, onMove, onWalk }) {
+/** `onMove(z, words)` is called as sliders move; `words` say why, unless that is seen. */
+export function Dimensions({ space, z, scale, onMove }) {
+  const words = texts.latent;
   const [error, attempt] = useAttempt();
   const image = useDecoded(z, attempt);
-  const seed = useRef(0);
-  const slider = (d) => html`<${DimensionSlider} key=${d} d=${d} value=${z[d]}
-    limit=${Math.max(space.limits[d], Math.ceil(Math.abs(z[d])))}
-    onInput=${(value) => onMove(z.map((old, i) => (i === d ? value : old)))} />`;
+  const sliders = (dimensions) => html`<div class="sliders">${dimensions.map((d) => {
+    const limit = Math.max(space.limits[d], Math.ceil(Math.abs(z[d])));
+    return html`<${Slider} key=${d} label=${`z${d + 1}`} name=${`z${d + 1}`} min=${-limit} max=${limit}
+      step="0.01" value=${z[d]} shown=${words.number(z[d])} onInput=${(value) => onMove(z.with(d, value))} />`;
+  })}</div>`;
 
-  return html`<section class="card dimensions" aria-label=${texts.latent.dimensions}>
+  return html`<section class="card dimensions" aria-label=${words.dimensions}>
     <div class="live">
-      <${Picture} image=${image} label=${texts.latent.drawn} draw=${paintFrame} />
+      <${Picture} image=${image} label=${words.drawn} draw=${paintFrame} />
       <div class="stack tight">
-        <button type="button" onClick=${() => onMove(z.map(() => 0), texts.latent.atOrigin)}>
-          ${texts.latent.origin}</button>
-        <button type="button" onClick=${() =>
-          onMove(rounded(normalDraw(space.size, newSeed(seed))), texts.latent.atRandom)}>
-          ${texts.latent.random}</button>
-        <button type="button" onClick=${() => onWalk("from")}>${texts.latent.walkFrom}</button>
-        <button type="button" onClick=${() => onWalk("to")}>${texts.latent.walkTo}</button>
+        <button type="button" onClick=${() => onMove(z.map(() => 0), words.atZero)}>${words.zero}</button>
+        <button type="button" onClick=${() => onMove(rounded(normalDraw(space.size)), words.atRandom)}>
+          ${words.random}</button>
       </div>
     </div>
     <${Failure} error=${error} />
-    <p class="small quiet">${texts.latent.sorted(space)}</p>
-    <div class="sliders">${space.active.map(slider)}</div>
+    <p class="small quiet">${words.sorted(space)}</p>
+    ${sliders(space.active)}
     ${space.passive.length > 0 && html`<details><summary class="quiet small">
-      ${texts.latent.passive(space.passive.length)}</summary>
-      <div class="sliders">${space.passive.map(slider)}</div></details>`}
+      ${words.passive(space.passive.length)}</summary>${sliders(space.passive)}</details>`}
     <${Commands} ...${pointCommands(z, scale)} />
   </section>`;
-}
-
-/** A seed for a random point that was not used yet. */
-export const newSeed = (seed) => (seed.current = (seed.current || Date.now()) + 1);
-
-function DimensionSlider({ d, value, limit, onInput }) {
-  return html`<${Slider} label=${`z${d + 1}`} name=${`z${d + 1}`} min=${-limit} max=${limit}
-    step="0.01" value=${value} shown=${texts.latent.number(value)} onInput=${onInput} />`;
 }
 
 const pointCommands = (z, scale) => ({

@@ -10,12 +10,12 @@ const RANGE = 4; // standard deviations of the prior
 /** Points have two decimals, so that a link, a command and what is shown are the same point. */
 export const rounded = (z) => z.map((value) => Math.round(value * 100) / 100 || 0);
 
-export const pointText = (z) => (z ? z.join("_") : null);
+export const pointText = (z) => z.join("_");
 
 /** The point that `pointText` wrote, or null. */
 export function readPoint(text, size) {
-  const z = (text ?? "").split("_").map(Number);
-  return text && z.length === size && z.every(Number.isFinite) ? rounded(z) : null;
+  const z = text?.split("_").map(Number);
+  return z?.length === size && z.every(Number.isFinite) ? rounded(z) : null;
 }
 
 /**
@@ -24,30 +24,31 @@ export function readPoint(text, size) {
  * go; `project` gives a point's place on the map, and is null where there is no map.
  */
 export function latentSpace(size, sample) {
-  const dimensions = Array.from({ length: size }, (_, d) => d);
-  const flat = size <= 2 ? { project: (z) => [z[0], z[1] ?? 0], share: 1 } : { project: null };
-  if (!sample?.mu.length) {
-    return { size, active: dimensions, passive: [], limits: dimensions.map(() => RANGE), ...flat };
-  }
+  const active = Array.from({ length: size }, (_, d) => d);
+  const space = {
+    size,
+    active,
+    passive: [],
+    limits: active.map(() => RANGE),
+    project: size <= 2 ? (z) => [z[0], z[1] ?? 0] : null,
+  };
+  if (!sample?.mu.length) return space;
   const moments = columnMoments(sample.mu);
   const { variance, mean } = moments;
-  dimensions.sort((a, b) => variance[b] - variance[a]);
-  const limits = variance.map((_, d) =>
-    sample.mu.reduce((limit, mu) => Math.max(limit, Math.ceil(Math.abs(mu[d]))), RANGE));
+  space.variance = variance;
+  active.sort((a, b) => variance[b] - variance[a]);
+  const isActive = (d) => variance[d] > ACTIVE;
+  space.active = active.filter(isActive);
+  space.passive = active.filter((d) => !isActive(d));
+  space.limits = space.limits.map((limit, d) =>
+    sample.mu.reduce((max, mu) => Math.max(max, Math.ceil(Math.abs(mu[d]))), limit));
   if (size > 2) {
     const { components, share } = principalComponents(sample.mu, moments);
-    const centre = components.map((component) => dot(mean, component));
-    flat.project = (z) => components.map((component, i) => dot(z, component) - centre[i]);
-    flat.share = share;
+    space.project = (z) =>
+      components.map((component) => dot(z, component) - dot(mean, component));
+    space.share = share;
   }
-  return {
-    size,
-    variance,
-    active: dimensions.filter((d) => variance[d] > ACTIVE),
-    passive: dimensions.filter((d) => variance[d] <= ACTIVE),
-    limits,
-    ...flat,
-  };
+  return space;
 }
 
 /** The images that the network draws at points. */
@@ -64,7 +65,7 @@ export function useDecoded(z, attempt) {
   const ask = useNewest(attempt(async (point) => setImage((await decode([point]))[0])));
   useEffect(() => {
     if (z) ask(z);
-  }, [pointText(z)]);
+  }, [z?.join()]);
   return z && image;
 }
 

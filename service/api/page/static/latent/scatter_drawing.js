@@ -1,31 +1,31 @@
-// What is drawn on the map of the latent space.
+// What is drawn on the map of the latent space. A `pen` is `{context, frame, colours}`.
 
+import { rounded } from "./latent_space.js";
 import { imageData } from "../shared/pictures.js";
 
 const COLOURS = 10; // --class-0 to --class-9 in page.css
 const GLYPHS = "●■▲◆▼";
-const BASICS = ["--ink", "--quiet", "--card", "--accent"];
 
-export const colourOf = (label) => `--class-${label % COLOURS}`;
+export const colourOf = (label) => (label === null ? "--quiet" : `--class-${label % COLOURS}`);
 export const glyphOf = (label) => GLYPHS[(label + Math.floor(label / COLOURS)) % GLYPHS.length];
 
 /** The colours of page.css as canvases need them, dark or light, whichever holds. */
 export function coloursOfPage() {
   const probe = document.body.appendChild(document.createElement("span"));
-  const names = [...BASICS, ...Array.from({ length: COLOURS }, (_, label) => colourOf(label))];
-  const found = Object.fromEntries(names.map((name) => {
+  const labels = Array.from({ length: COLOURS }, (_, label) => colourOf(label));
+  const colours = Object.fromEntries(["--ink", "--quiet", "--card", "--accent", ...labels].map((name) => {
     probe.style.color = `var(${name})`;
     return [name, getComputedStyle(probe).color];
   }));
   probe.remove();
-  return found;
+  return colours;
 }
 
 /** Between places of the latent space and pixels of a box, with one scale for both axes. */
 export function frameOf(places, width, height) {
   const [xs, ys] = [0, 1].map((axis) => {
-    const low = places.reduce((least, place) => Math.min(least, place[axis]), -3);
-    const high = places.reduce((most, place) => Math.max(most, place[axis]), 3);
+    const all = places.map((place) => place[axis]);
+    const [low, high] = [Math.min(-3, ...all), Math.max(3, ...all)];
     return { middle: (low + high) / 2, length: 1.1 * (high - low) };
   });
   const scale = Math.min(width / xs.length, height / ys.length);
@@ -39,34 +39,33 @@ export function frameOf(places, width, height) {
   };
 }
 
-/** The context of a canvas of `frame`'s size, cleared, in CSS pixels. */
-export function cleared(canvas, { width, height }) {
-  const ratio = devicePixelRatio;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
+/** A pen for a canvas, which it clears. It draws in CSS pixels. */
+export function penFor(canvas, frame, colours) {
+  canvas.width = Math.round(frame.width * devicePixelRatio);
+  canvas.height = Math.round(frame.height * devicePixelRatio);
   const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
+  context.scale(devicePixelRatio, devicePixelRatio);
   context.textAlign = "center";
   context.textBaseline = "middle";
-  return context;
+  context.lineJoin = "round";
+  return { context, frame, colours };
 }
 
-/** The points of each group. If `chosen` is the label of one, the others are faint. */
-export function drawPoints(context, frame, groups, chosen, colours) {
+/** Points `{place, label}`. If `chosen` is a label, those of others are faint. */
+export function drawPoints({ context, frame, colours }, points, chosen) {
   context.font = `${frame.width < 500 ? 6 : 8}px sans-serif`;
-  for (const { label, places } of groups) {
-    context.globalAlpha = chosen === null || chosen === label ? 0.75 : 0.08;
-    context.fillStyle = colours[label === null ? "--quiet" : colourOf(label)];
-    for (const place of places) context.fillText(glyphOf(label ?? 0), ...frame.toPixel(place));
+  for (const { place, label } of points) {
+    context.globalAlpha = chosen === null || chosen === label ? 0.8 : 0.08;
+    context.fillStyle = colours[colourOf(label)];
+    context.fillText(glyphOf(label ?? 0), ...frame.toPixel(place));
   }
   context.globalAlpha = 1;
 }
 
 /** The names of groups at their medians, or below where they would cover one another. */
-export function drawNames(context, frame, groups, chosen, colours) {
+export function drawNames({ context, frame, colours }, groups, chosen) {
   const height = frame.width < 500 ? 12 : 14;
   context.font = `600 ${height}px ${getComputedStyle(document.body).fontFamily}`;
-  context.lineJoin = "round";
   context.strokeStyle = colours["--card"];
   context.fillStyle = colours["--ink"];
   context.lineWidth = 4;
@@ -84,16 +83,11 @@ export function drawNames(context, frame, groups, chosen, colours) {
 }
 
 /** The pixel of a place, at the border if the place is beyond it. */
-export function pixelWithin(frame, place, margin = 8) {
-  const [x, y] = frame.toPixel(place);
-  return [
-    Math.max(margin, Math.min(frame.width - margin, x)),
-    Math.max(margin, Math.min(frame.height - margin, y)),
-  ];
-}
+export const pixelWithin = ({ width, height, toPixel }, place, margin = 8) =>
+  toPixel(place).map((at, axis) => Math.max(margin, Math.min([width, height][axis] - margin, at)));
 
 /** Stroke what was traced, over a wider line that sets it off from points and images. */
-function strokeTwice(context, colours, name, width) {
+function strokeTwice({ context, colours }, name, width) {
   for (const [colour, lineWidth] of [["--card", width + 3], [name, width]]) {
     context.strokeStyle = colours[colour];
     context.lineWidth = lineWidth;
@@ -101,36 +95,57 @@ function strokeTwice(context, colours, name, width) {
   }
 }
 
-export function drawPath(context, frame, places, colours) {
-  context.beginPath();
-  places.forEach((place) => context.lineTo(...pixelWithin(frame, place)));
-  strokeTwice(context, colours, "--ink", 1.5);
+export function drawPath(pen, places) {
+  pen.context.beginPath();
+  places.forEach((place) => pen.context.lineTo(...pixelWithin(pen.frame, place)));
+  strokeTwice(pen, "--ink", 1.5);
 }
 
-/** A ring at a place; with `isHere` that of the sliders' point, which has a dot in it. */
-export function drawRing(context, frame, place, isHere, colours) {
-  const colour = isHere ? "--accent" : "--ink";
-  const at = pixelWithin(frame, place);
-  context.beginPath();
-  context.arc(...at, 8, 0, 2 * Math.PI);
-  strokeTwice(context, colours, colour, 2.5);
-  if (!isHere) return;
-  context.beginPath();
-  context.arc(...at, 3, 0, 2 * Math.PI);
-  context.fillStyle = colours[colour];
-  context.fill();
+/** A ring at a place. With `isHere` that of the sliders' point: a disc with a dot in it. */
+export function drawRing(pen, place, isHere) {
+  const { context, frame, colours } = pen;
+  const disc = (radius, colour) => {
+    context.beginPath();
+    context.arc(...pixelWithin(frame, place), radius, 0, 2 * Math.PI);
+    context.fillStyle = colours[colour];
+    if (isHere) context.fill();
+  };
+  disc(9, "--card");
+  strokeTwice(pen, isHere ? "--accent" : "--ink", 2.5);
+  disc(4, "--accent");
 }
 
-export const THUMBNAIL = 28; // CSS pixels
+const COLUMNS = 24; // of images, over the map
+const MAX_PIXELS = 8e6; // of all images of a grid, so that large images are fewer
 
-/** An image that was looked at, framed; the frame of an unusual one is thicker. */
-export function drawThumbnail(context, frame, place, { thumbnail, isAnomaly }, colours) {
-  const [, height, width] = thumbnail.shape;
-  const bitmap = new OffscreenCanvas(width, height);
-  bitmap.getContext("2d").putImageData(imageData(thumbnail), 0, 0);
-  const [x, y] = pixelWithin(frame, place, THUMBNAIL / 2 + 2).map((at) => at - THUMBNAIL / 2);
-  context.drawImage(bitmap, x, y, THUMBNAIL, THUMBNAIL);
-  context.beginPath();
-  context.rect(x, y, THUMBNAIL, THUMBNAIL);
-  strokeTwice(context, colours, isAnomaly ? "--accent" : "--ink", isAnomaly ? 3 : 1.5);
+/** The grid over `frame`: columns, rows, the sides of a cell, and the point at each cell's centre. */
+export function gridOf(frame, [, height, width]) {
+  const columns = Math.min(COLUMNS, Math.max(4, Math.floor(Math.sqrt(MAX_PIXELS / width / height))));
+  const side = frame.width / columns;
+  const cell = [side, side * (height / width)];
+  const rows = Math.ceil(frame.height / cell[1]);
+  const points = Array.from({ length: columns * rows }, (_, i) =>
+    rounded(frame.toPlace([
+      ((i % columns) + 0.5) * cell[0],
+      (Math.floor(i / columns) + 0.5) * cell[1],
+    ])));
+  return { columns, rows, cell, points };
+}
+
+/** The images of a grid, on a canvas. */
+export function sheetOf(grid, images) {
+  const [, height, width] = images[0].shape;
+  const canvas = new OffscreenCanvas(grid.columns * width, grid.rows * height);
+  const context = canvas.getContext("2d");
+  images.forEach((image, i) => {
+    const row = Math.floor(i / grid.columns);
+    context.putImageData(imageData(image), (i % grid.columns) * width, row * height);
+  });
+  return { canvas, grid };
+}
+
+/** Draw a sheet over the box that its grid was made for. */
+export function drawManifold({ context }, { canvas, grid: { columns, rows, cell } }) {
+  context.imageSmoothingEnabled = canvas.width > columns * 96;
+  context.drawImage(canvas, 0, 0, columns * cell[0], rows * cell[1]);
 }

@@ -1,114 +1,95 @@
 // The view of the latent space: its state, which its address has, and its parts.
 
 import { Dimensions } from "./dimensions.js";
-import { latentSpace, pointText, readPoint, rounded } from "./latent_space.js";
-import { Samples, SAMPLES } from "./samples.js";
+import { latentSpace, readPoint, rounded } from "./latent_space.js";
+import { MAX_SAMPLES, Samples } from "./samples.js";
 import { Scatter } from "./scatter.js";
 import { json } from "../shared/service.js";
 import { rememberState, useStore } from "../shared/state.js";
 import { texts } from "../shared/texts.js";
 import { Failure, html, useEffect, useMemo, useState } from "../shared/ui.js";
-import { LookedImages, MAX_STEPS, STEPS, Walk, walkPoints } from "./walk.js";
+import { MAX_STEPS, Walk, walkPoints } from "./walk.js";
 
 const PICTURE = 256; // pixels of files, about
 
-/** A number of the address, within limits, or what it is otherwise. */
-function within(text, low, high, otherwise) {
-  const value = Number(text);
-  return text && value >= low && value <= high ? value : otherwise;
-}
+/** Numbers of an address: the smallest and the largest that make sense, and the step. */
+const NUMBERS = {
+  class: [0, Infinity, 1],
+  steps: [3, MAX_STEPS, 1],
+  n: [1, MAX_SAMPLES, 1],
+  seed: [0, 2 ** 31, 1],
+  temperature: [0.1, 2, 0.01],
+};
+const CHOICES = { map: "images", route: "arc" };
 
-function stateOf(params, size) {
+/** The state, by the names of its parameters in an address, where the address has none. */
+function usualState(size) {
+  // A walk that is the same for everyone. Its ends are about as far from 0 as random points.
+  const [from, to] = [1, 3].map((end) =>
+    rounded(Array.from({ length: size }, (_, d) => Math.SQRT2 * Math.sin(end * (d + 1)))));
   return {
-    z: readPoint(params.z, size) ?? Array(size).fill(0),
-    chosen: within(params.class, 0, Infinity, null),
-    asImages: size === 2 && params.map === "images",
-    walk: {
-      from: readPoint(params.from, size),
-      to: readPoint(params.to, size),
-      steps: Math.round(within(params.steps, 3, MAX_STEPS, STEPS)),
-      onArc: params.route === "arc",
-    },
-    sampling: {
-      n: Math.round(within(params.n, 1, 64, SAMPLES.n)),
-      seed: Math.round(within(params.seed, 0, 2 ** 31, SAMPLES.seed)),
-      temperature: within(params.temperature, 0.1, 2, SAMPLES.temperature),
-    },
+    z: Array(size).fill(0), class: null, map: "points", from, to, steps: 24, route: "straight",
+    n: 12, seed: 1, temperature: 1,
   };
 }
 
-function paramsOf({ z, chosen, asImages, walk, sampling }) {
-  const unless = (usual, value) => (value === usual ? null : value);
-  return {
-    z: z.some((value) => value !== 0) ? pointText(z) : null,
-    class: chosen,
-    map: asImages ? "images" : null,
-    from: pointText(walk.from),
-    to: pointText(walk.to),
-    steps: unless(STEPS, walk.steps),
-    route: walk.onArc ? "arc" : null,
-    n: unless(SAMPLES.n, sampling.n),
-    seed: unless(SAMPLES.seed, sampling.seed),
-    temperature: unless(SAMPLES.temperature, sampling.temperature),
-  };
+function stateOf(params, usual) {
+  const state = { ...usual };
+  for (const [name, text] of Object.entries(params)) {
+    const [min, max, step] = NUMBERS[name] ?? [];
+    if (Array.isArray(usual[name])) state[name] = readPoint(text, usual.z.length) ?? usual[name];
+    else if (text && text >= min && text <= max) state[name] = +(Math.round(text / step) * step).toFixed(2);
+    else if (CHOICES[name] === text) state[name] = text;
+  }
+  return state;
 }
+
+const paramsOf = (state, usual) =>
+  Object.fromEntries(Object.entries(state)
+    .filter(([name, value]) => String(value) !== String(usual[name]))
+    .map(([name, value]) => [name, value?.join?.("_") ?? value]));
 
 export function Latent({ model, params }) {
   const size = model.latent_size;
-  const [state, setState] = useState(() => stateOf(params, size));
+  const usual = useMemo(() => usualState(size), [size]);
+  const [state, setState] = useState(() => stateOf(params, usual));
   const [sample, setSample] = useState(null);
   const [missing, setMissing] = useState(null);
   const [said, setSaid] = useState("");
   const { looked } = useStore();
   const space = useMemo(() => latentSpace(size, sample), [sample]);
-  const points = useMemo(() => walkPoints(state.walk), [state.walk]);
-  const change = (changes) => setState((old) => ({ ...old, ...changes }));
-  const onWalk = (changes) => setState((old) => ({ ...old, walk: { ...old.walk, ...changes } }));
+  const points = useMemo(() => walkPoints(state), [state.from, state.to, state.steps, state.route]);
+  const onChange = (changes) => setState((old) => ({ ...old, ...changes }));
 
   useEffect(() => {
     json("/model/latents").then(setSample, setMissing);
   }, []);
-  useEffect(() => setState(stateOf(params, size)), [params]);
-  useEffect(() => rememberState("latent", paramsOf(state)), [state]);
+  useEffect(() => setState(stateOf(params, usual)), [params]);
+  useEffect(() => rememberState("latent", paramsOf(state, usual)), [state]);
 
-  const move = (z, words = "") => {
-    change({ z });
+  const onMove = (z, words = "") => {
+    onChange({ z });
     setSaid(words);
   };
-  const take = (z, words) => move(z, texts.latent.taken(words));
+  const onTake = (z, words) => onMove(z, texts.latent.taken(words));
   const seen = useMemo(() => looked.filter(({ mu }) => mu?.length === size), [looked, size]);
-  const [, height, width] = model.image_shape;
-  const scale = Math.max(1, Math.round(PICTURE / Math.max(height, width)));
+  const scale = Math.max(1, Math.round(PICTURE / Math.max(...model.image_shape.slice(1))));
+  const shared = { space, state, looked: seen, points, scale, onChange, onTake };
 
   return html`
     <p class="lead">${texts.latent.lead(size)}</p>
     <p class="visually-hidden latent-status" role="status">${said}</p>
     <div class="columns latent">
-      <${Dimensions} space=${space} z=${state.z} scale=${scale} onMove=${move}
-        onWalk=${(end) => onWalk({ [end]: state.z })} />
+      <${Dimensions} space=${space} z=${state.z} scale=${scale} onMove=${onMove} />
       <div class="stack">
-        ${space.project
-          ? html`<${Scatter} space=${space} sample=${sample} z=${state.z} looked=${seen} path=${points}
-              shape=${model.image_shape} chosen=${state.chosen} onChosen=${(chosen) => change({ chosen })}
-              asImages=${state.asImages} onAsImages=${(asImages) => change({ asImages })} onTake=${take} />`
-          : null}
+        ${space.project && html`<${Scatter} ...${shared} sample=${sample} shape=${model.image_shape} />`}
         ${missing && html`<${Missing} error=${missing} />`}
-        ${seen.length > 0 && html`<section class="card" aria-label=${texts.latent.lookedAt}>
-          <h2>${texts.latent.lookedAt}</h2>
-          <${LookedImages} looked=${seen}
-            onTake=${(one) => take(rounded(one.mu), texts.latent.lookedName(one))} />
-        </section>`}
-        <div class="columns even">
-          <${Walk} space=${space} walk=${state.walk} points=${points} z=${state.z} looked=${seen}
-            scale=${scale} onWalk=${onWalk} onTake=${take} />
-          <${Samples} sampling=${state.sampling} onTake=${take} onSampling=${(changes) =>
-            setState((old) => ({ ...old, sampling: { ...old.sampling, ...changes } }))} />
-        </div>
+        <div class="columns even"><${Walk} ...${shared} /><${Samples} ...${shared} /></div>
       </div>
     </div>`;
 }
 
-/** Why there are no points: most often, as the bundle keeps none, which is no failure. */
+/** Why there are no points: usually, as the bundle keeps none, which is no failure. */
 function Missing({ error }) {
   if (error.status !== 404) return html`<${Failure} error=${error} />`;
   return html`<section class="card" aria-label=${texts.latent.noMap}>

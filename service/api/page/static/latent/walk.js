@@ -1,46 +1,45 @@
 // A walk between two points of the latent space, as an animation.
 
-import { newSeed } from "./dimensions.js";
-import { decode, listText, pointText, rounded, useDecoded } from "./latent_space.js";
+import { decode, listText, rounded } from "./latent_space.js";
 import { normalDraw, onLine, onSphere } from "./linear_algebra.js";
+import { Tile } from "./tile.js";
 import { call, curlLine, pythonLines } from "../shared/service.js";
 import { texts } from "../shared/texts.js";
 import {
-  Commands, Failure, html, Picture, save, Slider, useAttempt, useEffect, useId, useMedia,
-  useNewest, useRef, useState,
+  Commands, Failure, html, Picture, save, Slider, useAttempt, useEffect, useMedia, useNewest, useRef,
+  useState,
 } from "../shared/ui.js";
 
-export const STEPS = 24;
 export const MAX_STEPS = 60;
 const FRAME_MS = 80; // as in GIFs of the service
 
-/** The points of a walk, or null if an end is missing. */
-export function walkPoints({ from, to, steps, onArc }) {
-  if (!from || !to) return null;
-  const between = onArc ? onSphere : onLine;
+/** The points of a walk, of a state as `view.js` has it. */
+export function walkPoints({ from, to, steps, route }) {
+  const between = route === "arc" ? onSphere : onLine;
   return Array.from({ length: steps }, (_, i) => rounded(between(from, to, i / (steps - 1))));
 }
 
 const thereAndBack = (points) => [...points, ...points.slice(1, -1).reverse()];
 
-/** `walk` is `{from, to, steps, onArc}`, `points` are its points; `onWalk(changes)` changes it. */
-export function Walk({ space, walk, points, z, looked, scale, onWalk, onTake }) {
+/** `points` are those of the walk, `onChange(changes)` changes the state. */
+export function Walk({ space, state, points, looked, scale, onChange, onTake }) {
+  const words = texts.latent;
+  const { z, steps, route } = state;
   const [frames, setFrames] = useState(null);
   const [error, attempt] = useAttempt();
   const [position, setPosition] = useState(0);
   const [isPlaying, setPlaying] = useState(false);
   const isReduced = useMedia("(prefers-reduced-motion: reduce)");
-  const seed = useRef(0);
   const direction = useRef(1);
-  const random = () => rounded(normalDraw(space.size, newSeed(seed)));
+  const random = () => rounded(normalDraw(space.size));
 
   const load = useNewest(attempt(async (wanted) => setFrames(await decode(wanted))));
   useEffect(() => {
-    if (points) load(points);
+    load(points);
   }, [points]);
-  useEffect(() => setPlaying(Boolean(points) && !isReduced), [Boolean(points), isReduced]);
+  useEffect(() => setPlaying(!isReduced), [isReduced]);
 
-  const last = walk.steps - 1;
+  const last = steps - 1;
   const at = Math.min(position, last);
   const step = () => setPosition((now) => {
     if (now >= last) direction.current = -1;
@@ -53,94 +52,62 @@ export function Walk({ space, walk, points, z, looked, scale, onWalk, onTake }) 
     return () => clearInterval(timer);
   }, [isPlaying, frames, last]);
 
-  const file = (of, accept, name) => attempt(async () => {
-    const response = await call("/decode", { query: { scale }, body: { z: of }, accept });
+  const file = (z, accept, name) => attempt(async () => {
+    const response = await call("/decode", { query: { scale }, body: { z }, accept });
     save(await response.blob(), name);
   });
+  const button = (text, onClick, disabled) =>
+    html`<button type="button" disabled=${disabled} onClick=${onClick}>${text}</button>`;
+  const end = (name, index) => html`<div class="stack tight" role="group" aria-label=${words.ends[name]}>
+    <${Picture} image=${frames?.at(index)} caption=${words.ends[name]} />
+    ${button(words.ofSliders, () => onChange({ [name]: z }), `${state[name]}` === `${z}`)}
+    ${button(words.random, () => onChange({ [name]: random() }))}
+    <div class="row">${looked.slice(-8).map((seen) => html`<${Tile} image=${seen.thumbnail}
+      label=${words.lookedName(seen)} onClick=${() => onChange({ [name]: rounded(seen.mu) })} />`)}</div>
+  </div>`;
 
-  const end = (name, point) => html`<${End} key=${name} name=${texts.latent.ends[name]}
-    point=${point} z=${z} looked=${looked} random=${random} attempt=${attempt}
-    onPoint=${(chosen) => onWalk({ [name]: chosen })} />`;
-  const button = (text, onClick, isOff = !points) =>
-    html`<button type="button" disabled=${isOff} onClick=${onClick}>${text}</button>`;
-
-  return html`<section class="card" aria-label=${texts.latent.walk}>
-    <h2>${texts.latent.walk}</h2>
-    <p class="quiet small">${texts.latent.walkIs}</p>
+  return html`<section class="card" aria-label=${words.walk}>
+    <h2>${words.walk}</h2>
     <div class="walk">
-      ${end("from", walk.from)}
+      ${end("from", 0)}
       <div class="stack tight">
-        <${Picture} image=${points && frames?.[Math.min(at, frames.length - 1)]}
-          label=${texts.latent.stepImage(at + 1, walk.steps)} caption=${texts.latent.between} />
+        <${Picture} image=${frames?.[Math.min(at, frames.length - 1)]}
+          label=${words.stepOf(at + 1, steps)} caption=${words.between} />
         ${isReduced
-          ? button(texts.latent.next, step)
-          : button(isPlaying ? texts.latent.pause : texts.latent.play, () => setPlaying(!isPlaying))}
-        ${button(texts.latent.intoSliders, () =>
-          onTake(points[at], texts.latent.stepOf(at + 1, walk.steps)))}
+          ? button(words.next, step)
+          : button(isPlaying ? words.pause : words.play, () => setPlaying(!isPlaying))}
+        ${button(words.intoSliders, () => onTake(points[at], words.stepOf(at + 1, steps)))}
       </div>
-      ${end("to", walk.to)}
+      ${end("to", -1)}
     </div>
-    <${Slider} label=${texts.latent.position} name="position" min="0" max=${last} step="1"
-      value=${at} shown=${texts.latent.stepOf(at + 1, walk.steps)}
+    <${Slider} label=${words.position} name="position" min="0" max=${last} step="1" value=${at}
+      shown=${words.stepOf(at + 1, steps)}
       onInput=${(value) => { setPlaying(false); setPosition(value); }} />
-    <${Slider} label=${texts.latent.steps} name="steps" min="3" max=${MAX_STEPS} step="1"
-      value=${walk.steps} shown=${String(walk.steps)} onInput=${(steps) => onWalk({ steps })} />
-    <${Route} onArc=${walk.onArc} onWalk=${onWalk} />
+    <${Slider} label=${words.steps} name="steps" min="3" max=${MAX_STEPS} step="1" value=${steps}
+      shown=${String(steps)} onInput=${(value) => onChange({ steps: value })} />
+    <fieldset><legend class="visually-hidden">${words.route}</legend>
+      ${["straight", "arc"].map((one) => html`<label class="check"><input type="radio" name="route"
+        checked=${route === one} onChange=${() => onChange({ route: one })} /> ${words.routes[one]}</label>`)}
+      <p class="quiet small">${words.whyRoute[route]}</p>
+    </fieldset>
     <div class="row">
-      ${button(texts.latent.twoRandom, () => onWalk({ from: random(), to: random() }), false)}
-      ${button(texts.latent.saveGif, points && file(thereAndBack(points), "image/gif", "walk.gif"))}
-      ${button(texts.latent.saveSheet, points && file(points, "image/png", "walk.png"))}
+      ${button(words.twoRandom, () => onChange({ from: random(), to: random() }))}
+      ${button(words.saveGif, file(thereAndBack(points), "image/gif", "walk.gif"))}
+      ${button(words.savePicture, file(points, "image/png", "walk.png"))}
     </div>
     <${Failure} error=${error} />
-    ${points && html`<${Commands} ...${walkCommands(walk, points, scale)} />`}
+    <${Commands} ...${walkCommands(state, points, scale)} />
   </section>`;
 }
 
-/** One end of a walk, and what it can be set to. */
-function End({ name, point, z, looked, random, attempt, onPoint }) {
-  const image = useDecoded(point, attempt);
-  return html`<div class="stack tight" role="group" aria-label=${name}>
-    <${Picture} image=${image} label=${texts.latent.endImage(name)} caption=${name} />
-    <button type="button" disabled=${pointText(point) === pointText(z)} onClick=${() => onPoint(z)}>
-      ${texts.latent.ofSliders}</button>
-    <button type="button" onClick=${() => onPoint(random())}>${texts.latent.ofPrior}</button>
-    ${looked.length > 0 && html`<${LookedImages} looked=${looked}
-      onTake=${(seen) => onPoint(rounded(seen.mu))} />`}
-  </div>`;
-}
-
-/** Images that were looked at, as buttons. */
-export function LookedImages({ looked, onTake }) {
-  return html`<div class="row thumbnails">
-    ${looked.slice(-8).map((seen) => html`<button type="button" class="tile" title=${seen.name}
-      aria-label=${texts.latent.lookedName(seen)} onClick=${() => onTake(seen)}>
-      <${Picture} image=${seen.thumbnail} label="" /></button>`)}
-  </div>`;
-}
-
-function Route({ onArc, onWalk }) {
-  const name = useId();
-  return html`<fieldset><legend class="visually-hidden">${texts.latent.route}</legend>
-    ${[false, true].map((is) => html`<label class="check"><input type="radio" name=${name}
-      checked=${onArc === is} onChange=${() => onWalk({ onArc: is })} />
-      ${texts.latent.routes(is)}</label>`)}
-    <p class="quiet small">${texts.latent.whyRoute(onArc)}</p>
-  </fieldset>`;
-}
-
-function walkCommands({ from, to, steps, onArc }, points, scale) {
+function walkCommands({ from, to, steps, route }, points, scale) {
+  const z = route === "arc"
+    ? `np.array([${points.map(listText).join(", ")}])`
+    : `np.linspace(${listText(from)}, ${listText(to)}, ${steps})`;
   return {
     curl: curlLine("/decode", {
       query: { scale }, data: { z: thereAndBack(points) }, accept: "image/gif", out: "walk.gif",
     }),
-    python: pythonLines(
-      onArc
-        ? [`z = np.array([${points.map(listText).join(", ")}])`, "images = client.decode(z)"]
-        : [
-          `z = np.linspace(${listText(from)}, ${listText(to)}, ${steps})`,
-          "images = client.decode(z)",
-        ],
-      ["import numpy as np"],
-    ),
+    python: pythonLines([`z = ${z}`, "images = client.decode(z)"], ["import numpy as np"]),
   };
 }

@@ -216,64 +216,49 @@ export const texts = {
 
   latent: {
     lead: (size) =>
-      `Of each image the network keeps ${size === 1 ? "one number" : `${size} numbers`}, ` +
-      `${size > 1 ? `z1 ${size > 2 ? "to" : "and"} z${size}` : "z1"}. From any such numbers it draws an image. Each choice ` +
-      "of numbers is a point of its latent space: move the sliders to walk through it.",
+      `Of each image the network keeps ${size === 1 ? "one number, z1" : `${size} numbers, z1 ${size > 2 ? "to" : "and"} z${size}`}. ` +
+      "From any such numbers it draws an image. Each choice of numbers is a point of its latent space: " +
+      "move the sliders to walk through it.",
     dimensions: "The numbers, and what is drawn from them",
     drawn: "What the network draws at this point",
     number: decimals,
     pair: (place) => `(${place.map(decimals).join(", ")})`,
-    origin: "Origin",
-    atOrigin: "All sliders are at 0.",
+    zero: "All zero",
+    atZero: "All sliders are at 0.",
     random: "Random",
     atRandom: "The sliders are at a random point.",
-    walkFrom: "Walk from here",
-    walkTo: "Walk to here",
-    sorted: ({ size, variance, passive }) =>
-      !variance || size === 1
-        ? "0 is the middle of what the network was trained to use."
-        : "What changes most from image to image comes first. " +
-          (passive.length ? "" : `All ${size} are in use.`),
-    passive: (count) =>
-      count === 1 ? "One number that the network does not use" : `${count} numbers that the network does not use`,
+    sorted: ({ size, variance }) =>
+      variance && size > 1 ? "Those with the most effect come first." : "The network was trained to use values around 0.",
+    passive: (count) => (count === 1 ? "One unused dimension" : `${count} unused dimensions`),
     taken: (words) => `${words}: in the sliders.`,
     map: "Map",
-    mapShows: "The map shows",
-    mapKinds: (asImages) => (asImages ? "Images" : "Points"),
+    mapKinds: { points: "Points", images: "Images" },
     mapIs: ({ size, share }, sample) =>
       (sample ? `Each point is an image (${sample.data_set}; ${count(sample.n)} of them). ` : "") +
       (size === 1 ? "From left to right: z1." : size === 2
         ? "From left to right: z1; from bottom to top: z2."
-        : `The map lies along the two directions in which they differ most (principal components), ` +
-          `and shows ${percent(share)} of all differences: neighbours on the map can lie far apart ` +
-          "in the other directions."),
+        : `A flat view of ${size} numbers: it shows ${percent(share)} of the differences, so neighbours may not be alike.`) +
+      (sample?.labels ? " A label is at the middle of its class." : ""),
     mapLabel: (sample) =>
-      sample ? `Map of the latent space with ${count(sample.n)} images` : "Map of the latent space",
+      `Map of the latent space${sample ? ` with ${count(sample.n)} images` : ""}`,
     mapHint: (asImages) =>
-      asImages
-        ? "Move over the map to see what is drawn there; a click, or Enter, takes it into the sliders. " +
-          "Arrow keys move, with Shift further."
-        : "Point at an image to see it as the network draws it; a click, or Enter, takes it into the " +
-          "sliders. Arrow keys go to the next point, with Shift further. The ring with a dot is where the sliders are.",
+      (asImages
+        ? "Point at a place to see what is drawn there. A click, a tap or Enter puts it into the sliders. Arrow keys move"
+        : "Point at an image to see it as the network draws it. A click, a tap or Enter puts it into the sliders. Arrow keys go to the next point") +
+      ", with Shift further. The disc with a dot is where the sliders are; the line is the walk.",
     at: (words, place) => `${words} at (${place.map(decimals).join(", ")})`,
     point: (name) => (name === null ? "An image" : `An image of class ${name}`),
     place: "The place",
-    noProbe: "The image that you point at appears here.",
-    lookedAt: "Images that you looked at",
+    noProbe: "What you point at or tap appears here.",
     lookedName: ({ name, isAnomaly }) => `${name}${isAnomaly ? " (unusual)" : ""}`,
     noMap: "No images on the map",
-    className: String,
-    legend: "Show one class",
+    legend: "Click a class to show only that.",
     asTable: "The map as a table",
     tableHead: ["class", "images", "middle"],
     allImages: "all images",
     walk: "A walk between two points",
-    walkIs: "What the network draws on the way from one point to another.",
     ends: { from: "From", to: "To" },
-    endImage: (name) => `${name}: what the network draws there`,
     ofSliders: "The sliders\u2019 point",
-    ofPrior: "Random",
-    stepImage: (step, steps) => `What the network draws at step ${step} of ${steps}`,
     between: "On the way",
     position: "Position",
     stepOf: (step, steps) => `Step ${step} of ${steps}`,
@@ -283,22 +268,23 @@ export const texts = {
     intoSliders: "Into the sliders",
     twoRandom: "Two random points",
     saveGif: "Save as GIF",
-    saveSheet: "Save as a sheet",
+    savePicture: "Save as one picture",
     steps: "Steps",
     route: "Route",
-    routes: (onArc) => (onArc ? "Around the origin" : "Straight"),
-    whyRoute: (onArc) =>
-      onArc
-        ? "Keeps its distance from the origin (spherical interpolation). Random points all lie about " +
-          "as far from it; a straight line between two of them passes where almost none lie."
-        : "The shortest way (linear interpolation).",
+    routes: { straight: "Straight", arc: "Curved (keeps its distance from 0)" },
+    whyRoute: {
+      straight: "The shortest way (linear interpolation).",
+      arc: "Random points all lie about as far from 0, and so does the way between them (spherical interpolation). " +
+        "A straight line passes nearer to 0, where almost none lie.",
+    },
     samples: "New images",
-    samplesAre: "Drawn from random points. The same seed always gives the same images.",
+    samplesAre: "Drawn from random points. The same seed always gives the same images. Temperature is how far from 0 the points lie.",
     count: "Number",
     seed: "Seed",
     nextSeed: "Next seed",
     temperature: "Temperature",
-    whatTemperature: "How far from the origin the points lie: below 1 images are plainer, above 1 stranger.",
+    temperatureIs: (value) =>
+      `${decimals(value)}, ${value < 1 ? "plainer" : value > 1 ? "stranger" : "usual"}`,
     sample: (number) => `New image ${number}: into the sliders`,
     sampleTaken: (number) => `New image ${number}, encoded`,
     samplesHint: "Choose one: it is encoded, and its numbers go into the sliders.",
