@@ -274,8 +274,9 @@ def test_a_walk_is_not_announced_at_each_step(latent: Page) -> None:
           let count = 0;
           const live = "[aria-live], [role=status], [role=alert], output";
           const observer = new MutationObserver((changes) => {
-            const heard = ({ target }) => (target.closest ? target : target.parentElement).closest(live);
-            count += changes.filter(heard).length;
+            for (const { target } of changes) {
+              count += (target.closest ? target : target.parentElement).closest(live) !== null;
+            }
           });
           const options = { subtree: true, childList: true, characterData: true };
           observer.observe(document.body, options);
@@ -417,14 +418,6 @@ def test_one_class_is_shown(latent: Page) -> None:
         expect(latent.locator(".side p")).to_contain_text("of class 1 at")
     one.click()
     expect(one).to_have_attribute("aria-pressed", "false")
-
-
-def test_the_map_as_a_table(latent: Page, sample: dict[str, Any]) -> None:
-    latent.get_by_text("The map as a table").click()
-    rows = latent.locator(".latent table tbody tr")
-    expect(rows).to_have_count(10)
-    counts = [int(text) for text in rows.locator("td:first-of-type").all_inner_texts()]
-    assert counts == np.bincount(sample["labels"]).tolist()
 
 
 def test_an_image_that_was_looked_at_is_on_the_map(page: Page) -> None:

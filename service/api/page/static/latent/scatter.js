@@ -183,7 +183,6 @@ export function Scatter({ space, sample, state, looked, points: path, shape, onC
     </div>
     <p class="small quiet" id=${hint}>${words.mapHint(isFree)}</p>
     <${Failure} error=${error} />
-    ${!isFree && html`<${ClassTable} groups=${groups} />`}
     <${Commands} ...${asImages && grid ? gridCommands(grid) : { curl: curlLine("/model/latents") }} />
   </section>`;
 }
@@ -196,17 +195,6 @@ function Legend({ groups, chosen, onChange }) {
       <span aria-hidden="true" style=${`color: var(${colourOf(label)})`}>${glyphOf(label)}</span>
       ${" "}${name}</button>`)}
   </div>`;
-}
-
-function ClassTable({ groups }) {
-  return html`<details><summary class="quiet small">${texts.latent.asTable}</summary>
-    <div class="scroll"><table>
-      <thead><tr>${texts.latent.tableHead.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead>
-      <tbody>${groups.map(({ name, count, median }) => html`<tr>
-        <th scope="row">${name ?? texts.latent.allImages}</th>
-        <td>${count}</td><td>${texts.latent.pair(median)}</td></tr>`)}</tbody>
-    </table></div>
-  </details>`;
 }
 
 function gridCommands({ points, columns, rows }) {

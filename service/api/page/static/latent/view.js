@@ -64,7 +64,6 @@ export function Latent({ model, params }) {
   useEffect(() => {
     json("/model/latents").then(setSample, setMissing);
   }, []);
-  useEffect(() => setState(stateOf(params, usual)), [params]);
   useEffect(() => rememberState("latent", paramsOf(state, usual)), [state]);
 
   const onMove = (z, words = "") => {
