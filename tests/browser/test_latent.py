@@ -424,9 +424,14 @@ def test_an_image_that_was_looked_at_is_on_the_map(page: Page) -> None:
     """Scored in Look, it is on the map where its posterior mean is, and can be walked to."""
     name = "noise (unusual)"
     encoded: list[Response] = []
-    page.on("response", lambda response: "/encode" in response.url and encoded.append(response))
+
+    def note(response: Response) -> None:
+        if "/encode" in response.url:
+            encoded.append(response)
+
+    page.on("response", note)
     page.get_by_role("button", name="noise", exact=True).click()
-    expect(page.locator(".verdict")).to_contain_text("Of noise:")
+    expect(page.locator(".verdict")).to_contain_text("noise: score")
     page.get_by_role("link", name="Latent space").click()
     ready(page)
     seen = page.get_by_role("application").get_by_role("button", name=name)
