@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
+from tests.browser.latent_view import ready
 from tests.browser.opening import new_page
 from tests.processes import Server
 
@@ -107,6 +109,19 @@ def open_page(browser: Browser, server: Server, watched: Watched) -> Iterator[Ca
 def page(open_page: Callable[..., Page]) -> Page:
     """The page as it opens."""
     return open_page()
+
+
+@pytest.fixture
+def latent(open_page: Callable[..., Page]) -> Page:
+    """The view, once its sample of posterior means is there."""
+    return ready(open_page("#latent"))
+
+
+@pytest.fixture(scope="module")
+def sample(server: Server) -> dict[str, Any]:
+    """The posterior means that the bundle keeps."""
+    found: dict[str, Any] = httpx.get(f"{server.url}/model/latents").raise_for_status().json()
+    return found
 
 
 @pytest.fixture(scope="session")
