@@ -124,6 +124,12 @@ def test_modules_use_what_they_import() -> None:
                 assert uses > 1 or not name, f"{path.name} imports {name} and does not use it"
 
 
+def test_comments_are_not_sent() -> None:
+    for name, asset in assets().files.items():
+        if not name.startswith("vendor/"):
+            assert not re.search(r"/\*|^\s*//|[;,{(\[] // ", asset.content.decode(), re.M), name
+
+
 def test_files_are_kept_by_browsers_until_they_change(http: httpx.Client) -> None:
     for link in files_in(page_of(http).text):
         answer = http.get(link)

@@ -14,7 +14,10 @@ from typing import Final
 import brotli
 
 COMMENT: Final = re.compile(r"^\s*(?://.*|/\*(?:[^*]|\*(?!/))*\*/)\s*?\n", re.MULTILINE)
-"""A comment on lines of its own. Files that are not by others have no others."""
+"""A comment on lines of its own."""
+
+LINE_END: Final = re.compile(r"(?<=[;,{()\[]) // .*$", re.MULTILINE)
+"""A comment behind code. No string of files that are not by others looks like one."""
 
 INDENT: Final = re.compile(r"^\s+", re.MULTILINE)
 
@@ -93,7 +96,7 @@ def _read(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix not in (".js", ".css") or path.parent == VENDOR:
         return content
-    return INDENT.sub("", COMMENT.sub("", content.decode())).encode()
+    return INDENT.sub("", LINE_END.sub("", COMMENT.sub("", content.decode()))).encode()
 
 
 @lru_cache(maxsize=CACHED)

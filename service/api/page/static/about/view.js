@@ -42,15 +42,13 @@ export function About({ model, params }) {
 
 function Network({ model }) {
   const words = texts.about.network;
-  const { layers, parameters } = describe(model.architecture);
-  const { calibration, provenance } = model;
+  const { architecture, calibration, provenance } = model;
   const facts = [
     ["name", model.id],
     ["version", html`<code>${model.version}</code>`],
-    ["architecture", layers],
-    ["detector", model.architecture.detector && words.detected],
+    ["architecture", words.kind(architecture)],
+    ["detector", architecture.detector && words.detected],
     ["latents", model.latent_size],
-    ["parameters", parameters && format.count(parameters)],
     ["images", words.shape(model.image_shape)],
     ["scores", html`<ul>${model.scores.map(
       (score, i) => html`<li><code>${score}</code>${i === 0 && html` <strong>${words.isDefault}</strong>`}</li>`,
@@ -60,10 +58,7 @@ function Network({ model }) {
           ${words.smallest(format.oneIn(1 / (calibration.n + 1)))}`
       : words.uncalibrated],
     ["device", `${model.device}, ${model.dtype}${model.runtime ? `, ${model.runtime}` : ""}`],
-    ["provenance", html`<details><summary>${words.provenanceOf(provenance.data_set)}</summary>
-      <${Facts} facts=${Object.entries(provenance).map(
-        ([name, value]) => [name.replaceAll("_", " "), plain(value)],
-      )} /></details>`],
+    ["provenance", provenance.data_set],
   ];
   return html`<${Section} name="network" title=${words.heading}>
     <${Facts} facts=${facts.map(([name, value]) => [words.names[name], value])} />
@@ -73,23 +68,6 @@ function Network({ model }) {
     )}</p>
   <//>`;
 }
-
-/** An architecture in words; with the number of parameters where the widths alone tell it. */
-function describe({ architecture, image_shape: shape, hidden_sizes: sizes, latent_size: latents }) {
-  const words = texts.about.architecture;
-  if (architecture !== "mlp") return { layers: words.conv(sizes, latents) };
-  const pixels = shape.reduce((product, side) => product * side);
-  const encoder = [pixels, ...sizes, 2 * latents];
-  const decoder = [latents, ...sizes.toReversed(), pixels];
-  const count = (widths) =>
-    widths.slice(1).reduce((sum, width, i) => sum + (widths[i] + 1) * width, 0);
-  return { layers: words.mlp(encoder, decoder), parameters: count(encoder) + count(decoder) };
-}
-
-const plain = (value) =>
-  value !== null && typeof value === "object"
-    ? Object.entries(value).map(([name, each]) => `${name}: ${plain(each)}`).join(", ")
-    : String(value);
 
 function Reload({ model }) {
   const words = texts.about.reload;

@@ -296,7 +296,7 @@ export const texts = {
     last: (time) => `in the last ${time}`,
     range:
       "The line through it is the range of clean images: they leave it at either end once in 10,000 looks, the chance in the calibration included. " +
-      "It holds for one look and is no guarantee over time, as drift detection would be.",
+      "It holds for one look; a guarantee over time needs a test for drift.",
     summary: {
       down: "The service does not answer.",
       reading: "Reading …",
@@ -429,12 +429,6 @@ export const texts = {
     lead: "The network in memory, what is known of it, and how the service is set up.",
     choice: "What to show",
     sections: { card: "Model card", settings: "Settings" },
-    architecture: {
-      mlp: (encoder, decoder) =>
-        `fully connected: encoder ${encoder.join(" → ")} (mean and deviation of each latent), decoder ${decoder.join(" → ")}`,
-      conv: (sizes, latents) =>
-        `convolutional: encoder ${sizes.slice(0, -1).join(" → ")} channels → ${sizes.at(-1)} → ${2 * latents} (mean and deviation of each latent), decoder the same way back`,
-    },
     network: {
       heading: "The network",
       names: {
@@ -443,22 +437,22 @@ export const texts = {
         architecture: "Architecture",
         detector: "Detector",
         latents: "Latents",
-        parameters: "Parameters",
         images: "Images",
         scores: "Scores",
         calibration: "Calibration",
         device: "Runs on",
-        provenance: "Training",
+        provenance: "Trained on",
       },
+      kind: ({ architecture, hidden_sizes: sizes }) =>
+        `${architecture === "mlp" ? "fully connected" : "convolutional"}, hidden sizes ${sizes.join(", ")}`,
       detected: "photographs are judged by features of a frozen backbone",
       shape: ([channels, height, width]) =>
         `${width} × ${height} pixels, ${channels === 1 ? "grey" : channels === 3 ? "colour" : `${channels} channels`}`,
       isDefault: "default",
       calibration: ({ n, data_set, date, folds }) =>
-        `${n.toLocaleString("en")} clean images (${data_set}), ${date}${folds ? `, in ${folds} folds` : ""}`,
+        `${count(n)} clean images (${data_set}), ${date}${folds ? `, in ${folds} folds` : ""}`,
       smallest: (rarity) => `The smallest p-value is ${rarity}.`,
       uncalibrated: "none: there are scores, but no p-values and no verdicts",
-      provenanceOf: (name) => (name ? `on ${name}` : "what is recorded"),
     },
     reload: {
       button: "Reload the bundle from disk",
