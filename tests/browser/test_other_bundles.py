@@ -123,7 +123,7 @@ def test_the_latent_space_of_many_dimensions(open_view: Callable[[str], Page]) -
 def test_the_latent_space_in_colour(open_view: Callable[[str], Page]) -> None:
     page = open_view("latent")
     expect(page.get_by_role("application")).to_have_count(0)
-    expect(page.get_by_role("region", name="No images on the map")).to_be_visible()
+    expect(page.get_by_text("posterior means")).to_be_visible()
     change_the_image(page, "z8")
     expect(page.locator(".walk .stack > .picture canvas")).to_have_count(3)
     expect(page.locator(".tiles canvas")).to_have_count(12)

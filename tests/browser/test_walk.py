@@ -115,7 +115,9 @@ def test_what_is_refused_is_said_in_the_words_of_the_service(latent: Page, watch
 
 
 def test_the_python_line_of_a_walk(latent: Page) -> None:
-    button(latent, "Two random points").click()
+    for end in ("From", "To"):
+        group = latent.get_by_role("group", name=end, exact=True)
+        group.get_by_role("button", name="Random").click()
     slider(latent, "steps").fill("5")
     for route in ("Straight", "Curved"):
         latent.get_by_label(route).check()

@@ -14,7 +14,7 @@ function paintFrame(canvas, image) {
   performance.clearMeasures("frame");
 }
 
-/** `onMove(z, words)` is called as sliders move; `words` say why, unless that is seen. */
+/** `onMove(z)` is called as sliders move. */
 export function Dimensions({ space, z, scale, onMove }) {
   const words = texts.latent;
   const [error, attempt] = useAttempt();
@@ -29,8 +29,8 @@ export function Dimensions({ space, z, scale, onMove }) {
     <div class="live">
       <${Picture} image=${image} label=${words.drawn} draw=${paintFrame} />
       <div class="stack tight">
-        <button type="button" onClick=${() => onMove(z.map(() => 0), words.atZero)}>${words.zero}</button>
-        <button type="button" onClick=${() => onMove(rounded(normalDraw(space.size)), words.atRandom)}>
+        <button type="button" onClick=${() => onMove(z.map(() => 0))}>${words.zero}</button>
+        <button type="button" onClick=${() => onMove(rounded(normalDraw(space.size)))}>
           ${words.random}</button>
       </div>
     </div>

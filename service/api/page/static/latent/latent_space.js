@@ -10,9 +10,7 @@ const RANGE = 4; // standard deviations of the prior
 /** Points have two decimals, so that a link, a command and what is shown are the same point. */
 export const rounded = (z) => z.map((value) => Math.round(value * 100) / 100 || 0);
 
-export const pointText = (z) => z.join("_");
-
-/** The point that `pointText` wrote, or null. */
+/** The point of an address, or null. */
 export function readPoint(text, size) {
   const z = text?.split("_").map(Number);
   return z?.length === size && z.every(Number.isFinite) ? rounded(z) : null;

@@ -30,7 +30,7 @@ export function Samples({ state: { n, seed, temperature }, onChange, onTake }) {
       body: drawn[i].pixels, type: "application/octet-stream",
     });
     setChosen(i);
-    onTake(rounded([...data.subarray(0, shape.at(-1))]), words.sampleTaken(i + 1));
+    onTake(rounded([...data.subarray(0, shape.at(-1))]), words.sample(i + 1));
   });
 
   return html`<section class="card" aria-label=${words.samples}>

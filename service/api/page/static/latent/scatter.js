@@ -13,7 +13,7 @@ import {
   useRef, useState,
 } from "../shared/ui.js";
 
-const MAX_CLASSES = 24; // in the legend; the points of all others are drawn too
+const MAX_CLASSES = 24; // with a name on the map and in the legend
 const REACH = 24; // pixels between the pointer and a point that it means
 const STEP = 6; // pixels that an arrow key goes at least; a marker's size
 const LEAP = 60; // the same with the shift key
@@ -31,18 +31,16 @@ const pointsOf = (sample, project) =>
 
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-/** The largest classes of points, by label, each `{label, name, count, median}`. */
+/** The classes of points, by label, each `{label, name, median}`. */
 const groupsOf = (points) =>
   [...Map.groupBy(points, ({ label }) => label)]
     .map(([label, own]) => ({
       label,
       name: own[0].name,
-      count: own.length,
       median: [0, 1].map((axis) => median(own.map(({ place }) => place[axis]))),
     }))
-    .sort((a, b) => b.count - a.count)
-    .slice(0, MAX_CLASSES)
-    .sort((a, b) => a.label - b.label);
+    .sort((a, b) => a.label - b.label)
+    .slice(0, MAX_CLASSES);
 
 function useSize(box) {
   const [size, setSize] = useState(null);
@@ -69,7 +67,7 @@ export function Scatter({ space, sample, state, looked, points: path, shape, onC
   const marks = useRef(null);
   const size = useSize(box);
   const isDark = useMedia("(prefers-color-scheme: dark)");
-  const colours = useMemo(coloursOfPage, [isDark]);
+  const colour = useMemo(() => coloursOfPage(isDark), [isDark]);
   const [probe, setProbe] = useState(null);
   const [error, attempt] = useAttempt();
   const hint = useId();
@@ -89,19 +87,19 @@ export function Scatter({ space, sample, state, looked, points: path, shape, onC
 
   useEffect(() => {
     if (!frame) return;
-    const pen = penFor(base.current, frame, colours);
+    const pen = penFor(base.current, frame, colour);
     if (asImages) return sheet && drawManifold(pen, sheet);
     drawPoints(pen, points, chosen);
     drawNames(pen, groups, chosen);
-  }, [frame, groups, chosen, colours, asImages, sheet]);
+  }, [frame, groups, chosen, colour, asImages, sheet]);
 
   useEffect(() => {
     if (!frame) return;
-    const pen = penFor(marks.current, frame, colours);
+    const pen = penFor(marks.current, frame, colour);
     drawPath(pen, path.map(space.project));
     if (probe) drawRing(pen, probe.place);
     drawRing(pen, space.project(z), true);
-  }, [frame, path, probe, z, colours]);
+  }, [frame, path, probe, z, colour]);
 
   const isFree = asImages || !sample; // each place is one to go to, not only those of points
   const at = (mu, name) => {
@@ -181,7 +179,7 @@ export function Scatter({ space, sample, state, looked, points: path, shape, onC
         html`<${Legend} groups=${groups} chosen=${chosen} onChange=${onChange} />`}
       </div>
     </div>
-    <p class="small quiet" id=${hint}>${words.mapHint(isFree)}</p>
+    <p class="small quiet" id=${hint}>${words.mapHint}</p>
     <${Failure} error=${error} />
     <${Commands} ...${asImages && grid ? gridCommands(grid) : { curl: curlLine("/model/latents") }} />
   </section>`;

@@ -1,4 +1,4 @@
-// What is drawn on the map of the latent space. A `pen` is `{context, frame, colours}`.
+// What is drawn on the map of the latent space. A `pen` is `{context, frame, colour}`.
 
 import { rounded } from "./latent_space.js";
 import { imageData } from "../shared/pictures.js";
@@ -9,16 +9,10 @@ const GLYPHS = "●■▲◆▼";
 export const colourOf = (label) => (label === null ? "--quiet" : `--class-${label % COLOURS}`);
 export const glyphOf = (label) => GLYPHS[(label + Math.floor(label / COLOURS)) % GLYPHS.length];
 
-/** The colours of page.css as canvases need them, dark or light, whichever holds. */
-export function coloursOfPage() {
-  const probe = document.body.appendChild(document.createElement("span"));
-  const labels = Array.from({ length: COLOURS }, (_, label) => colourOf(label));
-  const colours = Object.fromEntries(["--ink", "--quiet", "--card", "--accent", ...labels].map((name) => {
-    probe.style.color = `var(${name})`;
-    return [name, getComputedStyle(probe).color];
-  }));
-  probe.remove();
-  return colours;
+/** The colours of page.css, each of which is `light-dark(#…, #…)`, by name, as canvases need them. */
+export function coloursOfPage(isDark) {
+  const style = getComputedStyle(document.documentElement);
+  return (name) => style.getPropertyValue(name).match(/#\w+/g)[isDark ? 1 : 0];
 }
 
 /** Between places of the latent space and pixels of a box, with one scale for both axes. */
@@ -40,7 +34,7 @@ export function frameOf(places, width, height) {
 }
 
 /** A pen for a canvas, which it clears. It draws in CSS pixels. */
-export function penFor(canvas, frame, colours) {
+export function penFor(canvas, frame, colour) {
   canvas.width = Math.round(frame.width * devicePixelRatio);
   canvas.height = Math.round(frame.height * devicePixelRatio);
   const context = canvas.getContext("2d");
@@ -48,26 +42,26 @@ export function penFor(canvas, frame, colours) {
   context.textAlign = "center";
   context.textBaseline = "middle";
   context.lineJoin = "round";
-  return { context, frame, colours };
+  return { context, frame, colour };
 }
 
 /** Points `{place, label}`. If `chosen` is a label, those of others are faint. */
-export function drawPoints({ context, frame, colours }, points, chosen) {
+export function drawPoints({ context, frame, colour }, points, chosen) {
   context.font = `${frame.width < 500 ? 6 : 8}px sans-serif`;
   for (const { place, label } of points) {
     context.globalAlpha = chosen === null || chosen === label ? 0.8 : 0.08;
-    context.fillStyle = colours[colourOf(label)];
+    context.fillStyle = colour(colourOf(label));
     context.fillText(glyphOf(label ?? 0), ...frame.toPixel(place));
   }
   context.globalAlpha = 1;
 }
 
 /** The names of groups at their medians, or below where they would cover one another. */
-export function drawNames({ context, frame, colours }, groups, chosen) {
+export function drawNames({ context, frame, colour }, groups, chosen) {
   const height = frame.width < 500 ? 12 : 14;
   context.font = `600 ${height}px ${getComputedStyle(document.body).fontFamily}`;
-  context.strokeStyle = colours["--card"];
-  context.fillStyle = colours["--ink"];
+  context.strokeStyle = colour("--card");
+  context.fillStyle = colour("--ink");
   context.lineWidth = 4;
   const names = groups
     .filter(({ name, label }) => name !== null && (chosen === null || chosen === label))
@@ -87,9 +81,9 @@ export const pixelWithin = ({ width, height, toPixel }, place, margin = 8) =>
   toPixel(place).map((at, axis) => Math.max(margin, Math.min([width, height][axis] - margin, at)));
 
 /** Stroke what was traced, over a wider line that sets it off from points and images. */
-function strokeTwice({ context, colours }, name, width) {
-  for (const [colour, lineWidth] of [["--card", width + 3], [name, width]]) {
-    context.strokeStyle = colours[colour];
+function strokeTwice({ context, colour }, name, width) {
+  for (const [one, lineWidth] of [["--card", width + 3], [name, width]]) {
+    context.strokeStyle = colour(one);
     context.lineWidth = lineWidth;
     context.stroke();
   }
@@ -103,11 +97,11 @@ export function drawPath(pen, places) {
 
 /** A ring at a place. With `isHere` that of the sliders' point: a disc with a dot in it. */
 export function drawRing(pen, place, isHere) {
-  const { context, frame, colours } = pen;
-  const disc = (radius, colour) => {
+  const { context, frame, colour } = pen;
+  const disc = (radius, name) => {
     context.beginPath();
     context.arc(...pixelWithin(frame, place), radius, 0, 2 * Math.PI);
-    context.fillStyle = colours[colour];
+    context.fillStyle = colour(name);
     if (isHere) context.fill();
   };
   disc(9, "--card");

@@ -82,15 +82,9 @@ export function Latent({ model, params }) {
       <${Dimensions} space=${space} z=${state.z} scale=${scale} onMove=${onMove} />
       <div class="stack">
         ${space.project && html`<${Scatter} ...${shared} sample=${sample} shape=${model.image_shape} />`}
-        ${missing && html`<${Missing} error=${missing} />`}
+        ${missing && (missing.status === 404 // usually, as the bundle keeps no points: no failure
+          ? html`<p class="card">${missing.message}</p>` : html`<${Failure} error=${missing} />`)}
         <div class="columns even"><${Walk} ...${shared} /><${Samples} ...${shared} /></div>
       </div>
     </div>`;
-}
-
-/** Why there are no points: usually, as the bundle keeps none, which is no failure. */
-function Missing({ error }) {
-  if (error.status !== 404) return html`<${Failure} error=${error} />`;
-  return html`<section class="card" aria-label=${texts.latent.noMap}>
-    <h2>${texts.latent.noMap}</h2><p>${error.message}</p></section>`;
 }

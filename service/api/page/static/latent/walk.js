@@ -31,7 +31,6 @@ export function Walk({ space, state, points, looked, scale, onChange, onTake }) 
   const [isPlaying, setPlaying] = useState(false);
   const isReduced = useMedia("(prefers-reduced-motion: reduce)");
   const direction = useRef(1);
-  const random = () => rounded(normalDraw(space.size));
 
   const load = useNewest(attempt(async (wanted) => setFrames(await decode(wanted))));
   useEffect(() => {
@@ -61,7 +60,7 @@ export function Walk({ space, state, points, looked, scale, onChange, onTake }) 
   const end = (name, index) => html`<div class="stack tight" role="group" aria-label=${words.ends[name]}>
     <${Picture} image=${frames?.at(index)} caption=${words.ends[name]} />
     ${button(words.ofSliders, () => onChange({ [name]: z }), `${state[name]}` === `${z}`)}
-    ${button(words.random, () => onChange({ [name]: random() }))}
+    ${button(words.random, () => onChange({ [name]: rounded(normalDraw(space.size)) }))}
     <div class="row">${looked.slice(-8).map((seen) => html`<${Tile} image=${seen.thumbnail}
       label=${words.lookedName(seen)} onClick=${() => onChange({ [name]: rounded(seen.mu) })} />`)}</div>
   </div>`;
@@ -91,7 +90,6 @@ export function Walk({ space, state, points, looked, scale, onChange, onTake }) 
       <p class="quiet small">${words.whyRoute[route]}</p>
     </fieldset>
     <div class="row">
-      ${button(words.twoRandom, () => onChange({ from: random(), to: random() }))}
       ${button(words.saveGif, file(thereAndBack(points), "image/gif", "walk.gif"))}
       ${button(words.savePicture, file(points, "image/png", "walk.png"))}
     </div>

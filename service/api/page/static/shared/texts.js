@@ -216,16 +216,13 @@ export const texts = {
 
   latent: {
     lead: (size) =>
-      `Of each image the network keeps ${size === 1 ? "one number, z1" : `${size} numbers, z1 ${size > 2 ? "to" : "and"} z${size}`}. ` +
-      "From any such numbers it draws an image. Each choice of numbers is a point of its latent space: " +
-      "move the sliders to walk through it.",
+      `The network keeps ${size === 1 ? "one number" : `${size} numbers`} of each image: a point of its latent space. ` +
+      "From any point it draws an image: move the sliders to walk through it.",
     dimensions: "The numbers, and what is drawn from them",
     drawn: "What the network draws at this point",
     number: decimals,
     zero: "All zero",
-    atZero: "All sliders are at 0.",
     random: "Random",
-    atRandom: "The sliders are at a random point.",
     sorted: ({ size, variance }) =>
       variance && size > 1 ? "Those with the most effect come first." : "The network was trained to use values around 0.",
     passive: (count) => (count === 1 ? "One unused dimension" : `${count} unused dimensions`),
@@ -240,17 +237,13 @@ export const texts = {
       (sample?.labels ? " A label is at the middle of its class." : ""),
     mapLabel: (sample) =>
       `Map of the latent space${sample ? ` with ${count(sample.n)} images` : ""}`,
-    mapHint: (asImages) =>
-      (asImages
-        ? "Point at a place to see what is drawn there. A click, a tap or Enter puts it into the sliders. Arrow keys move"
-        : "Point at an image to see it as the network draws it. A click, a tap or Enter puts it into the sliders. Arrow keys go to the next point") +
-      ", with Shift further. The disc with a dot is where the sliders are; the line is the walk.",
+    mapHint: "Point at a place to see what is drawn there. A click, a tap or Enter puts it into the sliders. " +
+      "Arrow keys move, with Shift further. The disc with a dot is where the sliders are; the line is the walk.",
     at: (words, place) => `${words} at (${place.map(decimals).join(", ")})`,
     point: (name) => (name === null ? "An image" : `An image of class ${name}`),
     place: "The place",
     noProbe: "What you point at or tap appears here.",
     lookedName: ({ name, isAnomaly }) => `${name}${isAnomaly ? " (unusual)" : ""}`,
-    noMap: "No images on the map",
     legend: "Click a class to show only that.",
     walk: "A walk between two points",
     ends: { from: "From", to: "To" },
@@ -262,7 +255,6 @@ export const texts = {
     pause: "Pause",
     next: "Next step",
     intoSliders: "Into the sliders",
-    twoRandom: "Two random points",
     saveGif: "Save as GIF",
     savePicture: "Save as one picture",
     steps: "Steps",
@@ -270,8 +262,8 @@ export const texts = {
     routes: { straight: "Straight", arc: "Curved (keeps its distance from 0)" },
     whyRoute: {
       straight: "The shortest way (linear interpolation).",
-      arc: "Random points all lie about as far from 0, and so does the way between them (spherical interpolation). " +
-        "A straight line passes nearer to 0, where almost none lie.",
+      arc: "Random points all lie about as far from 0, and so does this way (spherical interpolation). " +
+        "A straight one passes nearer to 0, where almost none lie.",
     },
     samples: "New images",
     samplesAre: "Drawn from random points. The same seed always gives the same images. Temperature is how far from 0 the points lie.",
@@ -281,9 +273,8 @@ export const texts = {
     temperature: "Temperature",
     temperatureIs: (value) =>
       `${decimals(value)}, ${value < 1 ? "plainer" : value > 1 ? "stranger" : "usual"}`,
-    sample: (number) => `New image ${number}: into the sliders`,
-    sampleTaken: (number) => `New image ${number}, encoded`,
-    samplesHint: "Choose one: it is encoded, and its numbers go into the sliders.",
+    sample: (number) => `New image ${number}`,
+    samplesHint: "Choose one to put its numbers into the sliders.",
   },
 
   watch: {
