@@ -158,7 +158,7 @@ export function Scatter({ space, sample, state, looked, points: path, shape, onC
           ${words.mapKinds[kind]}</button>`)}
       </div>`}
     </div>
-    <p class="quiet small">${words.mapIs(space, sample)}</p>
+    <p class="quiet small">${words.mapIs(space, isFree ? null : sample)}</p>
     <div class="map">
       <div class="latent-map" ref=${box} tabindex="0" role="application" aria-describedby=${hint}
         aria-label=${words.mapLabel(sample)} onKeyDown=${key}
