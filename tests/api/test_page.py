@@ -127,7 +127,9 @@ def test_modules_use_what_they_import() -> None:
 def test_comments_are_not_sent() -> None:
     for name, asset in assets().files.items():
         if not name.startswith("vendor/"):
-            assert not re.search(r"/\*|^\s*//|[;,{(\[] // ", asset.content.decode(), re.M), name
+            assert not re.search(
+                r"^\s*/\*|^\s*//|[;,{(\[] // ", asset.content.decode(), re.MULTILINE
+            ), name
 
 
 def test_files_are_kept_by_browsers_until_they_change(http: httpx.Client) -> None:

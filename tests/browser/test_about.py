@@ -328,7 +328,7 @@ def test_with_a_key_there_is_no_link_that_would_ask_for_it(
 def test_commands_and_links(open_about: Open, server: Server) -> None:
     page, _ = open_about()
     network = page.get_by_role("region", name="The network")
-    page.get_by_text("As a command").click()
+    page.get_by_text("As curl and Python").click()
     curl = page.get_by_role("group", name="curl line")
     expect(curl).to_contain_text(f"curl '{server.url}/settings'")
     expect(curl).to_contain_text(f"curl -X POST '{server.url}/model/reload'")

@@ -400,7 +400,7 @@ def test_a_service_that_is_gone_is_said_so_until_it_is_back(
     page, fakes = open_watch(metrics=metrics())
     fakes.answer("/metrics", lambda route: route.abort())
     poll(page, fakes)
-    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("The service did not answer")
     expect(page.locator(".summary")).to_contain_text("▲ The service does not answer.")
     fakes.answer("/metrics", lambda route: route.fulfill(body=metrics()))
     poll(page, fakes)
@@ -636,5 +636,5 @@ def test_it_is_used_by_keyboard_alone(open_watch: Open) -> None:
 
 def test_curl_does_the_same(open_watch: Open, server: Server) -> None:
     page, _ = open_watch(metrics=metrics())
-    page.get_by_text("As a command").click()
+    page.get_by_text("As curl and Python").click()
     expect(page.get_by_role("group", name="curl line")).to_have_text(f"curl '{server.url}/metrics'")
