@@ -165,8 +165,10 @@ def main() -> None:
     (RESULTS / "page.json").write_text(
         json.dumps({"cpu": cpu_model(), "figures": figures}, indent=1) + "\n"
     )
-    heading = f"# The page in a browser\n\nOn {cpu_model()}, by `make bench-page`."
-    (RESULTS / "page.md").write_text(f"{heading}\n\n{table(figures)}\n")
+    where = f"On {cpu_model()}, by `make bench-page`."
+    (RESULTS / "page.md").write_text(
+        f"# The page in a browser\n\n{table(figures)}\n\n{where}\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ def _only_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "address"),
     [
-        ([], "http://127.0.0.1:8000/docs"),
-        (["--port", "9000"], "http://127.0.0.1:9000/docs"),
-        (["--host", "localhost"], "http://localhost:8000/docs"),
-        (["--host", "0.0.0.0", "--allow-anonymous", "true"], "http://127.0.0.1:8000/docs"),  # noqa: S104
-        (["--host", "::1"], "http://[::1]:8000/docs"),
-        (["--host", "::", "--allow-anonymous", "true"], "http://[::1]:8000/docs"),
-        (["--tls-cert-file", "a", "--tls-key-file", "b"], "https://127.0.0.1:8000/docs"),
+        ([], "http://127.0.0.1:8000"),
+        (["--port", "9000"], "http://127.0.0.1:9000"),
+        (["--host", "localhost"], "http://localhost:8000"),
+        (["--host", "0.0.0.0", "--allow-anonymous", "true"], "http://127.0.0.1:8000"),  # noqa: S104
+        (["--host", "::1"], "http://[::1]:8000"),
+        (["--host", "::", "--allow-anonymous", "true"], "http://[::1]:8000"),
+        (["--tls-cert-file", "a", "--tls-key-file", "b"], "https://127.0.0.1:8000"),
+        (["--page", "false"], "http://127.0.0.1:8000/docs"),
         (["--port", "0"], None),  # nobody knows it yet
     ],
 )

@@ -106,13 +106,13 @@ function Settings() {
     <div class="scroll" tabindex="0" role="group" aria-label=${texts.about.sections.settings}>
       <table class="settings">
         <thead><tr><th scope="col">${words.name}</th><th scope="col">${words.value}</th>
-          <th scope="col">${words.usual}</th><th scope="col">${words.meaning}</th></tr></thead>
+          <th scope="col">${words.usual}</th></tr></thead>
         <tbody>${sorted.map((setting) => html`<tr key=${setting.name}>
-          <th scope="row"><code>${setting.variable}</code></th>
+          <th scope="row"><code>${setting.variable}</code>
+            <p class="quiet small">${setting.description}</p></th>
           <td>${shown(setting.value)}${isChanged(setting) &&
             html`<br /><strong class="anomaly">● ${words.changed}</strong>`}</td>
           <td>${shown(setting.default)}</td>
-          <td class="meaning">${setting.description}</td>
         </tr>`)}</tbody>
       </table>
     </div>`;
