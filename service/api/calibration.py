@@ -13,11 +13,10 @@ from model.engine.engine import Engine
 from model.results import Floats
 from model.scores.calibration import Calibration
 from service.api import schemas
-from service.api.images import score_name
+from service.api.images import negotiated, score_name
 from service.api.openapi import responses
 from service.api.state import Service
 from service.codecs import registry
-from service.codecs.accept import negotiate
 from service.codecs.responses import Result
 from service.errors import NotFoundError
 from service.http.parameters import refuse_repeated
@@ -47,7 +46,7 @@ async def calibration(
     As an array: [m] scores.
     """
     service, context = Service.of(request), RequestContext.of(request)
-    accepted = negotiate(context.headers.get("accept"), registry.ARRAY_RESPONSE_TYPES)
+    accepted = negotiated(request, registry.ARRAY_RESPONSE_TYPES)
     engine = service.inference.engine
     name = score_name(engine, query.score)
     found = _calibration_of(engine, name)

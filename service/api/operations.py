@@ -17,10 +17,10 @@ from model.bundle.checks import BundleError
 from model.engine.device import DeviceError
 from service.access.policy import RELOAD
 from service.api import schemas
+from service.api.images import negotiated
 from service.api.openapi import responses
 from service.api.state import Service
 from service.codecs import registry
-from service.codecs.accept import negotiate
 from service.codecs.registry import JSON
 from service.codecs.responses import Result
 from service.errors import BundleRefusedError, NotAcceptableError, NotFoundError
@@ -101,7 +101,7 @@ async def latents(request: Request) -> Response:
             f"bundle {service.name} keeps no posterior means: vae calibrate --bundle DIR --data "
             "DIR adds those of clean images"
         )
-    accepted = negotiate(context.headers.get("accept"), registry.ARRAY_RESPONSE_TYPES)
+    accepted = negotiated(request, registry.ARRAY_RESPONSE_TYPES)
     fields = {
         "model": service.name,
         "data_set": sample.data_set,
@@ -171,7 +171,7 @@ async def metrics(request: Request) -> Response:
     """Counts of requests, latency, batch sizes, queue depth and more. OpenMetrics, for callers
     whose `Accept` prefers it, also has exemplars: the traces of requests that have one."""
     try:
-        accepted = negotiate(RequestContext.of(request).headers.get("accept"), FORMATS)
+        accepted = negotiated(request, FORMATS)
     except NotAcceptableError:
         accepted = TEXT  # rather than a 406, which scrapers do not expect
     text = Service.of(request).metrics.render(accepted)

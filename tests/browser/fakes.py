@@ -12,10 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Browser, Page, Route
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.telemetry.metrics import TEXT
+from tests.browser.conftest import Watched
+from tests.browser.opening import new_page
 
 BUNDLE = Path(__file__).parents[2] / "model" / "pretrained" / "mnist"
 
@@ -176,3 +178,10 @@ class Fakes:
 def _path(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+
+def page_with_fakes(browser: Browser, watched: Watched, **options: Any) -> tuple[Page, Fakes]:
+    """An empty page that is watched, and the answers that it gets. `options` are `new_page`'s."""
+    page = new_page(browser, **options)
+    watched.watch(page)
+    return page, Fakes(page)

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import Watched
-from tests.browser.fakes import BUNDLE, Fakes
+from tests.browser.fakes import BUNDLE, Fakes, page_with_fakes
 from tests.browser.opening import new_page
 from tests.processes import Server
 
@@ -260,9 +260,7 @@ def test_a_key_for_metrics_alone_sees_the_settings(
     browser: Browser, server: Server, watched: Watched
 ) -> None:
     watched.allowed = ["403"]
-    page = new_page(browser)
-    watched.watch(page)
-    fakes = Fakes(page)
+    page, fakes = page_with_fakes(browser, watched)
     fakes.refuse("/model", 403, "the key alice lacks the scope infer")
     page.goto(f"{server.url}/#about")
     expect(page.get_by_role("heading", name="Settings")).to_be_visible()
@@ -306,9 +304,7 @@ def test_with_a_key_there_is_no_link_that_would_ask_for_it(
     browser: Browser, server: Server, watched: Watched
 ) -> None:
     watched.allowed = ["401"]
-    page = new_page(browser)
-    watched.watch(page)
-    fakes = Fakes(page)
+    page, fakes = page_with_fakes(browser, watched)
 
     def with_key(route: Route) -> None:
         if "authorization" in route.request.headers:

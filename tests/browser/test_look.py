@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -387,13 +386,6 @@ def test_everyone_can_use_it(
     page.locator(".commands summary").first.click()
     check_accessibility(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_links_are_answered_without_a_browser(server: Server) -> None:
-    with httpx.Client(base_url=server.url) as client:
-        links = client.get("/").json()["links"]
-        for name, path in links.items():
-            assert client.options(path).status_code == 204, name
 
 
 def test_trying_images_out_does_not_count(page: Page, server: Server) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from scipy.stats import betabinom
 
 from tests.browser.conftest import Watched
-from tests.browser.fakes import ROUTE, SECONDS, Fakes, metrics, recent, settings
+from tests.browser.fakes import ROUTE, SECONDS, Fakes, metrics, page_with_fakes, recent, settings
 from tests.browser.opening import new_page
 from tests.processes import Server
 
@@ -411,9 +411,7 @@ def test_a_key_without_the_scope_is_told_so_once(
     browser: Browser, server: Server, watched: Watched
 ) -> None:
     watched.allowed = ["403"]
-    page = new_page(browser)
-    watched.watch(page)
-    fakes = Fakes(page)
+    page, fakes = page_with_fakes(browser, watched)
     words = "the key alice lacks the scope metrics"
     fakes.refuse("/metrics", 403, words)
     fakes.refuse("/settings", 403, words)
@@ -459,9 +457,7 @@ def test_a_key_for_metrics_alone_is_enough(
 ) -> None:
     """Without the size of the calibration nothing is compared with clean images."""
     watched.allowed = ["403"]
-    page = new_page(browser)
-    watched.watch(page)
-    fakes = Fakes(page)
+    page, fakes = page_with_fakes(browser, watched)
     fakes.metrics = metrics(scored=100, anomalies=50, p_values=[0.0001] * 50)
     fakes.refuse("/model", 403, "the key alice lacks the scope infer")
     page.goto(f"{server.url}/#watch")

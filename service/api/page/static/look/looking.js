@@ -38,8 +38,10 @@ export function useLooking(model) {
       if (!isOver() && latest.current?.item === item) show({ ...latest.current, ...fields });
     };
     try {
-      const seen = await seenOf(item);
-      const body = { body: seen.image.pixels, type: RAW };
+      const known = latest.current?.item === item ? latest.current : null;
+      const seen = known?.image ? {} : await seenOf(item); // a file goes up once
+      const image = seen.image ?? known.image;
+      const body = { body: image.pixels, type: RAW };
       const query = (name) => ({ score: name, alpha, ...seedOf(name), count: false });
       const answer = await json("/anomaly-score", { ...body, query: query(score) });
       if (isOver()) return;
@@ -60,7 +62,7 @@ export function useLooking(model) {
           ? answer : json("/anomaly-score", { ...body, query: query(name) })));
         add({ rows: others.map(rowOf) });
         const { mu } = await json("/encode", body);
-        if (!isOver()) remember(item, seen.image, mu[0], answer);
+        if (!isOver()) remember(item, image, mu[0], answer);
       };
       rest.current = setTimeout(() => finish().catch((error) => add({ error })), item.made ? REST_MS : 0);
     } catch (error) {

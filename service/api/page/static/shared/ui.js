@@ -48,14 +48,13 @@ export function useAttempt() {
 }
 
 /** A labelled slider. `shown` is the value in words, for eyes and for screen readers. */
-export function Slider({ label, value, min, max, step, shown, onInput, onChange, name }) {
+export function Slider({ label, value, min, max, step, shown, onInput, name }) {
   const id = useId();
   return html`<div class="slider">
     <label for=${id}>${label}</label>
     <input id=${id} type="range" min=${min} max=${max} step=${step} value=${value}
       data-name=${name} aria-valuetext=${shown}
-      onInput=${(event) => onInput(Number(event.target.value))}
-      onChange=${onChange && ((event) => onChange(Number(event.target.value)))} />
+      onInput=${(event) => onInput(Number(event.target.value))} />
     <span aria-hidden="true">${shown}</span>
   </div>`;
 }
@@ -64,14 +63,14 @@ export function Slider({ label, value, min, max, step, shown, onInput, onChange,
  * An image or a sheet on a canvas. `image` is `{pixels, shape: [C, H, W]}`, or null for a blank.
  * With an empty `label`, what is beside it says what it is.
  */
-export function Picture({ image, label, caption, className = "", draw = paint, onClick }) {
+export function Picture({ image, label, caption, className = "", draw = paint }) {
   const canvas = useRef(null);
   useEffect(() => {
     if (image && canvas.current) draw(canvas.current, image);
   }, [image, draw]);
   return html`<figure class=${`picture ${className}`}>
     ${image
-      ? html`<canvas ref=${canvas} onClick=${onClick}
+      ? html`<canvas ref=${canvas}
           ...${label === "" ? { "aria-hidden": "true" } : { role: "img", "aria-label": label ?? caption }} />`
       : html`<div class="blank" aria-hidden="true" />`}
     ${caption && html`<figcaption>${caption}</figcaption>`}
@@ -128,7 +127,6 @@ export function save(blob, name) {
 /**
  * Calls `work` with the newest value only: while one call runs, others wait, and only the last of
  * them is made. What shows live values calls the service like this, so that it never falls behind.
- * `work` gets the value, and a function that tells whether there is no newer one yet.
  */
 export function useNewest(work) {
   const state = useRef({ running: false, waiting: null });
@@ -141,7 +139,7 @@ export function useNewest(work) {
     while (own.waiting) {
       const { value: next } = own.waiting;
       own.waiting = null;
-      await own.work(next, () => own.waiting === null);
+      await own.work(next);
     }
     own.running = false;
   }, []);
