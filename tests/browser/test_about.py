@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import Watched
 from tests.browser.fakes import BUNDLE, Fakes, page_with_fakes
-from tests.browser.opening import new_page
 from tests.processes import Server
 
 Open = Callable[..., tuple[Page, Fakes]]
@@ -25,10 +24,8 @@ def open_about(browser: Browser, server: Server, watched: Watched) -> Iterator[O
 
     def open_one(query: str = "", **given: Any) -> tuple[Page, Fakes]:
         options = {name: given.pop(name) for name in ("width", "dark") if name in given}
-        page = new_page(browser, **options)
+        page, fakes = page_with_fakes(browser, watched, **options)
         pages.append(page)
-        watched.watch(page)
-        fakes = Fakes(page)
         for name, value in given.items():
             setattr(fakes, name, value)
         page.goto(f"{server.url}/#about{query}")

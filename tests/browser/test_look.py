@@ -528,6 +528,20 @@ def test_a_busy_service_is_asked_again(page: Page, watched: Any) -> None:
     assert refused
 
 
+def test_a_file_goes_up_once(page: Page, digits: Digits) -> None:
+    """For any alpha and score, what it became is sent."""
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    expect_verdict(page, "anomaly", "scratch")
+    choose(page, files(digits, 2)[:1])
+    expect(verdict(page)).to_contain_text("image-0.png")
+    page.get_by_label("False alarms").fill("8")
+    page.get_by_role("row", name=re.compile("^mse ")).get_by_role("button").click()
+    expect(verdict(page)).to_contain_text("by mse")
+    expect(page.locator(".marked canvas")).to_be_visible()
+    assert sum("/preprocess" in url for url in sent) == 1
+
+
 def test_where_the_page_may_not_copy_it_selects(open_page: Callable[..., Page]) -> None:
     """Over plain http, browsers give pages of other machines no clipboard."""
     page = open_page()

@@ -13,7 +13,6 @@ from scipy.stats import betabinom
 
 from tests.browser.conftest import Watched
 from tests.browser.fakes import ROUTE, SECONDS, Fakes, metrics, page_with_fakes, recent, settings
-from tests.browser.opening import new_page
 from tests.processes import Server
 
 EVERY_MS = 2000
@@ -29,10 +28,8 @@ def open_watch(browser: Browser, server: Server, watched: Watched) -> Iterator[O
 
     def open_one(query: str = "", *, clock: bool = True, **given: object) -> tuple[Page, Fakes]:
         options = {name: given.pop(name) for name in ("width", "dark") if name in given}
-        page = new_page(browser, **options)  # type: ignore[arg-type]
+        page, fakes = page_with_fakes(browser, watched, **options)
         pages.append(page)
-        watched.watch(page)
-        fakes = Fakes(page)
         for name, value in given.items():
             setattr(fakes, name, value)
         if clock:
